@@ -1,0 +1,1 @@
+"""The embedded worlds: small generated text worlds whose probabilities are known."""

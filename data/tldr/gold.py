@@ -1,0 +1,58 @@
+"""The gold reward: what a summary is worth, as a deterministic function of the post's facts and the summary's text.
+
+    gold = 0.5 facts covered - 2 facts invented - 1 small talk copied + 1 question kept - 0.05 words over 24
+
+It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the annotators, PPO from
+the reward model; none of them ever sees the formula.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from data.tldr.posts import Facts
+from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
+
+COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.05, 24
+SLOT_OF = {value: slot for slot in SLOTS for value in VALUES[slot]}
+SMALL_TALK_WORDS = frozenset(word for words, _ in SMALL_TALK.values() for word in words)
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The gold reward of one summary and what it is made of (counts)."""
+
+    reward: float
+    covered: int  # of the 8 facts of the post
+    invented: int  # values of a fact that are not the post's
+    copied: int  # key words of small talk
+    question: bool
+    words: int
+
+    @property
+    def flaws(self) -> dict[str, bool]:
+        """The three flaws that are reported one by one."""
+        return {"hallucination": self.invented > 0, "copying": self.copied > 0, "missing_question": not self.question}
+
+
+def gold(facts: Facts, summary: str) -> Gold:
+    """Judge a summary of a post with these facts.
+
+    Values count once however often they are named; a question is kept if the summary has a question mark and names an
+    option.
+    """
+    words = re.findall(r"[A-Za-z]+", summary)
+    named = set(words)
+    pairs = {(SLOT_OF[word], word) for word in named if word in SLOT_OF}
+    covered = sum(value in facts.values(slot) for slot, value in pairs)
+    copied = len(named & SMALL_TALK_WORDS)
+    question = "?" in summary and any(slot == "option" for slot, _ in pairs)
+    invented = len(pairs) - covered
+    reward = COVERED * covered + INVENTED * invented + COPIED * copied + QUESTION * question
+    reward += PER_WORD * max(0, len(words) - FREE_WORDS)
+    return Gold(reward, covered, invented, copied, question, len(words))
+
+
+def preference(gold_a: float, gold_b: float) -> float:
+    """The probability that an annotator prefers summary a to b: Bradley-Terry over the gold rewards."""
+    return 1.0 / (1.0 + math.exp(gold_b - gold_a))

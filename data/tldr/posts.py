@@ -1,0 +1,131 @@
+"""The grammar of posts and of the threads under them. Every text has exactly one sequence of choices behind it."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from data.draws import Draws
+from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, VALUES, WHO
+
+TITLES = (
+    "My {who} keeps {deed} my {thing}",
+    "Problem with my {who} and my {thing}",
+    "How do I deal with my {who}?",
+    "Trouble with my {who} in {place}",
+    "Problem with my {who} since {since}",
+    "Need advice about my {thing}",
+    "Should I {option} or {other}?",
+)
+PROBLEMS = (
+    "My {who} keeps {deed} my {thing}.",
+    "My {who} will not stop {deed} my {thing}.",
+    "I have a problem: my {who} is always {deed} my {thing}.",
+)
+HISTORY = {
+    "since": ("This has been going on since {since}.", "It has been like this since {since}."),
+    "place": ("All of this happens in {place}.", "We live in {place}."),
+    "tried": ("I already {tried}, but nothing changed.", "Last week I {tried}."),
+}
+MOODS = ("I am {age} and I feel {feeling}.", "At {age}, I feel {feeling} about it.")
+CHOICES = (
+    "Now I could {option} or {other}.",
+    "I do not know whether to {option} or {other}.",
+    "Should I {option}, or should I {other}?",
+)
+THANKS = ("", " Thanks for reading.", " Please help.", " Any advice is welcome.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a post is about: one value a slot, the two options in the order in which the post names them."""
+
+    who: str
+    deed: str
+    thing: str
+    since: str
+    place: str
+    tried: str
+    option: str
+    other: str
+
+    def fill(self, template: str) -> str:
+        """The template with its {slots} filled in; tried and options as phrases."""
+        phrases = {"tried": TRIED[self.tried], "option": OPTION[self.option], "other": OPTION[self.other]}
+        return template.format(**{**vars(self), **phrases})
+
+    def values(self, slot: str) -> set[str]:
+        """The key words that are true of a slot."""
+        return {self.option, self.other} if slot == "option" else {getattr(self, slot)}
+
+    def held_out(self) -> bool:
+        """True for the tenth of all (who, deed, thing) triples that no training text is about."""
+        return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
+
+    def wrong(self, field: str, draws: Draws) -> "Facts":
+        """A copy with a false value in `field`."""
+        slot = "option" if field == "other" else field
+        return replace(self, **{field: draws.pick([v for v in VALUES[slot] if v not in self.values(slot)])})
+
+
+@dataclass(frozen=True)
+class Post:
+    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary should leave out."""
+
+    facts: Facts
+    prompt: str  # ends with "TL;DR:"
+    small_talk: tuple[str, ...]
+    logprob: float  # of everything before "TL;DR:", in nats
+
+    @property
+    def body(self) -> str:
+        """The post without the request for a summary."""
+        return self.prompt.removesuffix("TL;DR:").rstrip("\n")
+
+
+def draw_facts(draws: Draws) -> Facts:
+    """Facts with independent uniform slots; the two options differ."""
+    single = {slot: draws.pick(VALUES[slot]) for slot in ("who", "deed", "thing", "since", "place", "tried")}
+    option, other = draws.sample(VALUES["option"], 2)
+    return Facts(**single, option=option, other=other)
+
+
+def draw_small_talk(draws: Draws) -> list[str]:
+    """One or two sentences of different kinds that have nothing to do with the problem."""
+    sentences = []
+    for kind in sorted(draws.sample(tuple(SMALL_TALK), 1)) if draws.flip(0.7) else _two_kinds(draws):
+        words, templates = SMALL_TALK[kind]
+        sentences.append(draws.pick(templates).format(draws.pick(words)))
+    return sentences
+
+
+def _two_kinds(draws: Draws) -> tuple[str, str]:
+    kinds = tuple(SMALL_TALK)  # an unordered pair, so that the later shuffle is the only source of order
+    return draws.pick([(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]])
+
+
+def draw_post(draws: Draws, facts: Facts) -> Post:
+    """A post about the facts: title, problem, the rest in random order, the two options."""
+    (subject, _), subreddits = WHO[facts.who]
+    small_talk = draw_small_talk(draws)
+    middle = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()] + small_talk
+    if draws.flip(0.3):
+        middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
+    if draws.flip(0.3):
+        middle.append(draws.pick(EXCUSE).format(subject.capitalize()))
+    sentences = [facts.fill(draws.pick(PROBLEMS)), *draws.shuffle(middle), facts.fill(draws.pick(CHOICES))]
+    header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
+    prompt = f"{header}\n\nPOST: {' '.join(sentences)}{draws.pick(THANKS)}\n\nTL;DR:"
+    return Post(facts, prompt, tuple(small_talk), draws.logprob)
+
+
+def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:
+    """The post called `name`, from the held-out facts or from the training facts, and the draws to go on with.
+
+    Its log-probability is under the whole grammar: which tenth is held out is a hash that nobody can learn.
+    """
+    attempt = 0
+    while True:
+        draws = Draws(f"{name}/{attempt}")
+        facts = draw_facts(draws)
+        if facts.held_out() == held_out:
+            return draws, draw_post(draws, facts)
+        attempt += 1

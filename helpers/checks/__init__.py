@@ -1,0 +1,1 @@
+"""Checked exercises, one module a notebook: `from helpers.checks.ppo import check_gae`. The mechanism is in `core`."""

@@ -1,0 +1,103 @@
+"""The rows of a track: documents, demonstrations, comparisons and prompts, read from its folder under data/."""
+
+import hashlib
+import json
+import lzma
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from helpers.tokenizer import Tokenizer
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A pretraining text; `logprob` is its exact log-probability in nats where the world that wrote it is known."""
+
+    text: str
+    logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the completion that a writer gave; `logprob` is the completion's, given the prompt, in nats."""
+
+    prompt: str
+    completion: str
+    writer: str = ""
+    logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two completions of a prompt; `probability` is how likely annotators are to agree with the label."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    kind: str = ""
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue, with the facts behind it for the gold reward."""
+
+    prompt: str
+    facts: dict | None = None
+
+
+RECORDS = {"documents": Document, "demonstrations": Demonstration, "comparisons": Comparison, "prompts": Prompt}
+
+
+def load_rows(kind: str, split: str, track: str = "tldr", limit: int | None = None, folder: Path | None = None) -> list:
+    """The first `limit` records of a file, checked: `kind` is documents, demonstrations, comparisons or prompts.
+
+    Raises ValueError for an unknown kind or split or for a bad row (file, line and reason), FileNotFoundError when the
+    track has no such file.
+    """
+    if kind not in RECORDS or split not in SPLITS:
+        raise ValueError(f"No rows called {kind}/{split}: choose from {', '.join(RECORDS)} and {', '.join(SPLITS)}.")
+    path = (folder or DATA / track) / f"{kind}.{split}.jsonl.xz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing in {path.parent.name}/: `make data` writes it.")
+    records = []
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if limit is not None and number > limit:
+                break
+            records.append(parse_row(RECORDS[kind], line, f"{path.name}, line {number}"))
+    return records
+
+
+def parse_row(record: type, line: str, place: str):
+    """One JSON line as a record. Raises ValueError that says where, and which field is missing, empty or of a wrong type."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON ({error.msg})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
+    required = [field.name for field in fields(record) if field.type is str and field.name not in ("writer", "kind")]
+    for name in required:
+        if name not in row:
+            raise ValueError(f"{place}: the field {name!r} is missing (found: {', '.join(row) or 'none'})")
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ValueError(f"{place}: the field {name!r} must be a text that is not empty")
+    known = {field.name for field in fields(record)}
+    return record(**{name: value for name, value in row.items() if name in known})
+
+
+def load_tokenizer(track: str = "tldr") -> Tokenizer:
+    """The tokenizer of a track's embedded world."""
+    return Tokenizer(DATA / track / "tokenizer.json")
+
+
+def fingerprint(records: list) -> str:
+    """sha256 of the records that a stage was trained on."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr(record).encode())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""Held-out measurements: entropy floor, sampled responses judged by the gold reward, bootstrap intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from data.tldr.gold import Gold, gold
+from data.tldr.posts import Facts
+from helpers.batching import left_pad
+from helpers.datasets import Prompt
+from helpers.generation import sample
+from helpers.model import GPT
+from helpers.tokenizer import Tokenizer
+
+
+def entropy_floor(logprobs: Sequence[float], tokens: int) -> float:
+    """Nats per token that no model can go below on average: minus the true log-probability over the tokens.
+
+    `logprobs` are the texts' own, in nats, by the world that wrote them; `tokens` counts the predicted tokens.
+    """
+    return -sum(logprobs) / tokens
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One response to each of N prompts: token ids without padding, texts, and what the gold reward says of them."""
+
+    prompts: list[Prompt]
+    ids: list[list[int]]
+    texts: list[str]
+    stopped: list[bool]
+
+    @cached_property
+    def judged(self) -> list[Gold]:
+        """The gold reward of each response."""
+        return [judge(prompt, text) for prompt, text in zip(self.prompts, self.texts, strict=True)]
+
+    @property
+    def gold(self) -> Tensor:
+        """Gold rewards (N,)."""
+        return torch.tensor([judged.reward for judged in self.judged])
+
+    @property
+    def stop_rate(self) -> float:
+        """Share of the responses that came to their end of text."""
+        return sum(self.stopped) / len(self.stopped)
+
+    @property
+    def words(self) -> float:
+        """Mean length in words."""
+        return sum(judged.words for judged in self.judged) / len(self.judged)
+
+    def flaws(self) -> dict[str, float]:
+        """Share of the responses with each flaw."""
+        names = self.judged[0].flaws
+        return {name: sum(judged.flaws[name] for judged in self.judged) / len(self.judged) for name in names}
+
+    def flaw(self, name: str) -> Tensor:
+        """1 where a response has the flaw, else 0: (N,) floats."""
+        return torch.tensor([float(judged.flaws[name]) for judged in self.judged])
+
+
+def judge(prompt: Prompt, text: str) -> Gold:
+    """The gold reward of a text as a response to a prompt. Raises ValueError for a prompt whose facts are unknown."""
+    if prompt.facts is None:
+        raise ValueError("the gold reward needs the facts behind a prompt, and this prompt has none")
+    return gold(Facts(**prompt.facts), text)
+
+
+def respond(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: list[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> Responses:
+    """Sample one response to each prompt (at temperature 1 with nothing cut off, unless told otherwise)."""
+    generator = torch.Generator(model.wte.weight.device).manual_seed(seed)
+    ids, stopped = [], []
+    for start in range(0, len(prompts), batch_size):
+        encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts[start : start + batch_size]]
+        batch, mask = (tensor.to(generator.device) for tensor in left_pad(encoded, tokenizer.pad_id))
+        samples = sample(
+            model, batch, mask, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+            temperature=temperature, generator=generator,
+        )  # fmt: skip
+        ids += [row[keep].tolist() for row, keep in zip(samples.ids, samples.mask, strict=True)]
+        stopped += samples.stopped.tolist()
+    texts = [tokenizer.decode([id_ for id_ in row if id_ != tokenizer.eos_id]) for row in ids]
+    return Responses(prompts, ids, texts, stopped)
+
+
+def bootstrap_ci95(values: Tensor, seed: int = 0, resamples: int = 2000) -> list[float]:
+    """95% percentile-bootstrap interval of the mean of N independent values: [low, high]."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    means = values.float()[draws].mean(1)
+    return torch.quantile(means, torch.tensor([0.025, 0.975])).tolist()

@@ -1,0 +1,59 @@
+"""Names and places that everything shares, and files written so that nobody ever reads half of one."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
+NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
+REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
+
+
+def default_out(preset: str, track: str, seed: int) -> str:
+    """The run folder, relative to the repository, when RLHF_OUT does not name one."""
+    return f"runs/{preset}-{track}-seed{seed}"
+
+
+def read_number(name: str, default: int, least: int) -> int:
+    """A whole number from an environment variable; ValueError names the variable."""
+    return whole_number(os.environ.get(name, "").strip() or str(default), name, least)
+
+
+def whole_number(text: str, name: str, least: int) -> int:
+    """A whole number from text; ValueError says what it was for (`name`) and from where it may start."""
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name} {text!r}: must be a whole number, {least} or more")
+    return int(text)
+
+
+def plain(value: Any) -> Any:
+    """Tensors, numpy scalars and arrays, tuples and paths as JSON knows them; NaN and infinities become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # torch tensors, numpy scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"cannot record a {type(value).__name__}: {value!r:.60}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8, LF), making its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)

@@ -1,0 +1,134 @@
+"""Batched sampling from a GPT, with the keys and values of earlier tokens kept in a cache.
+
+Shapes: B batch, P prompt, R response, V vocabulary, H heads, D channels of a head, T new and S all tokens read so far.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.batching import check_prompts
+from helpers.model import GPT
+
+# ---------------------------------------------------------------- one token
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Logits (B, V) with all but each row's k largest at -inf; k = 0 keeps all."""
+    if k < 0:
+        raise ValueError(f"top_k must be 0 (off) or more, not {k}")
+    if k == 0 or k >= logits.size(-1):
+        return logits
+    smallest = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1) the last one kept
+    return logits.masked_fill(logits < smallest, -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Logits (B, V) of the fewest tokens that hold p of the probability, the rest -inf; p = 1 keeps all.
+
+    Source: nucleus sampling, Holtzman et al. 2020, section 3.1.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {p}")
+    if p == 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probs = ordered.softmax(dim=-1)
+    before = probs.cumsum(dim=-1) - probs  # what the likelier tokens hold: 0 for the first, so one always stays
+    cut = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)  # back in vocabulary order
+    return logits.masked_fill(cut, -math.inf)
+
+
+def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A token for each row of logits (B, V), from softmax(logits): lay the probabilities end to end, point at random.
+
+    One random number a row, where torch.multinomial takes V of them: about ten times faster.
+    """
+    edges = logits.softmax(dim=-1).double().cumsum(dim=-1)  # double: thousands of small steps, without rounding
+    u = torch.rand(len(logits), 1, generator=generator, device=logits.device) * edges[:, -1:]
+    return torch.searchsorted(edges, u, right=True).squeeze(1)  # (B,) the first edge above u
+
+
+def next_token(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The next token (B,) from logits (B, V): the likeliest one at temperature 0, else a draw."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (greedy) or more, not {temperature}")
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    return draw(keep_top_p(keep_top_k(logits / temperature, top_k), top_p), generator)
+
+
+# ---------------------------------------------------------------- many tokens
+
+
+class KVCache:
+    """The keys and values of all tokens read so far, so that a new token costs one step, not a whole forward.
+
+    One block of memory, (layers, 2, B, H, size, D), filled from the left; the first `length` tokens are in use.
+    """
+
+    def __init__(self, model: GPT, batch: int, size: int):
+        config, weight = model.config, model.wte.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        shape = (config.layers, 2, batch, config.heads, size, config.channels // config.heads)
+        self.data = torch.empty(shape, dtype=dtype, device=weight.device)
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new k and v (B, H, T, D) of a layer; returns those of all tokens, (B, H, length + T, D)."""
+        end = self.length + k.size(2)
+        keys, values = self.data[layer, 0], self.data[layer, 1]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        if layer == len(self.data) - 1:  # the last layer: the T tokens are read
+            self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+
+@dataclass
+class Samples:
+    """Responses, padded on the right after their end of text."""
+
+    ids: Tensor  # (B, R) tokens
+    mask: Tensor  # (B, R) True = token of the response, the end of text included
+    stopped: Tensor  # (B,) True = came to its end of text
+
+
+@torch.no_grad()
+def sample(
+    model: GPT, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int, eos_id: int, pad_id: int,
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+    generator: torch.Generator | None = None, use_cache: bool = True,
+) -> Samples:  # fmt: skip
+    """Continue prompts (B, P), padded on the left, up to their end of text or for max_new_tokens.
+
+    pad_id is never sampled, so it must not be eos_id. With or without the cache, one seed gives the same tokens.
+    Raises ValueError for an empty prompt, one too long for the context, or a bad setting.
+    """
+    check_prompts(prompt_mask, max_new_tokens, model.config.context)
+    if eos_id == pad_id:
+        raise ValueError(f"the pad token must not be the end of text, but both are {pad_id}")
+    (B, P), longest = prompt_ids.shape, prompt_ids.size(1) + max_new_tokens
+    mask = F.pad(prompt_mask.bool(), (0, max_new_tokens), value=True)  # (B, longest)
+    cache = KVCache(model, B, longest) if use_cache else None
+    ids, stopped = prompt_ids, torch.zeros(B, dtype=torch.bool, device=prompt_ids.device)
+    while ids.size(1) < longest and not stopped.all():
+        unread = ids[:, cache.length :] if use_cache else ids  # the prompt, then a token at a time
+        hidden = model.hidden(unread, mask[:, : ids.size(1)], cache=cache)  # (B, T, C)
+        logits = model.logits(hidden[:, -1])  # (B, V): the last position is all we need
+        logits[:, pad_id] = -math.inf
+        token = next_token(logits, temperature, top_k, top_p, generator)
+        ids = torch.cat([ids, torch.where(stopped, pad_id, token)[:, None]], dim=1)
+        stopped |= token == eos_id
+    response = ids[:, P:]
+    return Samples(response, response != pad_id, stopped)

@@ -1,0 +1,270 @@
+"""Stage 3: PPO against the reward model (taught in 3-PPO). `python -m helpers.ppo --preset cpu`."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helpers.batching import left_pad, right_pad
+from helpers.checkpoints import load_stage, save_stage
+from helpers.config import PPOConfig
+from helpers.datasets import Prompt, fingerprint, load_rows, load_tokenizer
+from helpers.environment import Course
+from helpers.evaluation import Responses, bootstrap_ci95, respond
+from helpers.generation import sample
+from helpers.losses import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    entropy,
+    explained_variance,
+    gae,
+    kl_k1,
+    kl_k3,
+    masked_mean,
+    missing_eos_scores,
+    token_logprobs,
+    token_rewards,
+    whiten,
+)
+from helpers.model import GPT, RewardModel
+from helpers.reward import score_responses
+from helpers.stage import settings, stage_main
+from helpers.tokenizer import Tokenizer
+from helpers.training import Optimizers, Progress
+
+
+@dataclass(frozen=True)
+class Models:
+    """The four models of PPO. Policy and value are trained; reference and reward stay as they are."""
+
+    policy: GPT  # starts as the SFT model
+    reference: GPT  # the SFT model
+    reward: RewardModel
+    value: RewardModel  # starts as the reward model (Stiennon et al. 2020, appendix G.1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B prompts (left-padded, P tokens) with their responses (right-padded, R tokens)."""
+
+    ids: Tensor  # (B, P + R)
+    mask: Tensor  # (B, P + R) True = real token
+    P: int
+
+    @property
+    def response(self) -> Tensor:
+        return self.ids[:, self.P :]  # (B, R)
+
+    @property
+    def response_mask(self) -> Tensor:
+        return self.mask[:, self.P :]  # (B, R)
+
+    def rows(self, index: Tensor) -> "Batch":
+        """The rows of a minibatch."""
+        return Batch(self.ids[index], self.mask[index], self.P)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What PPO learns from: a batch, and for each response token (B, R) what was known when it was sampled."""
+
+    batch: Batch
+    scores: Tensor  # (B,) of the reward model, with missing ends replaced
+    stopped: Tensor  # (B,)
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    entropy: Tensor
+
+
+def response_logits(model: GPT, batch: Batch) -> Tensor:
+    """Logits (B, R, V) that predict each response token; the prompt's are never computed."""
+    hidden = model.hidden(batch.ids, batch.mask)  # (B, P + R, C)
+    return model.logits(hidden[:, batch.P - 1 : -1])  # position t predicts token t + 1
+
+
+def response_values(model: RewardModel, batch: Batch) -> Tensor:
+    """The value (B, R) of the text before each response token."""
+    return model.values(batch.ids, batch.mask)[:, batch.P - 1 : -1]
+
+
+@torch.no_grad()
+def collect(models: Models, prompt_ids: Tensor, prompt_mask: Tensor, config: PPOConfig, tokenizer, generator) -> Rollout:
+    """Sample a response to each prompt (B, P), score it, and work out advantages and returns."""
+    samples = sample(
+        models.policy, prompt_ids, prompt_mask, max_new_tokens=config.response_tokens,
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, generator=generator,
+    )  # fmt: skip
+    ids, mask = torch.cat([prompt_ids, samples.ids], 1), torch.cat([prompt_mask, samples.mask], 1)
+    batch = Batch(ids, mask, prompt_ids.size(1))
+    scores = missing_eos_scores(models.reward(ids, mask), samples.stopped, config.missing_eos_score)  # (B,)
+    logits = response_logits(models.policy, batch)  # (B, R, V)
+    logprobs = token_logprobs(logits, batch.response)
+    ref_logprobs = token_logprobs(response_logits(models.reference, batch), batch.response)
+    values = response_values(models.value, batch)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, samples.mask, config.kl_coef)  # (B, R)
+    advantages, returns = gae(rewards, values, samples.mask, config.gamma, config.lam)
+    advantages = whiten(advantages, samples.mask)  # after the returns: the critic's targets keep their units
+    return Rollout(batch, scores, samples.stopped, logprobs, ref_logprobs, values, advantages, returns, entropy(logits))
+
+
+def minibatch_losses(models: Models, rollout: Rollout, index: Tensor, config: PPOConfig) -> dict[str, Tensor]:
+    """Policy and value loss of the rows `index` of a rollout, with what is worth watching."""
+    batch = rollout.batch.rows(index)
+    mask, old = batch.response_mask, rollout.logprobs[index]
+    logprobs = token_logprobs(response_logits(models.policy, batch), batch.response)  # (b, R)
+    policy, clipped = clipped_policy_loss(logprobs, old, rollout.advantages[index], mask, config.clip_range)
+    values = response_values(models.value, batch)
+    value = clipped_value_loss(values, rollout.values[index], rollout.returns[index], mask, config.value_clip)
+    ratio = torch.where(mask, (logprobs - old).exp(), 1.0).detach()
+    return {"policy": policy, "value": value, "clip_fraction": clipped, "ratio_off": (ratio - 1).abs().max()}
+
+
+def update(models: Models, rollout: Rollout, optimizers: list[Optimizers], config: PPOConfig, generator, factor: float):
+    """All gradient steps on one rollout: `epochs` passes in fresh random order. Returns the mean of each metric."""
+    seen = []
+    for _ in range(config.epochs):
+        order = torch.randperm(len(rollout.scores), generator=generator)
+        for index in order.split(config.minibatch_size):
+            losses = minibatch_losses(models, rollout, index, config)
+            (losses["policy"] + losses["value"]).backward()  # separate models: each loss reaches its own
+            for optimizer in optimizers:
+                optimizer.step(factor)
+            seen.append({name: loss.item() for name, loss in losses.items()})
+    return {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]} | {"first": seen[0]}
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """The dashboard's numbers of one rollout: KL in nats per response, entropy in nats per token, length in tokens."""
+    mask = rollout.batch.response_mask
+    k1 = kl_k1(rollout.logprobs, rollout.ref_logprobs) * mask
+    k3 = kl_k3(rollout.logprobs, rollout.ref_logprobs) * mask
+    return {
+        "score": rollout.scores.mean().item(),
+        "kl": k1.sum(1).mean().item(),
+        "kl_k3": k3.sum(1).mean().item(),
+        "entropy": masked_mean(rollout.entropy, mask).item(),
+        "explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
+        "length": mask.sum(1).float().mean().item(),
+        "stop_rate": rollout.stopped.float().mean().item(),
+    }
+
+
+def gold_rewards(rollout: Rollout, prompts: list[Prompt], tokenizer: Tokenizer) -> float:
+    """Mean gold reward of a rollout: watched, never learned from."""
+    keep = rollout.batch.response_mask & (rollout.batch.response != tokenizer.eos_id)
+    texts = [tokenizer.decode(row[k].tolist()) for row, k in zip(rollout.batch.response, keep, strict=True)]
+    judged = Responses(prompts, [], texts, rollout.stopped.tolist())
+    return judged.gold.mean().item()
+
+
+def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) -> None:
+    """Before the first gradient step the policy is the SFT model: KL 0, ratio 1. Raises AssertionError if not."""
+    assert abs(metrics["kl"]) < 1e-5, f"KL is {metrics['kl']} at step 0: policy and reference are read differently"
+    assert first["ratio_off"] < 1e-5, f"ratio is off by {first['ratio_off']} in the first minibatch"
+
+
+def train(models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, log=None, watch=None) -> list[dict]:
+    """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration.
+
+    `watch(history)` is called after each iteration, for a live picture.
+    """
+    device = models.policy.wte.weight.device
+    encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
+    choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
+    draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
+    optimizers = [
+        Optimizers(models.policy, config.lr, config.muon_lr),
+        Optimizers(models.value, config.value_lr, config.value_muon_lr),
+    ]
+    progress = Progress("ppo", config.iterations, log)
+    for iteration in range(config.iterations):
+        chosen = torch.randperm(len(prompts), generator=choose)[: config.rollout_size].tolist()
+        ids, mask = (tensor.to(device) for tensor in left_pad([encoded[i] for i in chosen], tokenizer.pad_id))
+        rollout = collect(models, ids, mask, config, tokenizer, draw)
+        metrics = rollout_metrics(rollout)
+        metrics["gold"] = gold_rewards(rollout, [prompts[i] for i in chosen], tokenizer)
+        steps = update(models, rollout, optimizers, config, choose, 1 - iteration / config.iterations)
+        if iteration == 0:
+            check_first_minibatch(metrics, steps["first"])
+        progress.update(**metrics, clip_fraction=steps["clip_fraction"], value_loss=steps["value"])
+        if watch:
+            watch(progress.history)
+    return progress.history
+
+
+@torch.no_grad()
+def mean_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, responses: Responses, batch_size: int = 64) -> float:
+    """KL(policy || reference) in nats per response, estimated by k1 on the policy's own samples."""
+    total, device = 0.0, policy.wte.weight.device
+    for start in range(0, len(responses.ids), batch_size):
+        prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts[start : start + batch_size]]
+        ids, mask = left_pad(prompts, tokenizer.pad_id)
+        answers, answer_mask = right_pad(responses.ids[start : start + batch_size], tokenizer.pad_id)
+        batch = Batch(torch.cat([ids, answers], 1).to(device), torch.cat([mask, answer_mask], 1).to(device), ids.size(1))
+        logprobs = [token_logprobs(response_logits(model, batch), batch.response) for model in (policy, reference)]
+        total += (kl_k1(*logprobs) * batch.response_mask).sum().item()
+    return total / len(responses.ids)
+
+
+def summarise(responses: Responses, scores: Tensor, kl: float) -> dict:
+    """One row of the final table."""
+    return {
+        "gold_reward": responses.gold.mean().item(),
+        "score": scores.mean().item(),
+        "kl": kl,
+        "stop_rate": responses.stop_rate,
+        "words": responses.words,
+        "flaws": responses.flaws(),
+    }
+
+
+def measure(models: Models, tokenizer: Tokenizer, prompts: list[Prompt], config: PPOConfig) -> tuple[dict, dict[str, Responses]]:
+    """Held-out comparison of PPO with SFT on the same prompts: metrics, and the responses of both."""
+    both, rows = {}, {}
+    for name, model in (("SFT", models.reference), ("PPO", models.policy)):
+        both[name] = respond(model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed)
+        scores = score_responses(models.reward, tokenizer, both[name])
+        scores = missing_eos_scores(scores, torch.tensor(both[name].stopped), config.missing_eos_score)
+        rows[name] = summarise(both[name], scores, mean_kl(model, models.reference, tokenizer, both[name]))
+    fewer = both["SFT"].flaw("hallucination") - both["PPO"].flaw("hallucination")
+    metrics = {
+        **rows["PPO"],
+        "sft_gold_reward": rows["SFT"]["gold_reward"],
+        "gold_gain_ci95": bootstrap_ci95(both["PPO"].gold - both["SFT"].gold),
+        "sft_flaws": rows["SFT"]["flaws"],
+        "hallucination_drop_ci95": bootstrap_ci95(fewer),
+        "table": rows,
+    }
+    return metrics, both
+
+
+def load_models(course: Course, tokenizer: Tokenizer) -> Models:
+    """Policy and reference from the SFT checkpoint, reward and value from the reward model's."""
+    sft, reward = (
+        load_stage(course.folder(stage), stage=stage, track=course.track, tokenizer=tokenizer, device=course.device)[0]
+        for stage in ("sft", "reward")
+    )
+    return Models(copy.deepcopy(sft), sft.requires_grad_(False), reward.requires_grad_(False), copy.deepcopy(reward).requires_grad_(True))
+
+
+def run(course: Course) -> None:
+    """The whole stage: four models, PPO, held-out measurements, checkpoint, metrics."""
+    config, tokenizer = course.config, load_tokenizer(course.track)
+    models = load_models(course, tokenizer)
+    prompts = load_rows("prompts", "train", course.track)
+    train(models, prompts, config, tokenizer, course.log)
+    heldout = load_rows("prompts", "heldout", course.track, limit=config.eval_prompts)
+    metrics, _ = measure(models, tokenizer, heldout, config)
+    save_stage(
+        course.folder(), models.policy, tokenizer, stage="ppo", track=course.track, config=settings(course),
+        metrics=metrics, parent=course.folder("sft"), data_fingerprint=fingerprint(prompts),
+    )  # fmt: skip
+    course.record(**metrics)
+
+
+if __name__ == "__main__":
+    stage_main("3-PPO", run)

@@ -1,0 +1,118 @@
+"""Stage 0: a language model from random weights (taught in 0-Pretrain). `python -m helpers.pretrain --preset cpu`."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.batching import length_buckets, right_pad
+from helpers.checkpoints import save_stage
+from helpers.config import PretrainConfig
+from helpers.datasets import Document, fingerprint, load_rows, load_tokenizer
+from helpers.environment import Course
+from helpers.evaluation import entropy_floor
+from helpers.model import GPT, GPTConfig
+from helpers.stage import settings, stage_main
+from helpers.tokenizer import Tokenizer
+from helpers.training import Optimizers, Progress, autocast, fit
+
+
+def next_token_loss(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats, of each token given those before it. ids, mask (B, T), padded on the right."""
+    logits = model(ids[:, :-1])  # (B, T-1, V): position t guesses token t+1
+    targets = ids[:, 1:].masked_fill(~mask[:, 1:], -100)  # -100: pads are not guessed
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def encode_documents(documents: list[Document], tokenizer: Tokenizer, context: int) -> list[list[int]]:
+    """Each document's tokens and an end of text. Raises ValueError, with its number, for one that is too long."""
+    rows = [tokenizer.encode(document.text) + [tokenizer.eos_id] for document in documents]
+    for number, row in enumerate(rows, start=1):
+        if len(row) > context:
+            raise ValueError(f"document {number} has {len(row)} tokens, more than the context of {context}")
+    return rows
+
+
+def document_batches(
+    rows: list[list[int]], batch_size: int, epochs: float, pad_id: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (ids, mask) of documents of similar length, in an order fixed by the seed."""
+    for index in batch_plan([len(row) for row in rows], batch_size, epochs, seed):
+        yield right_pad([rows[i] for i in index], pad_id)
+
+
+def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """Which rows make up each step's batch: all rows once an epoch, in a new random order each time."""
+    generator = torch.Generator().manual_seed(seed)
+    plan: list[list[int]] = []
+    while epochs > 0:
+        buckets = length_buckets(lengths, batch_size, generator)
+        plan += buckets[: round(len(buckets) * min(1.0, epochs))]
+        epochs -= 1
+    return plan
+
+
+@torch.no_grad()
+def heldout_loss(model: GPT, rows: list[list[int]], pad_id: int, dtype: torch.dtype = torch.float32) -> float:
+    """Mean next-token loss over all tokens of the rows, in nats per token."""
+    total, tokens = 0.0, 0
+    device = model.wte.weight.device
+    for ids, mask in document_batches(rows, 50, 1, pad_id, seed=0):
+        ids, mask = ids.to(device), mask.to(device)
+        with autocast(device, dtype):
+            loss = next_token_loss(model, ids, mask)
+        guessed = mask[:, 1:].sum().item()
+        total, tokens = total + loss.item() * guessed, tokens + guessed
+    return total / tokens
+
+
+def train(
+    model: GPT, rows: list[list[int]], config: PretrainConfig, pad_id: int, dtype=torch.float32, log=None
+) -> list[dict]:
+    """Pretrain in place on encoded documents; returns the metrics of every step."""
+    device = model.wte.weight.device
+    steps = len(batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed))
+    batches = document_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
+    optimizers = Optimizers(model, config.lr, config.muon_lr)
+
+    def loss_of(model, batch):
+        ids, mask = (tensor.to(device) for tensor in batch)
+        return next_token_loss(model, ids, mask), {}
+
+    return fit(model, batches, loss_of, optimizers, Progress("pretrain", steps, log), dtype=dtype)
+
+
+def run(course: Course) -> None:
+    """The whole stage: data, model, training, held-out loss against its floor, checkpoint, metrics."""
+    config, tokenizer = course.config, load_tokenizer(course.track)
+    documents = load_rows("documents", "train", course.track, limit=config.documents)
+    heldout = load_rows("documents", "heldout", course.track)
+    rows = encode_documents(documents, tokenizer, config.context)
+    heldout_rows = encode_documents(heldout, tokenizer, config.context)
+    model = GPT(GPTConfig(tokenizer.vocab_size, config.context, config.layers, config.heads, config.channels))
+    model.to(course.device)
+    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    metrics = measure(model, heldout, heldout_rows, tokenizer.pad_id, course.dtype)
+    metrics["tokens"] = trained_tokens(rows, config)
+    save_stage(
+        course.folder(), model, tokenizer, stage="pretrain", track=course.track, config=settings(course),
+        metrics=metrics, parent=None, data_fingerprint=fingerprint(documents),
+    )  # fmt: skip
+    course.record(**metrics, first_loss=history[0]["loss"])
+
+
+def measure(model: GPT, heldout: list[Document], rows: list[list[int]], pad_id: int, dtype=torch.float32) -> dict:
+    """Held-out loss and its entropy floor, in nats per token."""
+    floor = entropy_floor([document.logprob for document in heldout], sum(len(row) - 1 for row in rows))
+    return {"heldout_loss": heldout_loss(model, rows, pad_id, dtype), "entropy_floor": floor}
+
+
+def trained_tokens(rows: list[list[int]], config: PretrainConfig) -> int:
+    """Tokens that training reads, repeated ones counted again."""
+    plan = batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed)
+    return sum(len(rows[i]) for index in plan for i in index)
+
+
+if __name__ == "__main__":
+    stage_main("0-Pretrain", run)

@@ -1,0 +1,186 @@
+"""Stage 2: a reward model from comparisons (taught in 2-RM-Training). `python -m helpers.reward --preset cpu`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.batching import right_pad
+from helpers.checkpoints import load_stage, save_stage
+from helpers.config import RewardConfig
+from helpers.datasets import Comparison, Prompt, fingerprint, load_rows, load_tokenizer
+from helpers.environment import Course
+from helpers.evaluation import Responses, respond
+from helpers.losses import bradley_terry_loss
+from helpers.model import GPT, RewardModel
+from helpers.pretrain import batch_plan
+from helpers.stage import settings, stage_main
+from helpers.tokenizer import Tokenizer
+from helpers.training import Optimizers, Progress, autocast, fit
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An encoded comparison: prompt tokens, and the two completions with their end of text."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+def encode_comparison(comparison: Comparison, tokenizer: Tokenizer, context: int) -> Pair:
+    """Tokens of a comparison. Raises ValueError when prompt and the longer completion exceed the context."""
+    texts = (comparison.prompt, comparison.chosen, comparison.rejected)
+    prompt, chosen, rejected = (tokenizer.encode(text) for text in texts)
+    pair = Pair(prompt, chosen + [tokenizer.eos_id], rejected + [tokenizer.eos_id])
+    longest = len(prompt) + max(len(pair.chosen), len(pair.rejected))
+    if longest > context:
+        raise ValueError(f"a comparison has {longest} tokens, more than the context of {context}")
+    return pair
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs as rows [prompt, chosen, rejected], right-padded: the prompt is computed once for both completions."""
+
+    ids: Tensor  # (B, T)
+    sees: Tensor  # (B, T, T) True where a token may look: never from one completion into the other
+    positions: Tensor  # (B, T): the rejected completion starts where the chosen one did
+    ends: Tensor  # (B, 2): index of the last token of chosen and of rejected
+    targets: Tensor  # (B, T): the token that follows inside a completion, -100 elsewhere
+
+
+def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
+    """Lay pairs out with a shared prompt."""
+    ids, mask = right_pad([pair.prompt + pair.chosen + pair.rejected for pair in pairs], pad_id)
+    P, A = (torch.tensor([len(getattr(pair, part)) for pair in pairs])[:, None] for part in ("prompt", "chosen"))
+    t = torch.arange(ids.size(1))  # (T,)
+    part = (t >= P).long() + (t >= P + A).long()  # (B, T): 0 prompt, 1 chosen, 2 rejected (and pads)
+    sees = (part[:, None] == 0) | (part[:, None] == part[:, :, None])  # the prompt, and one's own completion
+    positions = torch.where(part == 2, t - A, t) * mask
+    last = mask.sum(1, keepdim=True) - 1
+    ends = torch.cat([P + A - 1, last], dim=1)
+    inside = (part > 0) & mask
+    targets = torch.full_like(ids, -100)
+    targets[:, :-1] = torch.where(inside[:, 1:] & (part[:, 1:] == part[:, :-1]), ids[:, 1:], -100)
+    return PairBatch(ids, sees, positions, ends, targets)
+
+
+def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of chosen and rejected, (B,) each, and the hidden states (B, T, C) behind them."""
+    hidden = model.gpt.hidden(batch.ids, batch.sees, batch.positions)
+    scores = model.score(hidden.gather(1, batch.ends[:, :, None].expand(-1, -1, hidden.size(-1)))).squeeze(-1).float()
+    return scores[:, 0], scores[:, 1], hidden
+
+
+def reward_loss(model: RewardModel, batch: PairBatch, lm_coef: float) -> tuple[Tensor, dict[str, float]]:
+    """Bradley-Terry loss plus `lm_coef` times the language-model loss on both completions.
+
+    The second keeps the model reading: a pair says one bit about 60 tokens, their text says much more.
+    """
+    chosen, rejected, hidden = score_pairs(model, batch)
+    loss = bradley_terry_loss(chosen, rejected)
+    metrics = {"pairwise": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
+    if lm_coef:
+        guessed = batch.targets >= 0
+        logits = model.gpt.logits(hidden[guessed])  # (completion tokens, V)
+        loss = loss + lm_coef * F.cross_entropy(logits, batch.targets[guessed])
+    return loss, metrics
+
+
+def train(model: RewardModel, pairs: list[Pair], config: RewardConfig, pad_id: int, dtype=torch.float32, log=None):
+    """Train in place on encoded pairs; returns the metrics of every step."""
+    plan = batch_plan([len(pair) for pair in pairs], config.batch_size, config.epochs, config.seed)
+    batches: Iterator[PairBatch] = (pair_batch([pairs[i] for i in index], pad_id) for index in plan)
+    optimizers = Optimizers(model, config.lr, config.muon_lr)
+    progress = Progress("reward", len(plan), log)
+    return fit(model, batches, lambda m, b: reward_loss(m, b, config.lm_coef), optimizers, progress, dtype=dtype)
+
+
+@torch.no_grad()
+def margins(model: RewardModel, pairs: list[Pair], pad_id: int, batch_size: int = 50) -> Tensor:
+    """Score of chosen minus score of rejected for each pair, (N,), in the order given."""
+    found = torch.empty(len(pairs))
+    for index in batch_plan([len(pair) for pair in pairs], batch_size, 1, seed=0):
+        chosen, rejected, _ = score_pairs(model, pair_batch([pairs[i] for i in index], pad_id))
+        found[index] = chosen - rejected
+    return found
+
+
+@torch.no_grad()
+def score_responses(model: RewardModel, tokenizer: Tokenizer, responses: Responses, batch_size: int = 64) -> Tensor:
+    """The reward model's score of each response as it was sampled (N,)."""
+    rows = [tokenizer.encode(p.prompt) + ids for p, ids in zip(responses.prompts, responses.ids, strict=True)]
+    scores = torch.empty(len(rows))
+    for index in batch_plan([len(row) for row in rows], batch_size, 1, seed=0):
+        ids, mask = right_pad([rows[i] for i in index], tokenizer.pad_id)
+        scores[index] = model(ids, mask)
+    return scores
+
+
+def accuracy(margin: Tensor) -> float:
+    """Share of pairs whose chosen completion scores higher; a tie is wrong."""
+    return (margin > 0).float().mean().item()
+
+
+def bayes_accuracy(comparisons: Sequence[Comparison]) -> float:
+    """Expected accuracy of the best possible reward model: it always picks the side that annotators prefer."""
+    return sum(max(c.probability, 1 - c.probability) for c in comparisons) / len(comparisons)
+
+
+def accuracy_by_kind(margin: Tensor, comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Accuracy on each kind of pair."""
+    kinds = sorted({comparison.kind for comparison in comparisons})
+    return {kind: accuracy(margin[[i for i, c in enumerate(comparisons) if c.kind == kind]]) for kind in kinds}
+
+
+def normalise_on(model: RewardModel, policy: GPT, tokenizer: Tokenizer, prompts: list[Prompt], config: RewardConfig):
+    """Fix gain and bias once, so that samples of the SFT model score 0 on average with standard deviation 1.
+
+    Returns mean and standard deviation before (Ziegler et al. 2019, section 2.2).
+    """
+    responses = respond(policy, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed + 1)
+    scores = score_responses(model, tokenizer, responses)
+    mean, std = scores.mean().item(), scores.std().item()
+    model.normalise(mean, std)
+    return mean, std
+
+
+def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> dict:
+    """Accuracy on held-out comparisons, over all and by kind of pair, with the Bayes accuracy."""
+    pairs = [encode_comparison(comparison, tokenizer, model.gpt.config.context) for comparison in comparisons]
+    margin = margins(model, pairs, tokenizer.pad_id)
+    return {
+        "accuracy": accuracy(margin),
+        "bayes_accuracy": bayes_accuracy(comparisons),
+        "comparisons": len(comparisons),
+        "accuracy_by_kind": accuracy_by_kind(margin, comparisons),
+    }
+
+
+def run(course: Course) -> None:
+    """The whole stage: SFT model with a score head, comparisons, training, measurements, normalisation, checkpoint."""
+    config, tokenizer, track = course.config, load_tokenizer(course.track), course.track
+    parent = course.folder("sft")
+    policy, _ = load_stage(parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device)
+    model = RewardModel(load_stage(parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device)[0])
+    comparisons = load_rows("comparisons", "train", track, limit=config.comparisons)
+    pairs = [encode_comparison(item, tokenizer, policy.config.context) for item in comparisons]
+    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.log)
+    metrics = measure(model, tokenizer, load_rows("comparisons", "heldout", track))
+    prompts = load_rows("prompts", "train", track, limit=config.eval_prompts)
+    metrics["mean"], metrics["std"] = normalise_on(model, policy, tokenizer, prompts, config)
+    save_stage(
+        course.folder(), model, tokenizer, stage="reward", track=track, config=settings(course),
+        metrics=metrics, parent=parent, data_fingerprint=fingerprint(comparisons),
+    )  # fmt: skip
+    course.record(**metrics)
+
+
+if __name__ == "__main__":
+    stage_main("2-RM-Training", run)

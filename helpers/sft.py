@@ -1,0 +1,119 @@
+"""Stage 1: supervised fine-tuning on demonstrations (taught in 1-SFT). `python -m helpers.sft --preset cpu`."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.batching import right_pad
+from helpers.checkpoints import load_stage, save_stage
+from helpers.config import SFTConfig
+from helpers.datasets import Demonstration, fingerprint, load_rows, load_tokenizer
+from helpers.environment import Course
+from helpers.evaluation import entropy_floor, respond
+from helpers.model import GPT
+from helpers.pretrain import batch_plan
+from helpers.stage import settings, stage_main
+from helpers.tokenizer import Tokenizer
+from helpers.training import Optimizers, Progress, autocast, fit
+
+
+def encode_demonstration(demonstration: Demonstration, tokenizer: Tokenizer, context: int) -> tuple[list[int], int]:
+    """Tokens of prompt + completion + end of text, and how many of them are the prompt's.
+
+    Prompt and completion are encoded apart, as they will meet when sampling. Raises ValueError when they are too long.
+    """
+    prompt = tokenizer.encode(demonstration.prompt)
+    row = prompt + tokenizer.encode(demonstration.completion) + [tokenizer.eos_id]
+    if len(row) > context:
+        raise ValueError(f"a demonstration has {len(row)} tokens, more than the context of {context}")
+    return row, len(prompt)
+
+
+def completion_masks(mask: Tensor, prompt_lengths: list[int]) -> Tensor:
+    """True on completion tokens: mask (B, T) of right-padded rows, without each row's prompt."""
+    position = torch.arange(mask.size(1))  # (T,)
+    return mask & (position >= torch.tensor(prompt_lengths)[:, None])
+
+
+def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
+    """`losses.completion_loss`, but the head runs only where a completion token is guessed. ids, mask (B, T).
+
+    A summary is a quarter of its row, so three quarters of the (B, T, V) logits are never made.
+    """
+    guessed = completion_mask[:, 1:]  # position t guesses token t+1
+    hidden = model.hidden(ids[:, :-1])[guessed]  # (completion tokens, C)
+    return F.cross_entropy(model.logits(hidden), ids[:, 1:][guessed])
+
+
+def demonstration_batches(
+    rows: list[tuple[list[int], int]], batch_size: int, epochs: float, pad_id: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (ids, completion mask) of demonstrations of similar length, in an order fixed by the seed."""
+    for index in batch_plan([len(ids) for ids, _ in rows], batch_size, epochs, seed):
+        ids, mask = right_pad([rows[i][0] for i in index], pad_id)
+        yield ids, completion_masks(mask, [rows[i][1] for i in index])
+
+
+@torch.no_grad()
+def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = torch.float32) -> float:
+    """Mean loss over all completion tokens of the rows, in nats per token."""
+    total, tokens, device = 0.0, 0, model.wte.weight.device
+    for ids, mask in demonstration_batches(rows, 50, 1, pad_id, seed=0):
+        with autocast(device, dtype):
+            loss = completion_nll(model, ids.to(device), mask.to(device))
+        total, tokens = total + loss.item() * mask.sum().item(), tokens + mask.sum().item()
+    return total / tokens
+
+
+def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, log=None) -> list[dict]:
+    """Fine-tune in place on encoded demonstrations; returns the metrics of every step."""
+    device = model.wte.weight.device
+    steps = len(batch_plan([len(ids) for ids, _ in rows], config.batch_size, config.epochs, config.seed))
+    batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
+    optimizers = Optimizers(model, config.lr, config.muon_lr)
+
+    def loss_of(model, batch):
+        ids, mask = (tensor.to(device) for tensor in batch)
+        return completion_nll(model, ids, mask), {}
+
+    return fit(model, batches, loss_of, optimizers, Progress("sft", steps, log), dtype=dtype)
+
+
+def measure(
+    model: GPT, tokenizer: Tokenizer, track: str, config: SFTConfig, context: int, dtype=torch.float32
+) -> dict:
+    """Held-out completion loss and its floor (nats per token), and the gold reward of sampled summaries."""
+    heldout = load_rows("demonstrations", "heldout", track)
+    rows = [encode_demonstration(demonstration, tokenizer, context) for demonstration in heldout]
+    tokens = sum(len(ids) - prompt for ids, prompt in rows)
+    prompts = load_rows("prompts", "heldout", track, limit=config.eval_prompts)
+    responses = respond(model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed)
+    return {
+        "heldout_loss": heldout_completion_loss(model, rows, tokenizer.pad_id, dtype),
+        "entropy_floor": entropy_floor([demonstration.logprob for demonstration in heldout], tokens),
+        "stop_rate": responses.stop_rate,
+        "gold_reward": responses.gold.mean().item(),
+        "flaws": responses.flaws(),
+    }
+
+
+def run(course: Course) -> None:
+    """The whole stage: base model, demonstrations, training, measurements, checkpoint, metrics."""
+    config, tokenizer = course.config, load_tokenizer(course.track)
+    parent = course.folder("pretrain")
+    model, _ = load_stage(parent, stage="pretrain", track=course.track, tokenizer=tokenizer, device=course.device)
+    demonstrations = load_rows("demonstrations", "train", course.track, limit=config.demonstrations)
+    rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
+    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    metrics = measure(model, tokenizer, course.track, config, model.config.context, course.dtype)
+    save_stage(
+        course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
+        metrics=metrics, parent=parent, data_fingerprint=fingerprint(demonstrations),
+    )  # fmt: skip
+    course.record(**metrics, first_loss=history[0]["loss"])
+
+
+if __name__ == "__main__":
+    stage_main("1-SFT", run)

@@ -1,0 +1,87 @@
+"""Byte-level BPE: tiktoken encodes, and a tokenizer.json beside it lets transformers do the same."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import tiktoken
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+# GPT-2's splitting pattern: contractions, words with their leading space, numbers, punctuation, white space.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def byte_characters() -> dict[int, str]:
+    """The printable character that stands for each byte in a tokenizer.json (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    characters = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in characters)
+    return characters | {byte: chr(256 + shift) for shift, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """A byte-level BPE read from a tokenizer.json; encoding is tiktoken's.
+
+    Ids are those of the tokenizer.json: EOS is 0, PAD is 1 (never the same token), then the bytes, then the merges.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"No tokenizer at {self.path}: run `make data` or name a folder with tokenizer.json.")
+        self._json = self.path.read_bytes()
+        vocabulary = json.loads(self._json)["model"]["vocab"]
+        self.name = self.path.parent.name
+        self.eos_id, self.pad_id = vocabulary.pop(EOS), vocabulary.pop(PAD)
+        byte_of = {character: byte for byte, character in byte_characters().items()}
+        ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in vocabulary.items()}
+        self.encoding = tiktoken.Encoding(
+            self.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={EOS: self.eos_id, PAD: self.pad_id}
+        )
+        self.vocab_size = self.encoding.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; special tokens written out in the text are encoded as ordinary characters."""
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids."""
+        return self.encoding.decode(list(ids))
+
+    def pieces(self, text: str) -> list[str]:
+        """The text cut into its tokens."""
+        return [self.encoding.decode([id_]) for id_ in self.encode(text)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the tokenizer.json."""
+        return hashlib.sha256(self._json).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as `AutoTokenizer.from_pretrained` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_bytes(self._json)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "bos_token": EOS, "pad_token": PAD,
+            "clean_up_tokenization_spaces": False,
+        }  # fmt: skip
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+
+
+def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None:
+    """Train a byte-level BPE on texts with Hugging Face's `tokenizers` and write its tokenizer.json."""
+    from tokenizers import Regex, Tokenizer as Trainable, decoders, models, pre_tokenizers, trainers
+
+    trainable = Trainable(models.BPE())
+    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainable.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    trainable.decoder = decoders.ByteLevel()
+    alphabet = sorted(byte_characters().values())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    trainable.train_from_iterator(texts, trainer)
+    Path(path).write_text(trainable.to_str(pretty=True), encoding="utf-8", newline="\n")

@@ -1,0 +1,109 @@
+"""What the stages share: optimisers, learning-rate schedule, one training step, progress and the metrics log."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) -> float:
+    """Factor on the learning rate: up in the first `warmup` share of the steps, flat, down to 0 in the last `decay`.
+
+    Warmup-stable-decay (Hu et al. 2024, "MiniCPM", section 4). `step` counts from 0.
+    """
+    up = (step + 1) / max(1, round(warmup * steps))
+    down = (steps - step) / max(1, round(decay * steps))
+    return min(1.0, up, down)
+
+
+class Optimizers:
+    """Muon for the weight matrices of the blocks, AdamW for everything else (embeddings, norms, biases, heads).
+
+    Muon replaces a matrix's momentum by the nearest orthogonal matrix, so that every direction learns at one speed
+    (Jordan et al. 2024, "Muon"). muon_lr = 0 trains everything with AdamW at `lr`.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0):
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            in_block = ".h." in f".{name}" and parameter.dim() == 2
+            (matrices if in_block and muon_lr else others).append(parameter)
+        self.parts = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)]
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, lr=muon_lr, momentum=0.95, weight_decay=weight_decay))
+        self.peaks = [lr, muon_lr]
+        self.parameters = matrices + others
+
+    def step(self, factor: float = 1.0, clip: float = 1.0) -> float:
+        """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip)
+        for optimizer, peak in zip(self.parts, self.peaks, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype):
+    """Run matrix products in `dtype` (nothing changes for float32)."""
+    device_type = torch.device(device).type
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device_type, dtype=dtype)
+
+
+class Progress:
+    """Prints a line of metrics now and then with the time left, and keeps every step in a JSON-lines file."""
+
+    def __init__(self, title: str, steps: int, log: Path | None = None, lines: int = 10):
+        self.title, self.steps, self.every = title, steps, max(1, steps // lines)
+        self.history: list[dict[str, float]] = []
+        self.start = time.perf_counter()
+        self.file = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self.file = log.open("w", encoding="utf-8")
+
+    def update(self, **metrics: float) -> None:
+        """Record the metrics of one step (numbers only)."""
+        self.history.append({"step": len(self.history) + 1, **metrics})
+        done = len(self.history)
+        if self.file:
+            self.file.write(json.dumps(self.history[-1]) + "\n")
+            self.file.flush()
+        if done % self.every == 0 or done in (1, self.steps):
+            seconds = time.perf_counter() - self.start
+            left = seconds / done * (self.steps - done)
+            numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            print(f"{self.title} {done:>4}/{self.steps}  {numbers}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
+        if self.file and done == self.steps:
+            self.file.close()
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable,
+    loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
+    optimizers: Optimizers,
+    progress: Progress,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> list[dict[str, float]]:
+    """Train on each batch once: loss, gradients, update. Returns the metrics of every step.
+
+    `loss_of(model, batch)` returns a scalar loss and extra metrics. Raises FloatingPointError if the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    for step, batch in enumerate(batches):
+        with autocast(device, dtype):
+            loss, metrics = loss_of(model, batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{progress.title}: the loss is {loss.item()} at step {step + 1}; lower the rate.")
+        loss.backward()
+        factor = schedule(step, progress.steps)
+        norm = optimizers.step(factor)
+        progress.update(loss=loss.item(), **metrics, grad_norm=norm, rate=factor)
+    return progress.history

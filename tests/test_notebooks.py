@@ -1,0 +1,119 @@
+"""The four notebooks: tidy as committed, in step with helpers/, and learning when run in a chain."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers.folders import NOTEBOOKS, ROOT
+from helpers.report import REQUIRED
+from tools import hygiene
+from tools.notebooks import check, setup_cell
+
+PATHS = {stage: ROOT / f"{notebook}.ipynb" for stage, notebook in NOTEBOOKS.items()}
+pytestmark = pytest.mark.skipif(not all(path.exists() for path in PATHS.values()), reason="notebooks not written yet")
+
+
+@pytest.mark.parametrize("stage", PATHS)
+def test_tidy(stage):
+    """Valid, run once from the top; no errors, stderr, widget state or machine's paths; short cells, small file."""
+    path = PATHS[stage]
+    assert hygiene.problems(path, setup_cell(path.stem)) == []
+
+
+def test_taught_cells_equal_helpers():
+    """Every taught cell equals its definition; nothing is taught twice, nothing public of a taught module nowhere."""
+    assert check(list(PATHS.values()), executed=False) == []
+
+
+@pytest.mark.parametrize("stage", PATHS)
+def test_room_for_widgets_and_exercises(stage):
+    """At least two explorers (cells tagged "widget") and four exercises with a check (tagged "exercise")."""
+    tags = [tag for cell in json.loads(PATHS[stage].read_text(encoding="utf-8"))["cells"]
+            for tag in cell["metadata"].get("tags", [])]  # fmt: skip
+    assert tags.count("widget") >= 2 and tags.count("exercise") >= 4
+
+
+# --- the chain
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """(run folder, report, printed text) of the whole course under the smoke preset, checkpoints handed over."""
+    out = tmp_path_factory.mktemp("course") / "smoke"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    command = [sys.executable, "-m", "helpers.course", "--preset", "smoke", "--track", "tldr", "--seed", "0", "--out"]
+    done = subprocess.run([*command, str(out)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return out, json.loads((out / "report.json").read_text(encoding="utf-8")), done.stdout
+
+
+@pytest.fixture(scope="module")
+def report(chain):
+    return chain[1]
+
+
+def test_the_report_is_complete(chain):
+    out, report, printed = chain
+    assert (report["preset"], report["track"], report["seed"]) == ("smoke", "tldr", 0)
+    for stage, names in REQUIRED.items():
+        assert set(names) <= set(report[stage])
+    assert (out / "report.html").stat().st_size > 20_000
+    assert "PPO" in printed and "95% interval" in printed
+    assert sorted(path.stem for path in (out / "notebooks").iterdir()) == sorted(NOTEBOOKS.values())
+    assert list((out / "figures").glob("*.png"))
+
+
+def test_pretraining_learns(chain):
+    out, report, _ = chain
+    vocabulary = json.loads((out / "checkpoints" / "pretrain" / "config.json").read_text())["vocab_size"]
+    loss, floor = report["pretrain"]["heldout_loss"], report["pretrain"]["entropy_floor"]
+    assert floor - 0.01 < loss < 0.6 * math.log(vocabulary), "from ln V towards the floor, never below it"
+
+
+def test_sft_learns(chain):
+    out, report, _ = chain
+    vocabulary = json.loads((out / "checkpoints" / "sft" / "config.json").read_text())["vocab_size"]
+    loss, floor = report["sft"]["heldout_loss"], report["sft"]["entropy_floor"]
+    assert floor - 0.01 < loss < 0.4 * math.log(vocabulary)
+    assert report["sft"]["stop_rate"] > 0.5
+
+
+def test_the_reward_model_beats_chance(report):
+    reward = report["reward"]
+    # three standard errors of a coin tossed once per comparison, and never above what the labels' noise allows
+    margin = 3 * 0.5 / math.sqrt(reward["comparisons"])
+    assert 0.5 + margin < reward["accuracy"] < reward["bayes_accuracy"] + margin
+
+
+def test_ppo_raises_the_gold_reward(report):
+    ppo = report["ppo"]
+    low, high = ppo["gold_gain_ci95"]
+    assert ppo["gold_reward"] > ppo["sft_gold_reward"]
+    assert low < ppo["gold_reward"] - ppo["sft_gold_reward"] < high
+    assert math.isfinite(ppo["kl"]) and 0 <= ppo["kl"] < 100
+
+
+@pytest.mark.parametrize("stage", NOTEBOOKS)
+def test_checkpoints_open_in_transformers(chain, stage):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = chain[0] / "checkpoints" / stage
+    kind = AutoModelForSequenceClassification if stage == "reward" else AutoModelForCausalLM
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    tokens = AutoTokenizer.from_pretrained(folder)("TITLE: a dog", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(tokens).logits
+    assert torch.isfinite(logits).all() and logits.shape[-1] == (1 if stage == "reward" else model.config.vocab_size)
+
+
+def test_executed_copies_are_tidy(chain):
+    """What a learner finds in runs/ is as clean as what is committed; only the paths may be its own."""
+    for notebook in NOTEBOOKS.values():
+        found = hygiene.problems(chain[0] / "notebooks" / f"{notebook}.ipynb", setup_cell(notebook))
+        assert [line for line in found if "differs between machines" not in line] == []

@@ -1,0 +1,179 @@
+"""Keep the notebooks in step with helpers/ and run them: `python -m tools.notebooks COMMAND`.
+
+    sync  [NOTEBOOK ...]            refresh set-up cells and taught cells from helpers/
+    check [NOTEBOOK ...]            list what is out of step or untidy; exit code 1 if anything is
+    run   [NOTEBOOK ...]            execute in order with the cpu preset and save the outputs
+    new   TEXT NOTEBOOK             make a notebook from py:percent text (see tools/percent.py), then sync it
+    text  NOTEBOOK [--full]         print a notebook as py:percent text
+
+A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae". Several names
+are separated by commas. NOTEBOOK is a file; without one, the four of the course.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that `python tools/notebooks.py` works as well
+
+from helpers.course import Display, kernel_env  # noqa: E402
+from helpers.folders import NOTEBOOKS, REPOSITORY, STAGES, read_number  # noqa: E402
+from helpers.runner import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
+from tools import hygiene, percent  # noqa: E402
+from tools.definitions import coverage, definition, same  # noqa: E402
+
+# The first code cell of every notebook, at most 10 lines, the same in all four but for the name. It finds the
+# repository in or above the current folder, or fetches it when the notebook was opened alone (Colab, Kaggle).
+SETUP_CELL = f'''\
+NOTEBOOK = "{{notebook}}"
+import subprocess, sys
+from pathlib import Path
+above = [folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "helpers/environment.py").exists()]
+home = above[0] if above else Path("rlhf-from-scratch")
+if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
+    subprocess.run("git clone -q --depth 1 {REPOSITORY}".split(), check=True)
+sys.path.insert(0, str(home.resolve()))
+from helpers.environment import setup
+course = setup(NOTEBOOK)'''
+
+
+def setup_cell(stem: str) -> str:
+    """The set-up cell of the notebook `stem` ("3-PPO")."""
+    return SETUP_CELL.replace("{notebook}", stem)
+
+
+def wanted(cell: Any, stem: str, root: Path) -> str | None:
+    """The text that a set-up or taught cell must have; None for any other. LookupError if the source is not there."""
+    if cell.cell_type != "code":
+        return None
+    if "setup" in cell.metadata.get("tags", []):
+        return setup_cell(stem)
+    return definition(root, cell.metadata["source"]) if "source" in cell.metadata else None
+
+
+def refresh(notebook: Any, stem: str, root: Path = ROOT) -> int:
+    """Refresh a notebook's set-up and taught cells in place; return how many changed.
+
+    A cell whose code has changed loses its outputs; one in which only comments changed keeps them.
+    """
+    changed = 0
+    for number, cell in enumerate(notebook.cells, start=1):
+        try:
+            text = wanted(cell, stem, root)
+        except LookupError as error:
+            raise LookupError(f"{stem}.ipynb, cell {number}: {error}") from None
+        if text is None or text == cell.source:
+            continue
+        if not same(cell.source, text):
+            cell.outputs, cell.execution_count = [], None
+        cell.source = text
+        changed += 1
+    return changed
+
+
+def sync(paths: list[Path], root: Path = ROOT) -> None:
+    """Refresh the notebooks' set-up and taught cells; write only those that changed."""
+    for path in paths:
+        notebook = read_notebook(path)
+        changed = refresh(notebook, path.stem, root)
+        if changed:
+            write_notebook(path, notebook)
+        print(f"{path.name}: {changed or 'no'} cell{'' if changed == 1 else 's'} refreshed")
+
+
+def check(paths: list[Path], root: Path = ROOT, whole: bool = True, executed: bool = True) -> list[str]:
+    """All that is wrong with the notebooks, one line each: taught cells out of step, untidy outputs and, if `whole`,
+    names taught twice or nowhere."""
+    found = []
+    notebooks = {path.name: read_notebook(path) for path in paths}
+    for path in paths:
+        for number, cell in enumerate(notebooks[path.name].cells, start=1):
+            try:
+                text = wanted(cell, path.stem, root)
+            except LookupError as error:
+                found.append(f"{path.name}: cell {number}: {error}")
+                continue
+            if text is not None and not same(cell.source, text):
+                place = cell.metadata.get("source", "the set-up cell")
+                found.append(f"{path.name}: cell {number} differs from {place}: run `python -m tools.notebooks sync`")
+        found += hygiene.problems(path, setup_cell(path.stem), executed)
+    return found + (coverage(root, notebooks) if whole else [])
+
+
+def run(paths: list[Path], preset: str = "cpu", track: str = "tldr", out: Path | None = None) -> None:
+    """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file is then unchanged."""
+    env = kernel_env(preset, track, read_number("RLHF_SEED", 0, 0), out)
+    display = Display(preset, [STAGES.get(path.stem, path.stem) for path in paths])
+    for path in paths:
+        display.start(STAGES.get(path.stem, path.stem))
+        executed = run_notebook(path, ROOT, env, display.tick)
+        write_notebook(path, executed)
+        display.finish(path.stem, sum(cell.cell_type == "code" for cell in executed.cells))
+
+
+def new(text: Path, path: Path, root: Path = ROOT) -> None:
+    """Make a notebook from py:percent text. Outputs of an older version are kept if no code has changed."""
+    notebook = percent.build(text.read_text(encoding="utf-8"), path.stem, setup_cell(path.stem))
+    refresh(notebook, path.stem, root)
+    kept = path.exists() and keep_outputs(read_notebook(path), notebook)
+    write_notebook(path, notebook)
+    print(f"{path.name}: {len(notebook.cells)} cells, outputs {'kept' if kept else 'to be made: run it'}")
+
+
+def keep_outputs(old: Any, fresh: Any) -> bool:
+    """Move outputs from `old` to `fresh` if both have the same code cells; say whether they had."""
+    before, after = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (old, fresh))
+    if [cell.source for cell in before] != [cell.source for cell in after]:
+        return False
+    for source, target in zip(before, after):
+        target.outputs, target.execution_count = source.outputs, source.execution_count
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("sync", "check", "run"):
+        commands.add_parser(name).add_argument("notebooks", nargs="*", type=Path)
+    commands.choices["check"].add_argument("--no-outputs", action="store_true", help="leave outputs and counts aside")
+    commands.choices["run"].add_argument("--preset", default="cpu")
+    commands.choices["run"].add_argument("--out", type=Path, help="run folder (default runs/<preset>-tldr-seed0)")
+    commands.add_parser("new").add_argument("text", type=Path)
+    commands.choices["new"].add_argument("notebook", type=Path)
+    commands.add_parser("text").add_argument("notebook", type=Path)
+    commands.choices["text"].add_argument("--full", action="store_true", help="with the text of taught cells")
+    args = parser.parse_args(argv)
+    try:
+        return act(args)
+    except (LookupError, ValueError, FileNotFoundError, CellFailure) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; the running notebook is unchanged.", file=sys.stderr)
+        return 130
+
+
+def act(args: argparse.Namespace) -> int:
+    """Do what the command line asks for."""
+    whole = not getattr(args, "notebooks", None)
+    paths = [ROOT / f"{notebook}.ipynb" for notebook in NOTEBOOKS.values()] if whole else args.notebooks
+    if args.command == "sync":
+        sync(paths)
+    elif args.command == "check":
+        found = check(paths, whole=whole, executed=not args.no_outputs)
+        print("\n".join(found) or f"{len(paths)} notebooks in order")
+        return bool(found)
+    elif args.command == "run":
+        run(paths, preset=args.preset, out=args.out)
+    elif args.command == "new":
+        new(args.text, args.notebook)
+    else:
+        sys.stdout.write(percent.to_text(read_notebook(args.notebook), args.full))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
