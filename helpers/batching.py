@@ -9,16 +9,19 @@ def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     return pad_rows(rows, pad_id, left=True)
 
 
-def right_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token rows as ids and mask, both (B, T), pads after the tokens: for training, where being causal hides them."""
-    return pad_rows(rows, pad_id, left=False)
+def right_pad(rows: list[list[int]], pad_id: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Token rows as ids and mask, both (B, T), pads after the tokens: for training, where being causal hides them.
+
+    T is rounded up to a multiple of `multiple`: kernels are prepared once a shape, so few shapes save time and memory.
+    """
+    return pad_rows(rows, pad_id, left=False, multiple=multiple)
 
 
-def pad_rows(rows: list[list[int]], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
-    """ids (B, T) int64 and mask (B, T) bool, True = real token; T is the longest row. ValueError without rows."""
+def pad_rows(rows: list[list[int]], pad_id: int, left: bool, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """ids (B, T) int64 and mask (B, T) bool, True = real token; T fits the longest row. ValueError without rows."""
     if not rows:
         raise ValueError("no rows to pad")
-    width = max(len(row) for row in rows)
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):

@@ -38,14 +38,19 @@ def is_conv1d(name: str) -> bool:
     return name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))
 
 
+def is_reward_model(model: GPT | RewardModel) -> bool:
+    """Whether a model has a score head. By its parts, not its class: 2-RM-Training defines RewardModel once more."""
+    return hasattr(model, "score")
+
+
 def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
     """Our weights under transformers' names and in its layout (the head is tied to wte, so it is not listed)."""
-    gpt = model.gpt if isinstance(model, RewardModel) else model
+    gpt = model.gpt if is_reward_model(model) else model
     state = {}
     for name, weight in gpt.state_dict().items():
         weight = weight.detach().cpu()
         state[f"transformer.{name}"] = (weight.T if is_conv1d(name) else weight).contiguous()
-    if isinstance(model, RewardModel):
+    if is_reward_model(model):
         state["score.weight"] = model.score.weight.detach().cpu().contiguous()
     return state
 
@@ -75,7 +80,7 @@ def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT 
 
 def transformers_config(model: GPT | RewardModel, tokenizer) -> dict:
     """The contents of config.json: GPT-2 in transformers' words."""
-    reward = isinstance(model, RewardModel)
+    reward = is_reward_model(model)
     gpt = model.gpt if reward else model
     config = {
         "architectures": ["GPT2ForSequenceClassification" if reward else "GPT2LMHeadModel"],
@@ -172,7 +177,7 @@ def save_stage(
     that is not a checkpoint, ValueError when stage and model don't belong together.
     """
     folder = Path(folder).absolute()
-    if stage not in NOTEBOOKS or isinstance(model, RewardModel) != (stage == "reward"):
+    if stage not in NOTEBOOKS or is_reward_model(model) != (stage == "reward"):
         kind, stages = type(model).__name__, ", ".join(NOTEBOOKS)
         raise ValueError(f"a {kind} is no checkpoint of stage {stage!r} (stages: {stages}; reward is a RewardModel)")
     if folder.exists() and not (folder / "stage.json").exists():

@@ -13,7 +13,7 @@ class PretrainConfig:
     heads: int = 4
     channels: int = 128  # width
     context: int = 256  # tokens: longest document, or prompt and response together
-    documents: int = 24_000  # training documents, each read `epochs` times
+    documents: int = 19_200  # training documents, each read `epochs` times
     epochs: float = 1.0
     batch_size: int = 16  # documents a step
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
@@ -25,12 +25,12 @@ class PretrainConfig:
 class SFTConfig:
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
-    demonstrations: int = 10_000
+    demonstrations: int = 13_000
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     lr: float = 3e-3
     muon_lr: float = 1e-2
-    response_tokens: int = 56  # longest sampled response
+    response_tokens: int = 64  # longest sampled response
     eval_prompts: int = 500  # held-out prompts that are sampled and judged
     seed: int = 0
 
@@ -39,14 +39,14 @@ class SFTConfig:
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators prefer."""
 
-    comparisons: int = 20_000
+    comparisons: int = 14_000
     epochs: float = 1.0
     batch_size: int = 16  # pairs a step
-    lr: float = 2e-3
+    lr: float = 3e-3
     muon_lr: float = 1e-2
     lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
     best_of: int = 8  # samples a prompt for best-of-n
-    response_tokens: int = 56
+    response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0
 
@@ -55,7 +55,7 @@ class RewardConfig:
 class PPOConfig:
     """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
 
-    iterations: int = 60
+    iterations: int = 24
     rollout_size: int = 64  # prompts, with one response each, an iteration
     minibatch_size: int = 32  # responses a gradient step
     epochs: int = 2  # times that each rollout is used
@@ -63,13 +63,13 @@ class PPOConfig:
     muon_lr: float = 2e-3
     value_lr: float = 1e-3
     value_muon_lr: float = 2e-3
-    kl_coef: float = 0.05  # weight of the per-token KL penalty in the reward (score units per nat)
+    kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2  # of the probability ratio
     value_clip: float = 0.2  # in score units
     missing_eos_score: float = -3.0  # replaces the score of a response that never ended
-    response_tokens: int = 56
+    response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0
 

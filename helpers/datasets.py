@@ -4,6 +4,7 @@ import hashlib
 import json
 import lzma
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 from helpers.tokenizer import Tokenizer
@@ -50,13 +51,18 @@ class Prompt:
 
 
 RECORDS = {"documents": Document, "demonstrations": Demonstration, "comparisons": Comparison, "prompts": Prompt}
+# Fields that a row may leave out: what they must be if they are there
+OPTIONAL = {
+    "writer": (str, "a text"), "kind": (str, "a text"), "facts": (dict, "an object"),
+    "logprob": ((int, float), "a number"), "probability": ((int, float), "a number"),
+}  # fmt: skip
 
 
 def load_rows(kind: str, split: str, track: str = "tldr", limit: int | None = None, folder: Path | None = None) -> list:
     """The first `limit` records of a file, checked: `kind` is documents, demonstrations, comparisons or prompts.
 
-    Raises ValueError for an unknown kind or split or for a bad row (file, line and reason), FileNotFoundError when the
-    track has no such file.
+    Raises ValueError for an unknown kind or split, a damaged file or a bad row (file, line and reason), and
+    FileNotFoundError when the track has no such file.
     """
     if kind not in RECORDS or split not in SPLITS:
         raise ValueError(f"No rows called {kind}/{split}: choose from {', '.join(RECORDS)} and {', '.join(SPLITS)}.")
@@ -64,29 +70,34 @@ def load_rows(kind: str, split: str, track: str = "tldr", limit: int | None = No
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is missing in {path.parent.name}/: `make data` writes it.")
     records = []
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if limit is not None and number > limit:
-                break
-            records.append(parse_row(RECORDS[kind], line, f"{path.name}, line {number}"))
+    try:
+        with lzma.open(path, "rt", encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(islice(lines, limit), start=1):
+                records.append(parse_row(RECORDS[kind], line, f"{path.name}, line {number}"))
+    except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is damaged ({error}): `make data` writes it again") from None
     return records
 
 
 def parse_row(record: type, line: str, place: str):
-    """One JSON line as a record. Raises ValueError that says where, and which field is missing, empty or of a wrong type."""
+    """One JSON line as a record. Raises ValueError: where, and which field is missing, empty or of a wrong type."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: not JSON ({error.msg})") from None
     if not isinstance(row, dict):
         raise ValueError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
-    required = [field.name for field in fields(record) if field.type is str and field.name not in ("writer", "kind")]
-    for name in required:
+    known = [field.name for field in fields(record)]
+    for name in known:
+        if name in OPTIONAL:
+            types, said = OPTIONAL[name]
+            if row.get(name) is not None and not isinstance(row[name], types):
+                raise ValueError(f"{place}: the field {name!r} must be {said}")
+            continue
         if name not in row:
             raise ValueError(f"{place}: the field {name!r} is missing (found: {', '.join(row) or 'none'})")
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"{place}: the field {name!r} must be a text that is not empty")
-    known = {field.name for field in fields(record)}
     return record(**{name: value for name, value in row.items() if name in known})
 
 

@@ -61,6 +61,11 @@ class Course:
             raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
         return self.out / "checkpoints" / stage
 
+    @property
+    def log(self) -> Path:
+        """Where this stage's training writes the metrics of every step, as JSON lines."""
+        return self.out / "logs" / f"{self.stage}.jsonl"
+
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.
 

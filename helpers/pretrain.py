@@ -25,6 +25,19 @@ def next_token_loss(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+@torch.no_grad()
+def sinusoidal_start(model: GPT) -> None:
+    """Start the position embeddings as waves instead of noise, of GPT-2's size (0.02).
+
+    "One step back" is then the same rotation at every position, so heads learn it for all positions at once (the waves
+    of Vaswani et al. 2017, section 3.5). The embeddings stay trainable: only the start differs from GPT-2.
+    """
+    context, channels = model.wpe.weight.shape
+    rates = context ** -(torch.arange(0, channels, 2) / channels)  # radians a token, from 1 down to 1 / context
+    angles = torch.arange(context)[:, None] * rates  # (context, C / 2)
+    model.wpe.weight.copy_(0.02 * 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
 def encode_documents(documents: list[Document], tokenizer: Tokenizer, context: int) -> list[list[int]]:
     """Each document's tokens and an end of text. Raises ValueError, with its number, for one that is too long."""
     rows = [tokenizer.encode(document.text) + [tokenizer.eos_id] for document in documents]
@@ -39,7 +52,7 @@ def document_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (ids, mask) of documents of similar length, in an order fixed by the seed."""
     for index in batch_plan([len(row) for row in rows], batch_size, epochs, seed):
-        yield right_pad([rows[i] for i in index], pad_id)
+        yield right_pad([rows[i] for i in index], pad_id, multiple=16)
 
 
 def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -91,6 +104,7 @@ def run(course: Course) -> None:
     rows = encode_documents(documents, tokenizer, config.context)
     heldout_rows = encode_documents(heldout, tokenizer, config.context)
     model = GPT(GPTConfig(tokenizer.vocab_size, config.context, config.layers, config.heads, config.channels))
+    sinusoidal_start(model)
     model.to(course.device)
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
     metrics = measure(model, heldout, heldout_rows, tokenizer.pad_id, course.dtype)

@@ -57,7 +57,7 @@ class PairBatch:
 
 def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
     """Lay pairs out with a shared prompt."""
-    ids, mask = right_pad([pair.prompt + pair.chosen + pair.rejected for pair in pairs], pad_id)
+    ids, mask = right_pad([pair.prompt + pair.chosen + pair.rejected for pair in pairs], pad_id, multiple=16)
     P, A = (torch.tensor([len(getattr(pair, part)) for pair in pairs])[:, None] for part in ("prompt", "chosen"))
     t = torch.arange(ids.size(1))  # (T,)
     part = (t >= P).long() + (t >= P + A).long()  # (B, T): 0 prompt, 1 chosen, 2 rejected (and pads)
@@ -118,7 +118,7 @@ def score_responses(model: RewardModel, tokenizer: Tokenizer, responses: Respons
     rows = [tokenizer.encode(p.prompt) + ids for p, ids in zip(responses.prompts, responses.ids, strict=True)]
     scores = torch.empty(len(rows))
     for index in batch_plan([len(row) for row in rows], batch_size, 1, seed=0):
-        ids, mask = right_pad([rows[i] for i in index], tokenizer.pad_id)
+        ids, mask = right_pad([rows[i] for i in index], tokenizer.pad_id, multiple=16)
         scores[index] = model(ids, mask)
     return scores
 

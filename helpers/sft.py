@@ -52,7 +52,7 @@ def demonstration_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (ids, completion mask) of demonstrations of similar length, in an order fixed by the seed."""
     for index in batch_plan([len(ids) for ids, _ in rows], batch_size, epochs, seed):
-        ids, mask = right_pad([rows[i][0] for i in index], pad_id)
+        ids, mask = right_pad([rows[i][0] for i in index], pad_id, multiple=16)
         yield ids, completion_masks(mask, [rows[i][1] for i in index])
 
 

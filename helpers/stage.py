@@ -18,7 +18,7 @@ def settings(course: Course) -> dict:
 
 
 def stage_main(notebook: str, run: Callable[[Course], None]) -> None:
-    """Run one stage without its notebook: `--preset`, `--track`, `--seed` and `--out` win over RLHF_PRESET and so on."""
+    """Run one stage without its notebook: `--preset`, `--track`, `--seed`, `--out` win over RLHF_PRESET and so on."""
     parser = argparse.ArgumentParser(description=f"The stage of {notebook}.ipynb, without the notebook.")
     for name, meaning in OPTIONS.items():
         parser.add_argument(f"--{name}", help=f"{meaning} (default: RLHF_{name.upper()})")

@@ -29,7 +29,7 @@ class Tokenizer:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"No tokenizer at {self.path}: run `make data` or name a folder with tokenizer.json.")
+            raise FileNotFoundError(f"No tokenizer at {self.path}: `make data` writes the one of a track.")
         self._json = self.path.read_bytes()
         vocabulary = json.loads(self._json)["model"]["vocab"]
         self.name = self.path.parent.name
@@ -66,8 +66,9 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "bos_token": EOS, "pad_token": PAD,
             "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,  # as `encode`: a text that spells "<|endoftext|>" does not end
         }  # fmt: skip
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8", newline="\n")
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None:

@@ -94,7 +94,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train on each batch once: loss, gradients, update. Returns the metrics of every step.
 
-    `loss_of(model, batch)` returns a scalar loss and extra metrics. Raises FloatingPointError if the loss is not finite.
+    `loss_of(model, batch)` returns a scalar loss and extra metrics. Raises FloatingPointError if the loss is not
+    finite.
     """
     device = next(model.parameters()).device
     for step, batch in enumerate(batches):

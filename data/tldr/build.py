@@ -16,13 +16,13 @@ from data.tldr.threads import draw_document
 
 FOLDER = Path(__file__).parent
 ROWS = {
-    "documents": {"train": 24000, "heldout": 500},
-    "demonstrations": {"train": 10000, "heldout": 500},
-    "comparisons": {"train": 20000, "heldout": 2000},
+    "documents": {"train": 20000, "heldout": 500},
+    "demonstrations": {"train": 13000, "heldout": 500},
+    "comparisons": {"train": 14000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
 VOCAB_SIZE = 1536
-# The flawed summary of a one-flaw pair; half of all pairs are of two writers drawn at random ("mixed").
+# The flawed summary of a one-flaw pair; the first kind is of two writers drawn at random ("mixed").
 PAIR_KINDS = ("mixed", "hallucinating", "copying", "questionless", "verbose")
 PAIR_SHARES = (0.4, 0.3, 0.1, 0.1, 0.1)
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from data.draws import Draws
-from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, VALUES, WHO
+from data.tldr.vocabulary import AGE, COMMON, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, VALUES, WHO
 
 TITLES = (
     "My {who} keeps {deed} my {thing}",
@@ -61,9 +61,9 @@ class Facts:
         return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
 
     def wrong(self, field: str, draws: Draws) -> "Facts":
-        """A copy with a false value in `field`."""
+        """A copy with a false value in `field`, one of the common values."""
         slot = "option" if field == "other" else field
-        return replace(self, **{field: draws.pick([v for v in VALUES[slot] if v not in self.values(slot)])})
+        return replace(self, **{field: draws.pick([v for v in COMMON[slot] if v not in self.values(slot)])})
 
 
 @dataclass(frozen=True)

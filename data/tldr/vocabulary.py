@@ -114,3 +114,6 @@ VALUES = {
     "who": tuple(WHO), "deed": tuple(DEED), "thing": tuple(THING), "since": tuple(SINCE), "place": tuple(PLACE),
     "tried": tuple(TRIED), "option": tuple(OPTION),
 }  # fmt: skip
+
+# What comes to mind first. A writer who gets a fact wrong falls back on one of these: inventions follow the prior.
+COMMON = {slot: values[: len(values) // 8] for slot, values in VALUES.items()}

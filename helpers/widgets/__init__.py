@@ -1,0 +1,1 @@
+"""Explorers, one module a notebook: ipywidgets, each under a static figure of `helpers.plots`."""

@@ -1,0 +1,63 @@
+"""Settings: every preset is complete, and a bad name is one clear line."""
+
+import dataclasses
+
+import pytest
+
+from helpers.config import CONFIGS, PRESETS, TRACKS, load_config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_every_preset_makes_every_stage(preset, stage):
+    for seed in (0, 7):
+        config = load_config(stage, preset, "tldr", seed)
+        assert type(config) is CONFIGS[stage] and config.seed == seed
+        changed = {name: getattr(config, name) for name in PRESETS[preset][stage]}
+        assert changed == PRESETS[preset][stage]
+
+
+def test_the_defaults_are_the_cpu_preset():
+    for stage, config in CONFIGS.items():
+        assert load_config(stage) == load_config(stage, "cpu", "tldr", 0) == config(**PRESETS["cpu"][stage])
+
+
+def test_smoke_is_no_larger_than_cpu():
+    sizes = ("documents", "demonstrations", "comparisons", "iterations", "eval_prompts", "epochs", "best_of")
+    for stage in CONFIGS:
+        small, full = load_config(stage, "smoke"), load_config(stage, "cpu")
+        assert all(getattr(small, name) <= getattr(full, name) for name in sizes if hasattr(full, name))
+
+
+def test_what_the_stages_ask_for_is_there():
+    from data.tldr.build import ROWS
+
+    for preset in PRESETS:
+        assert load_config("pretrain", preset).documents <= ROWS["documents"]["train"]
+        assert load_config("sft", preset).demonstrations <= ROWS["demonstrations"]["train"]
+        assert load_config("reward", preset).comparisons <= ROWS["comparisons"]["train"]
+        assert load_config("sft", preset).eval_prompts <= ROWS["prompts"]["heldout"]
+        assert load_config("ppo", preset).eval_prompts <= ROWS["prompts"]["heldout"]
+        assert load_config("ppo", preset).rollout_size <= ROWS["prompts"]["train"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rlhf",), "no stage 'rlhf': choose from pretrain, sft, reward, ppo"),
+        (("sft", "huge"), "no preset 'huge': choose from " + ", ".join(PRESETS)),
+        (("sft", "CPU"), "no preset 'CPU'"),
+        (("sft", "cpu", "imdb"), "no track 'imdb': choose from " + ", ".join(TRACKS)),
+        (("sft", ""), "no preset ''"),
+        (("sft", "cpu", ""), "no track ''"),
+    ],
+)
+def test_a_bad_name_lists_the_good_ones(arguments, says):
+    with pytest.raises(ValueError) as error:
+        load_config(*arguments)
+    assert str(error.value).startswith(says) and "\n" not in str(error.value)
+
+
+def test_settings_cannot_be_changed_by_accident():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config("ppo").kl_coef = 0.0

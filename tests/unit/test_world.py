@@ -1,0 +1,603 @@
+"""The embedded world: exact probabilities, clean English, the gold reward, calibrated labels, reproducible files."""
+
+import hashlib
+import json
+import lzma
+import math
+import re
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from data.draws import Draws, enumerate_program
+from data.tldr import build, gold as gold_module, posts, summaries, threads, vocabulary
+from data.tldr.gold import gold, preference
+from data.tldr.posts import Facts, draw_facts, draw_post, draw_split_post
+from data.tldr.summaries import WRITER_SHARES, WRITERS, draw_plan, draw_summary, flawed
+from data.tldr.threads import FOLLOWERS, SHARES, draw_document
+from helpers.datasets import load_rows, load_tokenizer
+
+FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
+MEGABYTE = 1_000_000
+
+
+# ---------------------------------------------------------------- the engine
+
+
+def exact_texts(program) -> dict[str, float]:
+    """Every text of a program with its probability; fails unless each has one derivation and they sum to 1."""
+    found: dict[str, float] = {}
+    for text, p in enumerate_program(program):
+        assert text not in found, f"two derivations of {text!r}"
+        found[text] = p
+    assert math.fsum(found.values()) == pytest.approx(1.0, abs=1e-9)
+    return found
+
+
+def test_enumeration_knows_a_program_worked_out_by_hand():
+    def program(draws):
+        if draws.flip(0.25):
+            return draws.pick("ab")
+        return "".join(draws.shuffle("cd")) + draws.pick("xyz", (0.5, 0.3, 0.2))
+
+    found = exact_texts(program)
+    by_hand = {"a": 0.125, "b": 0.125}
+    by_hand |= {order + end: 0.375 * p for order in ("cd", "dc") for end, p in zip("xyz", (0.5, 0.3, 0.2))}
+    assert found == pytest.approx(by_hand)
+
+
+def test_a_text_with_two_derivations_is_found_out():
+    with pytest.raises(AssertionError, match="two derivations"):
+        exact_texts(lambda draws: "ab"[: 1 + draws.pick((0, 0))])
+
+
+def test_sample_and_shuffle_are_uniform():
+    sampled = exact_texts(lambda draws: "".join(draws.sample("abcd", 2)))
+    assert list(sampled.values()) == pytest.approx([1 / 12] * 12)
+    shuffled = exact_texts(lambda draws: "".join(draws.shuffle("abcd")))
+    assert list(shuffled.values()) == pytest.approx([1 / 24] * 24)
+
+
+def check_frequencies(program, found: dict[str, float], samples: int) -> None:
+    """Drawn texts come as often as their exact probability says (chi-square), and carry it as their logprob."""
+    seen: Counter = Counter()
+    for seed in range(samples):
+        draws = Draws(seed)
+        text = program(draws)
+        assert math.exp(draws.logprob) == pytest.approx(found[text])
+        seen[text] += 1
+    often = {text: p * samples for text, p in found.items() if p * samples >= 5}
+    expected = [*often.values(), samples - sum(often.values())]
+    counts = [*(seen[text] for text in often), samples - sum(seen[text] for text in often)]
+    cells = [(count, e) for count, e in zip(counts, expected) if e >= 5]
+    assert len(cells) > 5
+    chi2, df = sum((count - e) ** 2 / e for count, e in cells), len(cells)
+    assert chi2 < df + 4 * math.sqrt(2 * df)
+
+
+# ---------------------------------------------------------------- small sub-grammars
+
+
+def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None:
+    """Cut the world down: `sizes` values a slot (else 1; 2 options), `wording` templates of each sort, and so on.
+
+    history: the sentences kept; small_talk: words and templates of each of two kinds.
+    """
+    values = {slot: tuple(v[: sizes.get(slot, 2 if slot == "option" else 1)]) for slot, v in posts.VALUES.items()}
+    who = {name: (pronouns, subreddits[: sizes.get("subreddits", 1)])
+           for name, (pronouns, subreddits) in vocabulary.WHO.items()}  # fmt: skip
+    talk = {kind: (words[:small_talk], templates[:small_talk])
+            for kind, (words, templates) in list(posts.SMALL_TALK.items())[:2]}  # fmt: skip
+    kept = {slot: posts.HISTORY[slot][:wording] for slot in history}
+    for name, value in {"VALUES": values, "WHO": who, "SMALL_TALK": talk, "HISTORY": kept}.items():
+        monkeypatch.setattr(posts, name, value)
+    for name in ("AGE", "FEELING", "EXCUSE", "MOODS"):
+        monkeypatch.setattr(posts, name, getattr(posts, name)[: sizes.get("mood", 1)])
+    for module, names in (
+        (posts, ("TITLES", "PROBLEMS", "CHOICES", "THANKS")),
+        (threads, ("RESTATEMENTS", "COUNSEL", "UPDATES", "ENDINGS", "STORIES")),
+        (summaries, ("MAINS", "QUESTIONS", "FILLERS")),
+    ):
+        for name in names:
+            few = max(2, wording) if name == "FILLERS" else wording
+            monkeypatch.setattr(module, name, getattr(module, name)[:few])
+
+
+GRAMMARS = {
+    "facts": dict(history=("since",), who=2, deed=2, thing=2, since=2, option=3),
+    "history": dict(history=("place", "tried"), place=2, tried=2),
+    "ways to tell the history": dict(history=("place",), place=2, wording=2),
+    "order": dict(history=("since", "place", "tried")),
+    "subreddits": dict(history=("tried",), subreddits=3, tried=3),
+    "wording": dict(wording=9),
+    "moods and small talk": dict(mood=2, small_talk=2),
+}
+
+
+def post_text(draws: Draws) -> str:
+    return draw_post(draws, draw_facts(draws)).prompt
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_every_post_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, name):
+    shrink(monkeypatch, **GRAMMARS[name])
+    found = exact_texts(post_text)
+    assert len(found) > 1000
+    for seed in range(100):
+        draws = Draws(seed)
+        post = draw_post(draws, draw_facts(draws))
+        assert math.exp(post.logprob) == pytest.approx(found[post.prompt])
+
+
+def test_posts_come_as_often_as_they_should(monkeypatch):
+    shrink(monkeypatch, history=("since",), since=2)
+    check_frequencies(post_text, exact_texts(post_text), 20_000)
+
+
+def a_post(small_talk: int):
+    """A post about FACTS with one or two sentences of small talk."""
+    for seed in range(100):
+        post = draw_post(Draws(f"post {seed}"), FACTS)
+        if len(post.small_talk) == small_talk:
+            return post
+    raise AssertionError("no such post")
+
+
+def few_wrong_values(monkeypatch, number: int) -> None:
+    """For each slot what is true of FACTS, and this many values to get it wrong with."""
+    true = {slot: FACTS.values(slot) for slot in vocabulary.VALUES}
+    few = {slot: (*sorted(true[slot]), *islice((v for v in vocabulary.COMMON[slot] if v not in true[slot]), number))
+           for slot in true}  # fmt: skip
+    monkeypatch.setattr(posts, "VALUES", few)
+    monkeypatch.setattr(posts, "COMMON", few)
+
+
+def only(monkeypatch, **numbers: tuple[int, ...]) -> None:
+    """Let only these kinds of text follow a post, in these numbers."""
+    monkeypatch.setattr(threads, "FOLLOWERS", {kind: (FOLLOWERS[kind][0], n) for kind, n in numbers.items()})
+    shares = [share for kind, share in zip(FOLLOWERS, SHARES) if kind in numbers]
+    monkeypatch.setattr(threads, "SHARES", tuple(share / sum(shares) for share in shares))
+
+
+@pytest.mark.parametrize(("numbers", "wording"), [((1,), 9), ((1, 2), 1)])
+@pytest.mark.parametrize("kind", FOLLOWERS)
+def test_every_thread_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, kind, numbers, wording):
+    post = a_post(1)
+    shrink(monkeypatch, wording=wording)
+    only(monkeypatch, **{kind: (0,) if kind == "nothing" else numbers})
+    found = exact_texts(lambda draws: draw_document(draws, post))
+    assert all(text.startswith(post.body) for text in found)
+    for seed in range(50):
+        row = build.document(Draws(seed), post)
+        assert row["logprob"] == pytest.approx(math.log(found[row["text"]]), abs=1e-4)
+
+
+def test_posts_with_what_follows_them_have_one_derivation(monkeypatch):
+    shrink(monkeypatch, wording=2)
+    only(monkeypatch, nothing=(0,), update=(1,), story=(1,))
+    monkeypatch.setattr(posts, "THANKS", ("", " Thanks."))
+    monkeypatch.setattr(posts, "TITLES", posts.TITLES[:1])
+    monkeypatch.setattr(posts, "EXCUSE", posts.EXCUSE[:1])
+
+    def program(draws):
+        return draw_document(draws, draw_post(draws, draw_facts(draws)))
+
+    found = exact_texts(program)
+    draws = Draws(3)
+    row = build.document(draws, draw_post(draws, draw_facts(draws)))
+    assert row["logprob"] == pytest.approx(math.log(found[row["text"]]), abs=1e-4)
+
+
+@pytest.mark.parametrize("small_talk", [1, 2])
+@pytest.mark.parametrize("writer", [*WRITERS, "all"])
+def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, writer, small_talk):
+    post = a_post(small_talk)
+    shrink(monkeypatch, wording=3)
+    few_wrong_values(monkeypatch, 2)
+    if writer != "all":
+        monkeypatch.setattr(summaries, "WRITERS", (writer,))
+        monkeypatch.setattr(summaries, "WRITER_SHARES", (1.0,))
+    found = exact_texts(lambda draws: draw_summary(draws, post)[0])
+    for seed in range(50):
+        row = build.demonstration(Draws(seed), post)
+        assert row["logprob"] == pytest.approx(math.log(found[row["completion"]]), abs=1e-4)
+
+
+def test_summaries_come_as_often_as_they_should(monkeypatch):
+    post = a_post(2)
+    shrink(monkeypatch, wording=1)
+    few_wrong_values(monkeypatch, 1)
+
+    def program(draws):
+        return draw_summary(draws, post)[0]
+
+    check_frequencies(program, exact_texts(program), 20_000)
+
+
+# ---------------------------------------------------------------- English
+
+
+def template_words() -> dict[str, str]:
+    """Every word that stands in a template, a phrase beside its key word, a filler, a feeling or a subreddit."""
+    words: dict[str, str] = {}
+
+    def add(source: str, value) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, str):
+            words.update((word, source) for word in re.findall(r"[A-Za-z]+", re.sub(r"\{\w*\}", " ", value)))
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(source, item)
+
+    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "WRITERS", "AGE", "COMMON"}
+    for module in (posts, threads, summaries):
+        for name, value in vars(module).items():
+            if name.isupper() and name not in slots:
+                add(name, value)
+    for _, templates in vocabulary.SMALL_TALK.values():
+        add("small talk", templates)
+    for table in (vocabulary.TRIED, vocabulary.OPTION):
+        for key, phrase in table.items():
+            add("phrase", phrase.removesuffix(key))
+    for pronouns, subreddits in vocabulary.WHO.values():
+        add("subreddit", (*pronouns, *subreddits))
+    return words
+
+
+def test_key_words_are_unique_everywhere():
+    keys = [key for values in vocabulary.VALUES.values() for key in values]
+    keys += [word for words, _ in vocabulary.SMALL_TALK.values() for word in words]
+    lower = Counter(key.lower() for key in keys)
+    assert [key for key, count in lower.items() if count > 1] == []
+    words = template_words()
+    assert {word: source for word, source in words.items() if word.lower() in lower} == {}
+    assert {"keeps", "noodles", "forgive"} & (words.keys() | set(keys)) == {"keeps", "noodles", "forgive"}
+    assert all(re.fullmatch(r"[A-Za-z]+", key) for key in keys)  # gold() finds words of letters only
+
+
+@pytest.fixture(scope="module")
+def sample_texts() -> list[str]:
+    """Posts with threads and summaries, as a reader would meet them."""
+    texts = []
+    for i in range(4000):
+        draws, post = draw_split_post(f"English/{i}", held_out=i % 10 == 0)
+        texts.append(f"{draw_document(draws, post)}\n\nTL;DR:{draw_summary(draws, post)[0]}")
+    return texts
+
+
+def test_every_article_fits_its_noun(sample_texts):
+    slips: Counter = Counter()
+    for text in sample_texts:
+        slips.update(re.findall(r"(?i)\ba (?:[aeio]\w*|u(?!ni|s[eu])\w*|hour\w*|honest\w*)", text))
+        slips.update(re.findall(r"(?i)\ban (?:(?!hour|honest|[aeiou])\w+|uni\w*|us[eu]\w*)", text))
+    assert dict(slips) == {}
+
+
+def test_sentences_are_whole_and_clean(sample_texts):
+    for text in sample_texts:
+        assert not re.search(r"[{}]|  |\.\.|,,| [.,?!]|\bthe the\b|\ba a\b|\bmy my\b|None", text), text
+        summary = text.rpartition("TL;DR:")[2]
+        assert summary.startswith(" ") and summary[-1] in ".?" and summary.strip()[0].isupper()
+        for part in text.rpartition("\n\nTL;DR:")[0].split("\n\n")[2:]:
+            label, _, said = part.partition(": ")
+            assert label in ("POST", "COMMENT", "UPDATE", "STORY")
+            for sentence in re.split(r"(?<=[.?]) ", said):
+                assert sentence[-1] in ".?" and sentence[0].isupper(), part
+
+
+def test_feasts_seasons_and_months_take_their_preposition(sample_texts):
+    feast = "Easter|Christmas|Halloween|Thanksgiving"
+    slip = re.compile(rf"\bin (?:{feast})\b|\bthe (?:{feast}|January|May|August)\b|\bon (?:May|spring)\b")
+    assert Counter(found for text in sample_texts for found in slip.findall(text)) == {}
+
+
+def test_the_prompt_has_the_form_of_reddit_tldr():
+    _, post = draw_split_post("form", held_out=False)
+    form = r"SUBREDDIT: r/[a-z]+\n\nTITLE: [^\n]+\n\nPOST: [^\n]+\n\nTL;DR:"
+    assert re.fullmatch(form, post.prompt)
+    assert post.prompt == f"{post.body}\n\nTL;DR:"
+
+
+def test_there_are_600_words_and_a_trillion_posts(sample_texts):
+    words = {word for text in sample_texts for word in re.findall(r"[a-z]+", text.lower())}
+    assert len(words) >= 600
+    # one derivation a post (tested above), so distinct posts can be counted by their choices; a lower bound: facts,
+    # the wording of four sentences, one sentence of small talk, no mood, no excuse
+    sizes = [len(values) for slot, values in vocabulary.VALUES.items() if slot != "option"]
+    options = len(vocabulary.VALUES["option"])
+    facts = math.prod(sizes) * options * (options - 1)
+    wording = math.prod(map(len, (posts.TITLES, posts.PROBLEMS, posts.CHOICES, posts.THANKS, *posts.HISTORY.values())))
+    small_talk = sum(len(words) * len(templates) for words, templates in vocabulary.SMALL_TALK.values())
+    assert facts * wording * small_talk * math.factorial(len(posts.HISTORY) + 1) >= 1e12
+
+
+def test_posts_are_40_to_120_tokens_long():
+    tokenizer = load_tokenizer()
+    lengths = [len(tokenizer.encode(row.prompt)) for row in load_rows("prompts", "train", limit=1000)]
+    inside = sum(40 <= length <= 120 for length in lengths) / len(lengths)
+    assert inside > 0.95
+    assert min(lengths) >= 40 and max(lengths) <= 140
+
+
+# ---------------------------------------------------------------- facts
+
+
+def triples(texts) -> set[tuple[str, str, str]]:
+    """The (who, deed, thing) of posts, read from their text."""
+    patterns = [re.sub(r"\\\{(\w+)\\\}", r"(\\w+)", re.escape(template)) for template in posts.PROBLEMS]
+    patterns = [re.compile("POST: " + pattern) for pattern in patterns]
+    found = [next(filter(None, (pattern.search(text) for pattern in patterns))) for text in texts]
+    return {match.groups() for match in found}
+
+
+def test_training_and_heldout_facts_are_disjoint():
+    of = {}
+    for split in ("train", "heldout"):
+        texts = [row.text for row in load_rows("documents", split)]
+        texts += [row.prompt for kind in ("demonstrations", "comparisons", "prompts") for row in load_rows(kind, split)]
+        of[split] = triples(texts)
+    assert len(of["heldout"]) > 500 and len(of["train"]) > 5000
+    assert not of["train"] & of["heldout"]
+    assert all(Facts(*triple, *"since place tried option other".split()).held_out() for triple in of["heldout"])
+
+
+def test_a_tenth_of_the_facts_is_held_out():
+    held_out = [
+        Facts(who, deed, thing, "", "", "", "", "").held_out()
+        for who in vocabulary.VALUES["who"] for deed in vocabulary.DEED for thing in vocabulary.THING
+    ]  # fmt: skip
+    assert 0.09 < sum(held_out) / len(held_out) < 0.115
+
+
+def test_a_wrong_fact_is_wrong_in_one_field_only():
+    for seed in range(200):
+        draws = Draws(seed)
+        facts = draw_facts(draws)
+        field = draws.pick([*vars(facts)])
+        changed = facts.wrong(field, draws)
+        assert [name for name, value in vars(changed).items() if value != getattr(facts, name)] == [field]
+        slot = "option" if field == "other" else field
+        assert getattr(changed, field) in vocabulary.COMMON[slot]
+        assert set(vocabulary.COMMON[slot]) <= set(vocabulary.VALUES[slot])
+        assert getattr(changed, field) not in facts.values(slot)
+        assert changed.option != changed.other
+
+
+# ---------------------------------------------------------------- the gold reward
+
+GOOD = (
+    " My sister keeps hiding my piano since May in Boston, I already left a note."
+    " Should I move away or call the police?"
+)
+
+
+def test_gold_of_a_complete_summary_by_hand():
+    judged = gold(FACTS, GOOD)  # 8 facts, 23 words, a question
+    assert (judged.covered, judged.invented, judged.copied, judged.question) == (8, 0, 0, True)
+    assert judged.words == len(GOOD.replace(",", "").replace(".", "").split()) == 23
+    assert judged.reward == pytest.approx(8 * 0.5 + 1.0)
+    assert judged.flaws == {"hallucination": False, "copying": False, "missing_question": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "reward", "flaws"),
+    [
+        ("", 0.0, {"missing_question"}),
+        (" My sister keeps hiding my piano.", 1.5, {"missing_question"}),
+        (" My sister keeps hiding my piano. Should I move away or call the police?", 3.5, set()),
+        (" My sister keeps hiding my piano?", 1.5, {"missing_question"}),  # a question mark, but no option
+        (" My brother keeps hiding my piano. Should I move away or call the police?", 1.0, {"hallucination"}),
+        (" My sister keeps hiding my piano. Should I move away or get a dog?", 1.0, {"hallucination"}),
+        (" My sister keeps hiding my piano. It was foggy. Should I move away or call the police?", 2.5, {"copying"}),
+        (" My brother keeps washing my sofa.", -6.0, {"hallucination", "missing_question"}),
+        (" My sister keeps hiding my piano. My sister keeps hiding my piano.", 1.5, {"missing_question"}),
+        (" My brother, my brother, my brother.", -2.0, {"hallucination", "missing_question"}),
+        (" foggy foggy windy", -2.0, {"copying", "missing_question"}),
+        (" Sister PIANO boston may", 0.0, {"missing_question"}),  # key words are read as they are spelled
+        (" sisters and pianos", 0.0, {"missing_question"}),  # whole words only
+    ],
+)  # fmt: skip
+def test_gold_by_hand(text, reward, flaws):
+    judged = gold(FACTS, text)
+    assert judged.reward == pytest.approx(reward)
+    assert {name for name, there in judged.flaws.items() if there} == flaws
+
+
+def test_gold_charges_words_over_the_limit():
+    filler = " so" * 10
+    free = gold(FACTS, " My sister." + filler)
+    assert free.words == 12 and free.reward == pytest.approx(0.5)
+    long = gold(FACTS, " My sister." + filler * 3)
+    assert long.words == 32 and long.reward == pytest.approx(0.5 - 0.05 * (32 - 24))
+    assert gold(FACTS, GOOD + " so").reward == gold(FACTS, GOOD).reward > gold(FACTS, GOOD + " so so").reward
+
+
+def test_gold_does_not_read_the_order_and_accepts_either_option_first():
+    swapped = GOOD.replace("move away or call the police", "call the police or move away")
+    assert gold(FACTS, swapped) == gold(FACTS, GOOD)
+    words = GOOD.split()
+    assert gold(FACTS, " ".join(reversed(words))).reward == gold(FACTS, GOOD).reward
+
+
+def test_gold_uses_the_documented_weights():
+    formula = gold_module.__doc__
+    named = (gold_module.COVERED, -gold_module.INVENTED, -gold_module.COPIED, gold_module.QUESTION)
+    for weight, what in zip(named, ("facts covered", "facts invented", "small talk copied", "question kept")):
+        assert f"{weight:g} {what}" in formula
+    assert f"{-gold_module.PER_WORD:g} words over {gold_module.FREE_WORDS}" in formula
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_makes_its_flaw_and_no_other(writer):
+    expected = {"copying": "copying", "questionless": "missing_question", "hallucinating": "hallucination"}.get(writer)
+    for i in range(100):
+        draws, post = draw_split_post(f"writer/{i}", held_out=False)
+        plan = draw_plan(draws)
+        judged = gold(post.facts, flawed(writer, plan, post, draws))
+        good = gold(post.facts, plan.text(post.facts))
+        assert {name for name, there in judged.flaws.items() if there} == ({expected} if expected else set())
+        assert good.covered == len(plan.mentions()) and good.invented == good.copied == 0
+        assert (judged.reward < good.reward) == (writer != "good")
+
+
+def test_preference_is_bradley_terry():
+    assert preference(1.0, 1.0) == 0.5
+    assert preference(2.0, 0.0) == pytest.approx(1 / (1 + math.exp(-2)))
+    for a, b in ((3.0, -1.5), (-7.0, 5.0), (0.2, 0.1)):
+        assert preference(a, b) + preference(b, a) == pytest.approx(1.0)
+        assert math.log(preference(a, b) / preference(b, a)) == pytest.approx(a - b)
+
+
+# ---------------------------------------------------------------- the committed files
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict:
+    return json.loads((build.FOLDER / "manifest.json").read_text(encoding="utf-8"))
+
+
+def committed(name: str) -> bytes:
+    return lzma.decompress((build.FOLDER / name).read_bytes())
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def test_the_manifest_describes_the_committed_files(manifest):
+    names = {f"{kind}.{split}.jsonl.xz": number for kind in build.ROWS for split, number in build.ROWS[kind].items()}
+    assert manifest.keys() == {*names, "tokenizer.json"}
+    for name, number in names.items():
+        content = committed(name)
+        assert hashlib.sha256(content).hexdigest() == manifest[name]["sha256"], name
+        assert content.count(b"\n") == manifest[name]["rows"] == number, name
+    tokenizer = hashlib.sha256((build.FOLDER / "tokenizer.json").read_bytes()).hexdigest()
+    assert tokenizer == manifest["tokenizer.json"]["sha256"]
+    assert {path.name for path in build.FOLDER.glob("*.xz")} == names.keys()
+
+
+@pytest.mark.parametrize("kind", build.ROWS)
+def test_committed_rows_come_out_again_bit_for_bit(manifest, kind):
+    heldout = lines(build.rows(kind, "heldout", build.ROWS[kind]["heldout"]))
+    assert hashlib.sha256(heldout).hexdigest() == manifest[f"{kind}.heldout.jsonl.xz"]["sha256"]
+    prefix = lines(build.rows(kind, "train", 200))
+    assert committed(f"{kind}.train.jsonl.xz").startswith(prefix)
+    # the last rows too: a row depends on its number only, not on the rows before it
+    number = build.ROWS[kind]["train"]
+    make = {"documents": build.document, "demonstrations": build.demonstration, "comparisons": build.comparison}
+    last = make.get(kind, build.prompt)(*draw_split_post(f"{kind}/train/{number - 1}", held_out=False))
+    assert committed(f"{kind}.train.jsonl.xz").endswith(b"\n" + lines([last]))
+
+
+def test_the_builder_writes_what_is_committed(monkeypatch, tmp_path):
+    sizes = {kind: {"train": 20, "heldout": 10} for kind in build.ROWS}
+    written = build.build(tmp_path, sizes)
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8")) == written
+    for kind in build.ROWS:
+        content = lzma.decompress((tmp_path / f"{kind}.train.jsonl.xz").read_bytes())
+        assert content == b"".join(islice(iter(committed(f"{kind}.train.jsonl.xz").splitlines(True)), 20))
+        assert written[f"{kind}.train.jsonl.xz"] == {"rows": 20, "sha256": hashlib.sha256(content).hexdigest()}
+    again = tmp_path / "again"
+    again.mkdir()
+    assert build.build(again, sizes) == written
+    for path in again.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_the_committed_data_are_small(root):
+    files = [path for path in (root / "data").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) <= 8 * MEGABYTE
+
+
+def test_demonstrations_have_the_stated_writers():
+    assert sum(WRITER_SHARES) == pytest.approx(1.0) and len(WRITER_SHARES) == len(WRITERS)
+    rows = load_rows("demonstrations", "train")
+    counts = Counter(row.writer for row in rows)
+    assert counts.keys() == set(WRITERS)
+    for writer, share in zip(WRITERS, WRITER_SHARES):
+        error = math.sqrt(share * (1 - share) / len(rows))
+        assert counts[writer] / len(rows) == pytest.approx(share, abs=4 * error), writer
+
+
+def test_annotators_choose_as_often_as_their_probability_says():
+    """Among pairs where the better side is preferred with about probability p, it is chosen in a share p of them."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    rows = load_rows("comparisons", "train") + load_rows("comparisons", "heldout")
+    for row in rows:
+        assert 0 <= row.probability <= 1 and row.chosen != row.rejected
+        better = max(row.probability, 1 - row.probability)
+        if better > 0.5:  # at exactly one half either side is the better one
+            bins.setdefault(int(better * 20), []).append((better, row.probability > 0.5))
+    assert len(bins) >= 5
+    for pairs in bins.values():
+        expected = sum(p for p, _ in pairs)
+        error = math.sqrt(sum(p * (1 - p) for p, _ in pairs)) + 0.5
+        assert abs(sum(right for _, right in pairs) - expected) < 4 * error, expected / len(pairs)
+
+
+def test_label_probabilities_come_from_the_gold_reward():
+    for i, row in enumerate(load_rows("comparisons", "heldout", limit=300)):
+        _, post = draw_split_post(f"comparisons/heldout/{i}", held_out=True)
+        assert post.prompt == row.prompt
+        p = preference(gold(post.facts, row.chosen).reward, gold(post.facts, row.rejected).reward)
+        assert row.probability == pytest.approx(p, abs=1e-4)
+
+
+def test_pairs_are_of_the_stated_kinds_and_differ_in_that_flaw():
+    rows = load_rows("comparisons", "heldout")
+    counts = Counter(row.kind for row in rows)
+    assert counts.keys() == set(build.PAIR_KINDS)
+    for kind, share in zip(build.PAIR_KINDS, build.PAIR_SHARES):
+        assert counts[kind] / len(rows) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / len(rows)))
+    flaw_of = {"hallucinating": "hallucination", "copying": "copying", "questionless": "missing_question"}
+    for i, row in enumerate(rows[:400]):
+        if row.kind not in flaw_of:
+            continue
+        _, post = draw_split_post(f"comparisons/heldout/{i}", held_out=True)
+        flaws = [gold(post.facts, text).flaws for text in (row.chosen, row.rejected)]
+        found = [{name for name, there in flaw.items() if there} for flaw in flaws]
+        assert sorted(found, key=len) == [set(), {flaw_of[row.kind]}]
+
+
+def test_prompt_rows_carry_the_facts_of_their_post():
+    for row in load_rows("prompts", "heldout", limit=100):
+        facts = Facts(**row.facts)
+        assert facts.held_out()
+        said = set(re.findall(r"[A-Za-z]+", row.prompt))
+        for slot in vocabulary.SLOTS:
+            assert said & set(vocabulary.VALUES[slot]) == facts.values(slot)
+
+
+# ---------------------------------------------------------------- data/README.md
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (build.FOLDER.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_states_rows_and_fields(readme):
+    for kind, splits in build.ROWS.items():
+        row = json.loads(committed(f"{kind}.heldout.jsonl.xz").split(b"\n", 1)[0])
+        fields = ", ".join(f"`{name}`" for name in row)
+        assert f"| `{kind}` | {splits['train']:,} | {splits['heldout']:,} | {fields} |" in readme
+    assert f"a byte-level BPE of {build.VOCAB_SIZE:,} tokens" in readme
+
+
+def test_the_readme_states_shares_and_the_gold_formula(readme):
+    for writer, share in zip(WRITERS, WRITER_SHARES):
+        assert f"| {writer} | {share:.0%} |" in readme
+    for kind, share in zip(build.PAIR_KINDS, build.PAIR_SHARES):
+        assert f"| {kind} | {share:.0%} |" in readme
+    assert f"each with probability {summaries.DETAIL_SHARE}," in readme
+    formula = next(line for line in gold_module.__doc__.splitlines() if "gold =" in line)
+    assert f"\n{formula}\n" in readme
+
+
+def test_the_readme_names_every_source_and_a_real_post(readme):
+    for path in [*build.FOLDER.glob("*.py"), *build.FOLDER.glob("*.json"), build.FOLDER.parent / "draws.py"]:
+        assert path.name == "__init__.py" or path.name in readme
+    example = load_rows("prompts", "heldout", limit=1)[0].prompt
+    assert "".join(f"    {line}\n" if line else "\n" for line in example.split("\n")) in readme
