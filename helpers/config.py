@@ -13,7 +13,7 @@ class PretrainConfig:
     heads: int = 4
     channels: int = 128  # width
     context: int = 256  # tokens: longest document, or prompt and response together
-    documents: int = 19_200  # training documents, each read `epochs` times
+    documents: int = 16_000  # training documents, each read `epochs` times
     epochs: float = 1.0
     batch_size: int = 16  # documents a step
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
@@ -25,7 +25,7 @@ class PretrainConfig:
 class SFTConfig:
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
-    demonstrations: int = 13_000
+    demonstrations: int = 12_000
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     lr: float = 3e-3
@@ -39,7 +39,7 @@ class SFTConfig:
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators prefer."""
 
-    comparisons: int = 14_000
+    comparisons: int = 10_000
     epochs: float = 1.0
     batch_size: int = 16  # pairs a step
     lr: float = 3e-3
@@ -55,7 +55,7 @@ class RewardConfig:
 class PPOConfig:
     """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
 
-    iterations: int = 24
+    iterations: int = 20
     rollout_size: int = 64  # prompts, with one response each, an iteration
     minibatch_size: int = 32  # responses a gradient step
     epochs: int = 2  # times that each rollout is used

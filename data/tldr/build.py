@@ -16,9 +16,9 @@ from data.tldr.threads import draw_document
 
 FOLDER = Path(__file__).parent
 ROWS = {
-    "documents": {"train": 20000, "heldout": 500},
-    "demonstrations": {"train": 13000, "heldout": 500},
-    "comparisons": {"train": 14000, "heldout": 2000},
+    "documents": {"train": 16000, "heldout": 500},
+    "demonstrations": {"train": 12000, "heldout": 500},
+    "comparisons": {"train": 10000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
 VOCAB_SIZE = 1536
