@@ -80,10 +80,10 @@ CONFIGS = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig,
 PRESETS: dict[str, dict[str, dict]] = {
     "cpu": {"pretrain": {}, "sft": {}, "reward": {}, "ppo": {}},
     "smoke": {
-        "pretrain": {"documents": 2_400},
-        "sft": {"demonstrations": 1_600, "eval_prompts": 64},
-        "reward": {"comparisons": 1_600, "eval_prompts": 64, "best_of": 4},
-        "ppo": {"iterations": 8, "eval_prompts": 64},
+        "pretrain": {"documents": 7_200},
+        "sft": {"demonstrations": 4_000, "eval_prompts": 200},
+        "reward": {"comparisons": 2_400, "eval_prompts": 64, "best_of": 4},
+        "ppo": {"iterations": 8, "kl_coef": 0.6, "eval_prompts": 400},
     },
 }
 

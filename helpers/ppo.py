@@ -92,7 +92,9 @@ def response_values(model: RewardModel, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def collect(models: Models, prompt_ids: Tensor, prompt_mask: Tensor, config: PPOConfig, tokenizer, generator) -> Rollout:
+def collect(
+    models: Models, prompt_ids: Tensor, prompt_mask: Tensor, config: PPOConfig, tokenizer: Tokenizer, generator
+) -> Rollout:
     """Sample a response to each prompt (B, P), score it, and work out advantages and returns."""
     samples = sample(
         models.policy, prompt_ids, prompt_mask, max_new_tokens=config.response_tokens,
@@ -167,7 +169,9 @@ def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) ->
     assert first["ratio_off"] < 1e-5, f"ratio is off by {first['ratio_off']} in the first minibatch"
 
 
-def train(models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, log=None, watch=None) -> list[dict]:
+def train(
+    models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, log=None, watch=None
+) -> list[dict]:
     """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration.
 
     `watch(history)` is called after each iteration, for a live picture.
@@ -204,7 +208,8 @@ def mean_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, responses: Respon
         prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts[start : start + batch_size]]
         ids, mask = left_pad(prompts, tokenizer.pad_id)
         answers, answer_mask = right_pad(responses.ids[start : start + batch_size], tokenizer.pad_id)
-        batch = Batch(torch.cat([ids, answers], 1).to(device), torch.cat([mask, answer_mask], 1).to(device), ids.size(1))
+        both, both_mask = torch.cat([ids, answers], 1).to(device), torch.cat([mask, answer_mask], 1).to(device)
+        batch = Batch(both, both_mask, ids.size(1))
         logprobs = [token_logprobs(response_logits(model, batch), batch.response) for model in (policy, reference)]
         total += (kl_k1(*logprobs) * batch.response_mask).sum().item()
     return total / len(responses.ids)
@@ -222,7 +227,9 @@ def summarise(responses: Responses, scores: Tensor, kl: float) -> dict:
     }
 
 
-def measure(models: Models, tokenizer: Tokenizer, prompts: list[Prompt], config: PPOConfig) -> tuple[dict, dict[str, Responses]]:
+def measure(
+    models: Models, tokenizer: Tokenizer, prompts: list[Prompt], config: PPOConfig
+) -> tuple[dict, dict[str, Responses]]:
     """Held-out comparison of PPO with SFT on the same prompts: metrics, and the responses of both."""
     both, rows = {}, {}
     for name, model in (("SFT", models.reference), ("PPO", models.policy)):
@@ -248,7 +255,8 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
         load_stage(course.folder(stage), stage=stage, track=course.track, tokenizer=tokenizer, device=course.device)[0]
         for stage in ("sft", "reward")
     )
-    return Models(copy.deepcopy(sft), sft.requires_grad_(False), reward.requires_grad_(False), copy.deepcopy(reward).requires_grad_(True))
+    policy, value = copy.deepcopy(sft), copy.deepcopy(reward)
+    return Models(policy, sft.requires_grad_(False), reward.requires_grad_(False), value)
 
 
 def run(course: Course) -> None:

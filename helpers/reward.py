@@ -18,7 +18,7 @@ from helpers.model import GPT, RewardModel
 from helpers.pretrain import batch_plan
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
-from helpers.training import Optimizers, Progress, autocast, fit
+from helpers.training import Optimizers, Progress, fit
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,24 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/losses.py": set(),
 }
 ONLY: dict[str, set[str]] = {
-    "helpers/training.py": set(),
-    "helpers/pretrain.py": set(),
-    "helpers/sft.py": set(),
-    "helpers/reward.py": set(),
-    "helpers/ppo.py": set(),
-}
+    "helpers/training.py": {"schedule", "Optimizers", "fit"},
+    "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
+    "helpers/pretrain.py": {
+        "next_token_loss", "sinusoidal_start", "batch_plan", "document_batches", "heldout_loss",
+    },
+    "helpers/sft.py": {
+        "encode_demonstration", "completion_masks", "completion_nll", "demonstration_batches",
+        "heldout_completion_loss",
+    },
+    "helpers/reward.py": {
+        "Pair", "PairBatch", "pair_batch", "score_pairs", "reward_loss", "margins", "accuracy", "bayes_accuracy",
+        "normalise_on",
+    },
+    "helpers/ppo.py": {
+        "Models", "Batch", "Rollout", "response_logits", "response_values", "collect", "minibatch_losses", "update",
+        "rollout_metrics", "check_first_minibatch", "mean_kl",
+    },
+}  # fmt: skip
 
 
 @lru_cache(maxsize=64)

@@ -37,7 +37,8 @@ def demonstration(draws: Draws, post: Post) -> dict:
     """A prompt, a summary by a random writer, and the summary's log-probability given the post, in nats."""
     before = draws.logprob
     completion, writer = draw_summary(draws, post)
-    return {"prompt": post.prompt, "completion": completion, "writer": writer, "logprob": round(draws.logprob - before, 4)}
+    logprob = round(draws.logprob - before, 4)
+    return {"prompt": post.prompt, "completion": completion, "writer": writer, "logprob": logprob}
 
 
 def draw_pair(draws: Draws, post: Post) -> tuple[str, str, str]:

@@ -60,5 +60,10 @@ def _story(draws: Draws, facts: Facts) -> str:
 
 
 # what follows a post -> (how one is written, how many there may be)
-FOLLOWERS = {"nothing": (_update, (0,)), "comments": (_comment, (1, 2, 3)), "update": (_update, (1,)), "story": (_story, (1,))}
+FOLLOWERS = {
+    "nothing": (_update, (0,)),
+    "comments": (_comment, (1, 2, 3)),
+    "update": (_update, (1,)),
+    "story": (_story, (1,)),
+}
 SHARES = (0.05, 0.7, 0.1, 0.15)

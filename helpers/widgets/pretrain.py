@@ -85,7 +85,7 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str = SENTENCE, m
         weights, pieces = weights[layer.value - 1, head.value - 1], [tokenizer.decode([id_]) for id_ in ids]
         t = min(query.value, len(ids)) - 1
         note.value = f"Token {t + 1} of {len(ids)}, <code>{html.escape(repr(pieces[t]))}</code>, looks at:"
-        row.value = png(plots.text_figure(pieces, weights[t], most=1.0, label="weight"))
+        row.value = png(plots.text_figure(pieces, weights[t], most=weights[t].max().item(), label="weight"))
         square.value = png(plots.attention_map(weights, pieces))
 
     follow([box, layer, head, query], update)

@@ -343,6 +343,12 @@ def test_training_and_heldout_facts_are_disjoint():
     assert all(Facts(*triple, *"since place tried option other".split()).held_out() for triple in of["heldout"])
 
 
+def test_posts_are_drawn_from_their_side_of_the_split():
+    for i in range(200):
+        for held_out in (True, False):
+            assert draw_split_post(f"split/{i}", held_out)[1].facts.held_out() == held_out
+
+
 def test_a_tenth_of_the_facts_is_held_out():
     held_out = [
         Facts(who, deed, thing, "", "", "", "", "").held_out()
