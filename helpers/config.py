@@ -39,7 +39,7 @@ class SFTConfig:
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators prefer."""
 
-    comparisons: int = 10_000
+    comparisons: int = 12_000
     epochs: float = 1.0
     batch_size: int = 16  # pairs a step
     lr: float = 3e-3
@@ -55,7 +55,7 @@ class RewardConfig:
 class PPOConfig:
     """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
 
-    iterations: int = 20
+    iterations: int = 22
     rollout_size: int = 64  # prompts, with one response each, an iteration
     minibatch_size: int = 32  # responses a gradient step
     epochs: int = 2  # times that each rollout is used

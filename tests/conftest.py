@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it gives
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -14,7 +14,6 @@ from tools import hygiene
 from tools.notebooks import check, setup_cell
 
 PATHS = {stage: ROOT / f"{notebook}.ipynb" for stage, notebook in NOTEBOOKS.items()}
-pytestmark = pytest.mark.skipif(not all(path.exists() for path in PATHS.values()), reason="notebooks not written yet")
 
 
 @pytest.mark.parametrize("stage", PATHS)
@@ -46,7 +45,7 @@ def chain(tmp_path_factory):
     out = tmp_path_factory.mktemp("course") / "smoke"
     env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
     command = [sys.executable, "-m", "helpers.course", "--preset", "smoke", "--track", "tldr", "--seed", "0", "--out"]
-    done = subprocess.run([*command, str(out)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*command, str(out)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return out, json.loads((out / "report.json").read_text(encoding="utf-8")), done.stdout
 

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 ROWS = {
     "documents": {"train": 16000, "heldout": 500},
     "demonstrations": {"train": 12000, "heldout": 500},
-    "comparisons": {"train": 10000, "heldout": 2000},
+    "comparisons": {"train": 12000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
 VOCAB_SIZE = 1536

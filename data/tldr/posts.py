@@ -61,9 +61,10 @@ class Facts:
         return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
 
     def wrong(self, field: str, draws: Draws) -> "Facts":
-        """A copy with a false value in `field`, one of the common values."""
+        """A copy with a false value in `field`: a common one, or any other if no common one is false."""
         slot = "option" if field == "other" else field
-        return replace(self, **{field: draws.pick([v for v in COMMON[slot] if v not in self.values(slot)])})
+        common, others = ([v for v in values[slot] if v not in self.values(slot)] for values in (COMMON, VALUES))
+        return replace(self, **{field: draws.pick(common or others)})
 
 
 @dataclass(frozen=True)

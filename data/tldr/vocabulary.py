@@ -116,4 +116,4 @@ VALUES = {
 }  # fmt: skip
 
 # What comes to mind first. A writer who gets a fact wrong falls back on one of these: inventions follow the prior.
-COMMON = {slot: values[: len(values) // 8] for slot, values in VALUES.items()}
+COMMON = {slot: values[: len(values) // 16] for slot, values in VALUES.items()}
