@@ -47,15 +47,18 @@ class Plan:
         return head + "".join(inserts) + (facts.fill(self.question) if question else "")
 
 
-def draw_plan(draws: Draws) -> Plan:
-    """A random plan: which details, in which wording (since and place in either order, tried last)."""
+def draw_plan(draws: Draws, question: bool = True) -> Plan:
+    """A random plan: which details, in which wording (since and place in either order, tried last).
+
+    Without `question` its wording is not drawn, so that a summary that drops it still has one derivation.
+    """
     details = [slot for slot in ("since", "place") if draws.flip(DETAIL_SHARE)]
     if len(details) == 2:
         details = draws.shuffle(details)
     if draws.flip(DETAIL_SHARE):
         details.append("tried")
     wording = tuple(draws.pick(DETAILS[slot]) for slot in details)
-    return Plan(draws.pick(MAINS), tuple(details), wording, draws.pick(QUESTIONS))
+    return Plan(draws.pick(MAINS), tuple(details), wording, draws.pick(QUESTIONS) if question else "")
 
 
 def flawed(writer: str, plan: Plan, post: Post, draws: Draws) -> str:
@@ -74,5 +77,5 @@ def flawed(writer: str, plan: Plan, post: Post, draws: Draws) -> str:
 def draw_summary(draws: Draws, post: Post) -> tuple[str, str]:
     """A summary by a random writer, and the writer's name."""
     writer = draws.pick(WRITERS, WRITER_SHARES)
-    plan = draw_plan(draws)
+    plan = draw_plan(draws, question=writer != "questionless")
     return flawed(writer, plan, post, draws), writer

@@ -21,7 +21,7 @@ UPDATES = (
 )
 ENDINGS = ("In the end I decided to {option}.", "I chose to {option}.", "I did not {option} after all.")
 STORIES = (
-    "Once in {place}, somebody kept {deed} a {thing}. It was the {who}.",
+    "Once in {place}, somebody kept {deed} the {thing}. It was the {who}.",
     "This is the story of the {who} from {place} who kept {deed} the {thing}.",
 )
 STORY_TAILS = {"since": " It began around {since}.", "place": " All of {place} knew.", "tried": " The owner {tried}."}

@@ -147,7 +147,7 @@ def a_post(small_talk: int):
 def few_wrong_values(monkeypatch, number: int) -> None:
     """For each slot what is true of FACTS, and this many values to get it wrong with."""
     true = {slot: FACTS.values(slot) for slot in vocabulary.VALUES}
-    few = {slot: (*sorted(true[slot]), *islice((v for v in vocabulary.COMMON[slot] if v not in true[slot]), number))
+    few = {slot: (*sorted(true[slot]), *islice((v for v in vocabulary.VALUES[slot] if v not in true[slot]), number))
            for slot in true}  # fmt: skip
     monkeypatch.setattr(posts, "VALUES", few)
     monkeypatch.setattr(posts, "COMMON", few)
@@ -365,7 +365,9 @@ def test_a_wrong_fact_is_wrong_in_one_field_only():
         changed = facts.wrong(field, draws)
         assert [name for name, value in vars(changed).items() if value != getattr(facts, name)] == [field]
         slot = "option" if field == "other" else field
-        assert getattr(changed, field) in vocabulary.COMMON[slot]
+        common_is_true = set(vocabulary.COMMON[slot]) <= facts.values(slot)
+        assert getattr(changed, field) in vocabulary.VALUES[slot]
+        assert common_is_true or getattr(changed, field) in vocabulary.COMMON[slot]
         assert set(vocabulary.COMMON[slot]) <= set(vocabulary.VALUES[slot])
         assert getattr(changed, field) not in facts.values(slot)
         assert changed.option != changed.other
