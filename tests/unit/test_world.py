@@ -609,3 +609,20 @@ def test_the_readme_names_every_source_and_a_real_post(readme):
         assert path.name == "__init__.py" or path.name in readme
     example = load_rows("prompts", "heldout", limit=1)[0].prompt
     assert "".join(f"    {line}\n" if line else "\n" for line in example.split("\n")) in readme
+
+
+def test_the_readme_says_how_far_one_gets_without_reading_the_post(readme):
+    """Counting the words that inventions are drawn from needs no post; the pairs must be read with that in mind."""
+    common = {word for values in vocabulary.COMMON.values() for word in values}
+    pairs = [row for row in load_rows("comparisons", "heldout") if row.kind == "hallucinating"]
+
+    def count(text: str) -> int:
+        return len(common & set(re.findall(r"[A-Za-z]+", text)))
+
+    counts = [(count(row.chosen), count(row.rejected)) for row in pairs]
+    blind = sum((chosen < rejected) + (chosen == rejected) / 2 for chosen, rejected in counts) / len(pairs)
+    bayes = sum(max(row.probability, 1 - row.probability) for row in pairs) / len(pairs)
+    assert f"(`COMMON` in `vocabulary.py`, {len(common)} values)" in readme
+    assert f"about {blind:.0%} of the held-out hallucinating pairs, where Bayes is about {bayes:.0%}" in " ".join(
+        readme.split()
+    )
