@@ -1,6 +1,7 @@
 # RLHF from scratch. Each target makes its own environment first (.venv, once, about a minute).
 #
-#   make course     the four notebooks in order, headless: runs/NAME/report.html
+#   make course     the four notebooks in order, headless; settings: make course RLHF_TRACK=sentiment RLHF_SEED=1,
+#                   or the same as environment variables; NAME=mine for the folder runs/mine
 #   make lab        JupyterLab on localhost
 #   make test       lint and tests
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
@@ -12,10 +13,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-RLHF_PRESET ?= cpu
-RLHF_TRACK ?= tldr
-RLHF_SEED ?= 0
-NAME ?= $(RLHF_PRESET)-$(RLHF_TRACK)-seed$(RLHF_SEED)
+NAME ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 
@@ -35,7 +33,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 course: $(STAMP)
-	@$(PY) -m helpers.course --preset "$(RLHF_PRESET)" --track "$(RLHF_TRACK)" --seed "$(RLHF_SEED)" --out "runs/$(NAME)"
+	@$(PY) -m helpers.course $(if $(NAME),--out "runs/$(NAME)")
 
 test: $(DEV_STAMP)
 	@$(PY) -m ruff check .

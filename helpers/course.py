@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from helpers.config import default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number, whole_number, write_json
 from helpers.report import ReportError, final_table, read_metrics, write_report
 from helpers.runner import CellFailure, Progress, run_notebook, write_notebook
@@ -88,11 +89,11 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def kernel_env(preset: str, track: str, seed: int, out: Path | None) -> dict[str, str]:
+def kernel_env(preset: str, track: str, seed: int, out: Path | None, source: str = "embedded") -> dict[str, str]:
     """The environment of a notebook's kernel: ours, plus the settings that `setup()` reads."""
     env = dict(os.environ)
     env.pop("MPLBACKEND", None)  # figures must reach the notebook
-    env.update(RLHF_PRESET=preset, RLHF_TRACK=track, RLHF_SEED=str(seed), PYTHONHASHSEED="0")
+    env.update(RLHF_PRESET=preset, RLHF_TRACK=track, RLHF_SOURCE=source, RLHF_SEED=str(seed), PYTHONHASHSEED="0")
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if out is not None:
         env["RLHF_OUT"] = str(out.resolve())
@@ -100,8 +101,9 @@ def kernel_env(preset: str, track: str, seed: int, out: Path | None) -> dict[str
 
 
 def run_course(
-    preset: str, track: str, seed: int, out: Path, stages: Sequence[str] = tuple(NOTEBOOKS), notebooks: Path = ROOT
-) -> dict | None:
+    preset: str, track: str, seed: int, out: Path, stages: Sequence[str] = tuple(NOTEBOOKS), notebooks: Path = ROOT,
+    source: str = "embedded",
+) -> dict | None:  # fmt: skip
     """Run the notebooks of these stages into the run folder `out`; print progress and, at the end, the final table.
 
     notebooks: the folder that holds 0-Pretrain.ipynb and so on.
@@ -112,7 +114,7 @@ def run_course(
         (out / stale).unlink(missing_ok=True)
     display = Display(preset, stages)
     for stage in stages:
-        run_stage(stage, out, notebooks, kernel_env(preset, track, seed, out), display)
+        run_stage(stage, out, notebooks, kernel_env(preset, track, seed, out, source), display)
     waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]
     if waiting and len(stages) < len(NOTEBOOKS):
         print(f"No report yet: {', '.join(waiting)} still to be run into this folder.")
@@ -161,14 +163,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", default=os.environ.get("RLHF_PRESET") or "cpu", help="size: smoke, cpu, ... (RLHF_PRESET)")
     add("--track", default=os.environ.get("RLHF_TRACK") or "tldr", help="data: tldr, ... (RLHF_TRACK)")
+    add("--source", default=default_source(), help="rows: embedded, local (RLHF_DATA_DIR), hub (RLHF_SOURCE)")
     add("--seed", help="0, 1, 2, ... (RLHF_SEED)")
-    add("--out", help="run folder (RLHF_OUT; default runs/<preset>-<track>-seed<seed>)")
+    add("--out", help="run folder (RLHF_OUT; default runs/<preset>-<track>-seed<seed>; -local or -hub after the track)")
     add("--stages", default=",".join(NOTEBOOKS), help="only these, with commas: pretrain,sft,reward,ppo")
     add("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
     args = parser.parse_args(argv)
     try:
         args.seed = read_number("RLHF_SEED", 0, least=0) if args.seed is None else whole_number(args.seed, "seed", 0)
-        check_settings(args.preset, args.track, args.seed)
+        check_settings(args.preset, args.track, args.seed, args.source)
     except ValueError as error:
         parser.error(str(error))
     wanted = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
@@ -181,24 +184,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if absent:
         parser.error(f"no {', '.join(absent)} in {args.notebooks}")
     out = args.out or os.environ.get("RLHF_OUT")
-    args.out = Path(out) if out else ROOT / default_out(args.preset, args.track, args.seed)
+    args.out = Path(out) if out else ROOT / default_out(args.preset, args.track, args.seed, args.source)
     return args
 
 
-def check_settings(preset: str, track: str, seed: int) -> None:
-    """Raise ValueError, with the valid names, for a preset or track that doesn't exist."""
-    from helpers.config import load_config
-
+def check_settings(preset: str, track: str, seed: int, source: str) -> None:
+    """Raise ValueError, with the valid names, for a preset, track or source that doesn't exist."""
     for stage in NOTEBOOKS:
-        load_config(stage, preset=preset, track=track, seed=seed)
+        load_config(stage, preset=preset, track=track, seed=seed, source=source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     args = parse(argv)
-    print(f"RLHF from scratch: preset {args.preset}, track {args.track}, seed {args.seed} -> {shown(args.out)}")
+    print(f"RLHF from scratch: preset {args.preset}, track {args.track}, rows {args.source}, seed {args.seed} -> "
+          f"{shown(args.out)}")  # fmt: skip
     try:
-        run_course(args.preset, args.track, args.seed, args.out, args.stages, args.notebooks)
+        run_course(args.preset, args.track, args.seed, args.out, args.stages, args.notebooks, args.source)
     except CellFailure as failure:
         copy = shown(args.out / "notebooks" / f"{failure.notebook}.ipynb")
         print(f"\n{failure}\nThe notebook as far as it got: {copy}", file=sys.stderr)

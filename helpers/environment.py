@@ -149,7 +149,7 @@ def setup(notebook: str) -> Course:
     seed = read_number("RLHF_SEED", 0, least=0)
     source = default_source()
     config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
-    out = ROOT / (os.environ.get("RLHF_OUT") or default_out(preset, track, seed))  # an absolute RLHF_OUT wins
+    out = ROOT / (os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source))  # an absolute RLHF_OUT wins
 
     threads = choose_threads()
     torch.set_num_threads(threads)

@@ -12,9 +12,10 @@ NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
 REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
 
 
-def default_out(preset: str, track: str, seed: int) -> str:
-    """The run folder, relative to the repository, when RLHF_OUT does not name one."""
-    return f"runs/{preset}-{track}-seed{seed}"
+def default_out(preset: str, track: str, seed: int, source: str = "embedded") -> str:
+    """The run folder, relative to the repository, when RLHF_OUT does not name one: one for each world or source."""
+    rows = "" if source == "embedded" else f"-{source}"
+    return f"runs/{preset}-{track}{rows}-seed{seed}"
 
 
 def read_number(name: str, default: int, least: int) -> int:

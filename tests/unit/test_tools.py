@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -257,16 +256,11 @@ identity = dict(preset=os.environ["RLHF_PRESET"], track=os.environ["RLHF_TRACK"]
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch, toy_metrics) -> Path:
-    """A folder with the four notebooks; a config that knows the preset smoke and the track tldr."""
+    """A folder with the four notebooks, and no settings from outside."""
     for stage, notebook in NOTEBOOKS.items():
         toy(tmp_path, notebook, RECORD.replace("STAGE", stage).replace("METRICS", repr(toy_metrics[stage])))
 
-    def load_config(stage, preset, track, seed):
-        if (preset, track) != ("smoke", "tldr"):
-            raise ValueError(f"no preset {preset!r} or track {track!r}: choose from smoke; tldr")
-
-    monkeypatch.setitem(sys.modules, "helpers.config", types.SimpleNamespace(load_config=load_config))
-    for name in ("RLHF_PRESET", "RLHF_TRACK", "RLHF_SEED", "RLHF_OUT"):
+    for name in ("RLHF_PRESET", "RLHF_TRACK", "RLHF_SEED", "RLHF_OUT", "RLHF_SOURCE", "RLHF_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -318,8 +312,8 @@ def test_ctrl_c_stops_the_kernel(tmp_path, root):
     notebook = "import os, pathlib, time\npathlib.Path('PID').write_text(str(os.getpid()))\ntime.sleep(60)"
     path = toy(tmp_path, "toy", notebook.replace("PID", (tmp_path / "pid").as_posix()))
     script = ("import sys; from pathlib import Path; from helpers import course\n"
-              "course.parse = lambda argv: type('A', (), dict(preset='smoke', track='tldr', seed=0, stages=['sft'],"
-              f" out=Path({str(tmp_path / 'o')!r}), notebooks=Path({str(tmp_path)!r})))\n"
+              "course.parse = lambda argv: type('A', (), dict(preset='smoke', track='tldr', source='embedded', seed=0,"
+              f" stages=['sft'], out=Path({str(tmp_path / 'o')!r}), notebooks=Path({str(tmp_path)!r})))\n"
               f"course.NOTEBOOKS = {{'sft': {path.stem!r}}}\nsys.exit(course.main())")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
