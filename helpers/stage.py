@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from helpers.checkpoints import CheckpointError
 from helpers.environment import Course, setup
+from helpers.tracks import SourceError
 
 OPTIONS = {"preset": "smoke or cpu", "track": "which data", "seed": "a whole number", "out": "the run folder"}
 
@@ -27,5 +28,5 @@ def stage_main(notebook: str, run: Callable[[Course], None]) -> None:
             os.environ[f"RLHF_{name.upper()}"] = value
     try:
         run(setup(notebook))
-    except (CheckpointError, FileNotFoundError, FloatingPointError, ValueError) as error:
+    except (CheckpointError, FileNotFoundError, FloatingPointError, SourceError, ValueError) as error:
         sys.exit(f"{notebook}: {error}")

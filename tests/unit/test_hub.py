@@ -32,7 +32,7 @@ def test_without_a_network_the_error_comes_soon_and_says_what_to_do():
     started = time.perf_counter()
     message = refused()
     assert time.perf_counter() - started < 10
-    for part in ("stanfordnlp/sst2 could not be reached", "sst2/train.jsonl", "RLHF_DATA_DIR", 'source="embedded"'):
+    for part in ("stanfordnlp/sst2 could not be reached", "sst2/train.jsonl", "RLHF_DATA_DIR", "RLHF_SOURCE=embedded"):
         assert part in message
 
 
@@ -85,7 +85,10 @@ def test_each_answer_of_the_hub_is_told_apart_and_no_token_is_shown(hub, answer,
 
 
 def served(monkeypatch, rows) -> list:
-    """Let `datasets` give these rows (or raise this error) after the Hub has agreed; returns the calls."""
+    """Let `datasets` give these rows (by split where a dict; or raise this error) after the Hub has agreed.
+
+    Returns the calls.
+    """
     datasets = pytest.importorskip("datasets")
     calls = []
 
@@ -93,7 +96,8 @@ def served(monkeypatch, rows) -> list:
         calls.append((*names, options))
         if isinstance(rows, Exception):
             raise rows
-        return datasets.IterableDataset.from_generator(lambda: iter(rows))
+        wanted = rows[options["split"]] if isinstance(rows, dict) else rows
+        return datasets.IterableDataset.from_generator(lambda: iter(wanted))
 
     monkeypatch.setattr("helpers.hub.check_hub", lambda data: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -115,10 +119,18 @@ def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_split_of_the_hub_is_read_whole(monkeypatch):
-    calls = served(monkeypatch, SST2)
-    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 30
-    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 30
-    assert [options["split"] for *_, options in calls] == ["validation", "train"]
+    calls = served(monkeypatch, {"train": SST2[:20], "validation": SST2[20:]})
+    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 10
+    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 20
+    assert [options["split"] for *_, options in calls] == ["validation", "train", "validation"]
+
+
+def test_what_the_hub_holds_out_is_not_learned_from(monkeypatch):
+    """Also where a data set repeats a row of its held-out split: it is counted, and not learned from."""
+    again = {"sentence": SST2[25]["sentence"].upper() + " ", "label": 1}
+    served(monkeypatch, {"train": [*SST2[:20], again], "validation": SST2[20:]})
+    records, report = load_track("sentiment", "labels", "train", source="hub")
+    assert len(records) == 20 and report.left_out == {"held out for measuring": 1}
 
 
 def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.checkpoints import CheckpointError
 from helpers.stage import stage_main
+from helpers.tracks import SourceError
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_options_win_over_the_environment(command, monkeypatch):
     assert os.environ["RLHF_SEED"] == "5"
 
 
-@pytest.mark.parametrize("error", [CheckpointError, FileNotFoundError, FloatingPointError, ValueError])
+@pytest.mark.parametrize("error", [CheckpointError, FileNotFoundError, FloatingPointError, SourceError, ValueError])
 def test_a_failure_is_one_line_without_a_traceback(command, error):
     def fails(course):
         raise error("what went wrong, and what to do")
