@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from helpers.fetch import fetch
 from helpers.network import redact, within
 from helpers.sources import load_track
 from helpers.tracks import TRACKS, SourceError
@@ -131,6 +132,28 @@ def test_what_the_hub_holds_out_is_not_learned_from(monkeypatch):
     served(monkeypatch, {"train": [*SST2[:20], again], "validation": SST2[20:]})
     records, report = load_track("sentiment", "labels", "train", source="hub")
     assert len(records) == 20 and report.left_out == {"held out for measuring": 1}
+
+
+def test_fetched_rows_are_those_of_the_hub(tmp_path, monkeypatch):
+    """What one machine fetches, another without a network reads: the same records."""
+    documents = [{"text": f"Text {i} 🙂.", "score": 3.0} for i in range(90)]
+    sentences = {"train": [row | {"idx": i} for i, row in enumerate(SST2[:20])], "validation": SST2[20:]}
+    served(monkeypatch, {"train": documents})
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    with pytest.raises(SourceError, match="stanfordnlp/sst2 has no column sentence"):
+        list(fetch("sentiment", tmp_path, documents=50))
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["train.jsonl.gz"], "the first data set is complete"
+    found, _ = load_track("sentiment", "documents", "train", source="local")
+    assert found == load_track("sentiment", "documents", "train", source="hub", limit=len(found))[0]
+    calls = served(monkeypatch, sentences)
+    lines = list(fetch("sentiment", tmp_path, documents=50))
+    assert [line.split(": ")[1] for line in lines] == [
+        "is there", "20 rows of stanfordnlp/sst2", "10 rows of stanfordnlp/sst2",
+    ]  # fmt: skip
+    assert [options["split"] for *_, options in calls] == ["train", "validation"]
+    for kind in ("labels", "demonstrations"):
+        for split in ("train", "heldout"):
+            assert load_track("sentiment", kind, split, "local")[0] == load_track("sentiment", kind, split, "hub")[0]
 
 
 def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):
