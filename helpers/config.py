@@ -54,10 +54,15 @@ class RewardConfig:
     muon_lr: float = 1e-2
     pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
     lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
+    judge_share: float = 0.2  # of the real comparisons' prompts: for a second judge, which only measures
     best_of: int = 8  # samples a prompt for best-of-n
     response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.judge_share < 1:
+            raise ValueError(f"judge_share must be 0 or more and below 1, not {self.judge_share}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from helpers.config import default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
 from helpers.only import watch_cells
 
-NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets")
+NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets", "rouge_score",
+          "sacrebleu")  # fmt: skip
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
 
 

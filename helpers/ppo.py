@@ -289,9 +289,10 @@ def run(course: Course) -> None:
     prompts = course.rows("prompts", "train", room=config.response_tokens)
     train(models, prompts, config, tokenizer, course.log)
     if prompts[0].facts is None:
-        from helpers.policies import on_real_rows  # builds on this module
+        from helpers.policies import on_real_rows, show  # builds on this module
 
         metrics = on_real_rows(course, models)
+        show(course, metrics)
     else:
         heldout = course.rows("prompts", "heldout", config.eval_prompts)
         metrics, _ = measure(models, tokenizer, heldout, config)
