@@ -10,7 +10,10 @@ from helpers.checkpoints import CheckpointError
 from helpers.environment import Course, setup
 from helpers.tracks import SourceError
 
-OPTIONS = {"preset": "smoke or cpu", "track": "which data", "seed": "a whole number", "out": "the run folder"}
+OPTIONS = {
+    "preset": "smoke or cpu", "track": "which data", "seed": "a whole number", "out": "the run folder",
+    "adapter": "full, lora or qlora: what SFT and PPO train",
+}  # fmt: skip
 
 
 def settings(course: Course) -> dict:
