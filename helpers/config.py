@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 TRACKS = ("tldr", "sentiment", "assistant", "instruct")
+ADAPTERS = ("full", "lora", "qlora")  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
 SOURCES = ("embedded", "local", "hub")  # where rows come from: the track's own world, a folder, the Hugging Face Hub
 
 
@@ -30,7 +31,33 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class SFTConfig:
+class AdapterConfig:
+    """What SFT and PPO train: the whole model, or thin matrices beside its frozen weights (adapters)."""
+
+    adapter: str = "full"  # or "lora", or "qlora": lora with the matrices of the blocks in 4 bits
+    rank: int = 8  # r, the short side of A and B
+    alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
+    targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # linear layers of the blocks that get an adapter
+    adapter_lr: float = 1e-2  # AdamW: A and B
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"no adapter {self.adapter!r}: choose from {', '.join(ADAPTERS)}")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, not {self.rank!r}")
+        if isinstance(self.targets, str) or not self.targets:
+            raise ValueError(f"targets must be a tuple of layer names, such as ('c_attn',), not {self.targets!r}")
+        if not self.alpha > 0 or not self.adapter_lr > 0:
+            raise ValueError(f"alpha and adapter_lr must be above 0, not {self.alpha!r} and {self.adapter_lr!r}")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Peak learning rates of AdamW and Muon for what is trained (no Muon for adapters: `adapter_lr`)."""
+        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, 0.0)
+
+
+@dataclass(frozen=True)
+class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
     demonstrations: int = 12_000
@@ -61,7 +88,7 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(AdapterConfig):
     """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
 
     iterations: int = 22

@@ -7,6 +7,7 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_PRESET  smoke, cpu, ...   RLHF_TRACK  tldr, ...         RLHF_SEED     0, 1, 2, ...
     RLHF_OUT     run folder        RLHF_DEVICE cpu, cuda, mps    RLHF_DTYPE    float32, bfloat16, float16
     RLHF_THREADS CPU threads       RLHF_SOURCE embedded, local, hub   RLHF_DATA_DIR folder with rows (source local)
+    RLHF_ADAPTER full, lora, qlora
 """
 
 import importlib.util
@@ -20,14 +21,14 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from helpers.config import default_source, load_config
+from helpers.config import AdapterConfig, default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
 from helpers.only import watch_cells
 
@@ -149,6 +150,9 @@ def setup(notebook: str) -> Course:
     seed = read_number("RLHF_SEED", 0, least=0)
     source = default_source()
     config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
+    if adapter := os.environ.get("RLHF_ADAPTER"):
+        AdapterConfig(adapter)  # refuses an unknown one, also in a stage that trains without
+        config = replace(config, adapter=adapter) if isinstance(config, AdapterConfig) else config
     out = ROOT / (os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source))  # an absolute RLHF_OUT wins
 
     threads = choose_threads()

@@ -156,6 +156,11 @@ def quantize_model(model: nn.Module, targets: Sequence[str] = ("c_attn", "c_proj
         model.set_submodule(name, layer)
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether there are 4-bit layers in a model. By their parts: 1-SFT defines NF4Linear once more."""
+    return any(name.endswith("absmax_codes") for name, _ in module.named_buffers())
+
+
 def dequantize_model(model: nn.Module) -> None:
     """Put nn.Linear back in place of every 4-bit layer, in place, with the rounded weights: such a model saves."""
     for name, layer in list(model.named_modules()):

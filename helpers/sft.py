@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.adapters import add_adapters, merge_adapters
 from helpers.batching import right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.config import SFTConfig
@@ -68,11 +69,15 @@ def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = 
 
 
 def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, log=None) -> list[dict]:
-    """Fine-tune in place on encoded demonstrations; returns the metrics of every step."""
+    """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
+
+    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one.
+    """
     device = model.wte.weight.device
     steps = len(batch_plan([len(ids) for ids, _ in rows], config.batch_size, config.epochs, config.seed))
     batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
+    add_adapters(model, config)
+    optimizers = Optimizers(model, *config.rates)
 
     def loss_of(model, batch):
         ids, mask = (tensor.to(device) for tensor in batch)
@@ -107,12 +112,13 @@ def run(course: Course) -> None:
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    adapter = merge_adapters(model)  # None when all weights were trained
     heldout = course.rows("demonstrations", "heldout")
     prompts = course.rows("prompts", "heldout", config.eval_prompts, room=config.response_tokens)
     metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype)
     save_stage(
         course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
-        metrics=metrics, parent=parent, data_fingerprint=fingerprint(demonstrations),
+        metrics=metrics, parent=parent, data_fingerprint=fingerprint(demonstrations), adapter=adapter,
     )  # fmt: skip
     course.record(**metrics, first_loss=history[0]["loss"])
 

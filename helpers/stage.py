@@ -9,7 +9,10 @@ from dataclasses import asdict
 from helpers.checkpoints import CheckpointError
 from helpers.environment import Course, setup
 
-OPTIONS = {"preset": "smoke or cpu", "track": "which data", "seed": "a whole number", "out": "the run folder"}
+OPTIONS = {
+    "preset": "smoke or cpu", "track": "which data", "seed": "a whole number", "out": "the run folder",
+    "adapter": "full, lora or qlora: what SFT and PPO train",
+}  # fmt: skip
 
 
 def settings(course: Course) -> dict:

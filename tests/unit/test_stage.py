@@ -12,7 +12,7 @@ from helpers.stage import stage_main
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Pretend that these were typed behind `python -m helpers.ppo`; variables set on the way are undone."""
-    for name in ("RLHF_PRESET", "RLHF_SEED", "RLHF_OUT", "RLHF_TRACK"):
+    for name in ("RLHF_PRESET", "RLHF_SEED", "RLHF_OUT", "RLHF_TRACK", "RLHF_ADAPTER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -24,10 +24,11 @@ def command(monkeypatch, tmp_path):
 
 def test_options_win_over_the_environment(command, monkeypatch):
     monkeypatch.setenv("RLHF_SEED", "1")
-    command("--preset", "smoke", "--seed", "5")
+    command("--preset", "smoke", "--seed", "5", "--adapter", "lora")
     seen = []
     stage_main("3-PPO", seen.append)
     assert (seen[0].preset, seen[0].config.seed, seen[0].stage) == ("smoke", 5, "ppo")
+    assert seen[0].config.adapter == "lora"
     assert os.environ["RLHF_SEED"] == "5"
 
 
