@@ -82,6 +82,12 @@ class Adapter:
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / "base.json", {"base_sha256": self.base, "files": files})
 
+    def put_on(self, model: nn.Module) -> None:
+        """Add these adapters to a model, in place; whether it is their base is not looked at (`load_lora` does)."""
+        add_lora(model, self.rank, self.alpha, self.targets)
+        for name, weight in adapter_state(model).items():
+            weight.copy_(self.weights[name])
+
 
 def take_adapters(model: nn.Module) -> Adapter:
     """A copy of a model's adapters. ValueError when it has none."""
@@ -155,7 +161,6 @@ def load_lora(folder: str | Path, model: nn.Module) -> None:
         raise ValueError(f"{folder / changed[0]} has changed since it was saved (checksum mismatch)")
     if theirs != ours:
         raise ValueError(f"{folder} belongs to another base ({theirs[:8]}) than this model ({ours[:8]})")
-    saved = load_file(folder / "adapter_model.safetensors")
-    add_lora(model, config["r"], config["lora_alpha"], config["target_modules"])
-    for name, weight in adapter_state(model).items():
-        weight.copy_(saved[name])
+    weights = load_file(folder / "adapter_model.safetensors")
+    settings = config["r"], config["lora_alpha"], config["target_modules"]
+    Adapter(weights, *settings, base=theirs, in_4_bits=is_quantized(model)).put_on(model)

@@ -168,6 +168,12 @@ def dequantize_model(model: nn.Module) -> None:
             model.set_submodule(name, plain_linear(layer.weight, layer.bias))
 
 
+def nf4_bytes(numbers: int, block: int = 64) -> int:
+    """Bytes of a weight of so many numbers in an `NF4Linear`: half a byte each, and the twice quantised absmax."""
+    absmax = -(-numbers // block)  # rounded up
+    return -(-numbers // 2) + absmax + 4 * -(-absmax // 256) + 4  # codes; absmax in 8 bits, their scales, their mean
+
+
 def memory_bytes(model: nn.Module) -> int:
     """Bytes of a model's weights (parameters and buffers, tied ones once)."""
     return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
