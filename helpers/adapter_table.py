@@ -8,7 +8,7 @@ import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from helpers import sft
 from helpers.adapters import merge_adapters
 from helpers.checkpoints import load_stage
-from helpers.config import ADAPTERS, AdapterConfig, load_config
+from helpers.config import ADAPTERS, SFTConfig, load_config
 from helpers.datasets import Prompt
 from helpers.environment import Course, setup
 from helpers.evaluation import bootstrap_ci95, entropy_floor, respond
@@ -34,7 +34,7 @@ MIB = 2**20
 # ---------------------------------------------------------------- memory
 
 
-def training_bytes(sizes: GPTConfig, config: AdapterConfig) -> dict[str, int]:
+def training_bytes(sizes: GPTConfig, config: SFTConfig) -> dict[str, int]:
     """Bytes of the weights, their gradients and the optimisers' state, counted on a model that takes no memory.
 
     float32; AdamW keeps two numbers for each that learns, Muon one. What the layers keep for the backward pass comes
@@ -48,6 +48,7 @@ def training_bytes(sizes: GPTConfig, config: AdapterConfig) -> dict[str, int]:
             saved = sum(4 * layer.weight.numel() - nf4_bytes(layer.weight.numel()) for layer in blocks)
         if config.adapter != "full":
             add_lora(model, config.rank, config.alpha, config.targets)
+            model.wte.weight.requires_grad_(config.train_embeddings)
     _, muon_lr = config.rates
     learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     kept = [1 if muon_lr and ".h." in f".{name}" and p.dim() == 2 else 2 for name, p in learns]
@@ -166,7 +167,7 @@ def table(ways: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def bytes_table(sizes: GPTConfig, config: AdapterConfig) -> str:
+def bytes_table(sizes: GPTConfig, config: SFTConfig) -> str:
     """What training a model of these sizes needs, by counting, as a Markdown table."""
     ways = {adapter: training_bytes(sizes, replace(config, adapter=adapter)) for adapter in ADAPTERS}
     for way in ways.values():
@@ -185,10 +186,10 @@ def run(course: Course) -> None:
     for adapter in ADAPTERS:  # a new process for each, which holds nothing of the one before
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             ways[adapter] = process.submit(one_way, adapter).result()
-    settings = {name: getattr(course.config, name) for name in ("rank", "alpha", "targets", "adapter_lr")}
-    facts = {"preset": course.preset, "track": course.track, "source": course.source, "seed": course.seed}
-    write_json(course.out / "metrics/adapters.json", plain({**facts, **settings, "ways": ways}))
-    print(table(ways), bytes_table(GPTConfig(), course.config), sep="\n\n")
+    facts = {"preset": course.preset, "track": course.track, "source": course.source, "config": asdict(course.config)}
+    write_json(course.out / "metrics/adapters.json", plain({**facts, "ways": ways}))
+    known = replace(course.config, train_embeddings=False)  # GPT-2 has met all words
+    print(table(ways), bytes_table(GPTConfig(), known), sep="\n\n")
 
 
 if __name__ == "__main__":

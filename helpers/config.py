@@ -38,7 +38,8 @@ class AdapterConfig:
     rank: int = 8  # r, the short side of A and B
     alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # linear layers of the blocks that get an adapter
-    adapter_lr: float = 1e-2  # AdamW: A and B
+    adapter_lr: float = 3e-3  # AdamW, beside adapters: the embedding if it learns (without Muon A and B too)
+    adapter_muon_lr: float = 1e-2  # Muon: A and B
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -47,13 +48,13 @@ class AdapterConfig:
             raise ValueError(f"rank must be a whole number of at least 1, not {self.rank!r}")
         if isinstance(self.targets, str) or not self.targets:
             raise ValueError(f"targets must be a tuple of layer names, such as ('c_attn',), not {self.targets!r}")
-        if not self.alpha > 0 or not self.adapter_lr > 0:
-            raise ValueError(f"alpha and adapter_lr must be above 0, not {self.alpha!r} and {self.adapter_lr!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, not {self.alpha!r}")
 
     @property
     def rates(self) -> tuple[float, float]:
-        """Peak learning rates of AdamW and Muon for what is trained (no Muon for adapters: `adapter_lr`)."""
-        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, 0.0)
+        """Peak learning rates of AdamW and Muon for what is trained."""
+        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, self.adapter_muon_lr)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
     demonstrations: int = 12_000
+    train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     lr: float = 3e-3
@@ -99,6 +101,8 @@ class PPOConfig(AdapterConfig):
     muon_lr: float = 2e-3
     value_lr: float = 1e-3
     value_muon_lr: float = 2e-3
+    adapter_lr: float = 1e-3
+    adapter_muon_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
     gamma: float = 1.0
     lam: float = 0.95

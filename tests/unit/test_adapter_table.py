@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -19,9 +20,12 @@ SIZES = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=32)
 
 
 @pytest.mark.parametrize("muon_lr", [0.0, 1e-2])
+@pytest.mark.parametrize("embeddings", [True, False])
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_counted_bytes_are_those_of_real_tensors(adapter, muon_lr):
-    settings = SFTConfig(adapter=adapter, rank=3, muon_lr=muon_lr, targets=("c_attn", "mlp.c_proj"))
+def test_counted_bytes_are_those_of_real_tensors(adapter, embeddings, muon_lr):
+    targets = ("c_attn", "mlp.c_proj")
+    settings = SFTConfig(adapter=adapter, rank=3, targets=targets, train_embeddings=embeddings,
+                         muon_lr=muon_lr, adapter_muon_lr=muon_lr)  # fmt: skip
     counted, model = training_bytes(SIZES, settings), GPT(SIZES)
     add_adapters(model, settings)
     optimizers = Optimizers(model, *settings.rates)
@@ -38,13 +42,14 @@ def test_counted_bytes_are_those_of_real_tensors(adapter, muon_lr):
 
 def test_gpt2_by_hand():
     """124,439,808 weights; 12 blocks with matrices of 12 C^2 = 7,077,888 numbers."""
-    full, lora, qlora = (training_bytes(GPTConfig(), SFTConfig(adapter=name, rank=8)) for name in ADAPTERS)
+    full, lora, qlora = (training_bytes(GPTConfig(), SFTConfig(adapter=name, rank=8, train_embeddings=False))
+                         for name in ADAPTERS)  # fmt: skip
     C, blocks = 768, 12
     assert full["trained"] == 124_439_808 and full["weights"] == full["gradients"] == 4 * 124_439_808
     muon, adamw = blocks * 12 * C * C, 124_439_808 - blocks * 12 * C * C
     assert full["optimizer"] == 4 * (muon + 2 * adamw)
     assert lora["trained"] == qlora["trained"] == blocks * 8 * (4 * C + 2 * C + 5 * C + 5 * C)
-    assert lora["weights"] - full["weights"] == lora["gradients"] == lora["optimizer"] // 2 == 4 * lora["trained"]
+    assert lora["weights"] - full["weights"] == lora["gradients"] == lora["optimizer"] == 4 * lora["trained"]  # Muon
     bits = 8 * (qlora["weights"] - lora["weights"] + 4 * muon) / muon
     assert 4.126 < bits < 4.128  # 4 + 8 / 64 + 32 / (64 * 256), and the mean of each matrix
 
@@ -83,10 +88,10 @@ def test_the_command_measures_the_three_ways(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "metrics/adapters.json").read_text("utf-8"))
     ways = written["ways"]
-    assert (written["track"], written["rank"], list(ways)) == ("instruct", 2, ["full", "lora", "qlora"])
+    assert (written["track"], written["config"]["rank"], list(ways)) == ("instruct", 2, ["full", "lora", "qlora"])
     assert "| | full | lora | qlora |" in printed and "| numbers that learn | 124,439,808 |" in printed
     losses = {name: way["heldout_loss"] for name, way in ways.items()}
-    assert len(set(losses.values())) == 3 and losses["full"] < min(losses["lora"], losses["qlora"])
+    assert len(set(losses.values())) == 3 and max(losses.values()) < 0.8 * math.log(1536)  # a blind guess
     assert ways["qlora"]["loss_on_unrounded_base"] == pytest.approx(losses["qlora"], abs=0.3)
     assert ways["qlora"]["loss_on_unrounded_base"] != losses["qlora"]
     assert all(way["steps"] == 40 and way["entropy_floor"] < way["heldout_loss"] for way in ways.values())
