@@ -49,11 +49,12 @@ def policy_and_reference(sft: nn.Module, config: AdapterConfig) -> tuple[nn.Modu
     """
     if config.adapter == "full":
         return copy.deepcopy(sft).requires_grad_(True), sft.requires_grad_(False)
+    reference = shared_copy(sft)
     if config.adapter == "qlora":
-        quantize_model(sft)
-    policy = shared_copy(sft)
+        quantize_model(reference)
+    policy = shared_copy(reference)
     add_lora(policy, config.rank, config.alpha, config.targets)
-    return policy, sft
+    return policy, reference
 
 
 # ---------------------------------------------------------------- from adapters to plain weights
