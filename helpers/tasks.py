@@ -49,7 +49,8 @@ REAL = {
     "tldr": Task(WEB, "a Reddit post, then `TL;DR:`", "the summary that its author wrote"),
     "sentiment": Task(
         WEB, "the first 2 to 7 words of a sentence from a film review",
-        "the rest of the sentence; a positive one is wanted", said_post="beginning", said_summary="rest of the sentence",
+        "the rest of the sentence; a positive one is wanted",
+        said_post="beginning", said_summary="rest of the sentence",
     ),
     "assistant": Task(
         WEB, "a request between `Human:` and `Assistant:`", "the answer in the data set",
