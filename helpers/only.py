@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 MARK = re.compile(r"#\s*only:\s*(\w+(?:\s*,\s*\w+)*)\s*$")
-SAID = {"embedded": "an embedded world", "real": "real rows"}  # and a track's name for its embedded world
+SAID = {"embedded": "an embedded world", "real": "real rows"}  # any other name is a track's, for its embedded world
 
 
 def names_of(lines: list[str]) -> set[str]:
@@ -31,10 +31,16 @@ def filter_for(track: str, source: str) -> Callable[[list[str]], list[str]]:
         names = names_of(lines)
         if not names or here & names:
             return lines
-        about = " or ".join(SAID.get(name, f"the embedded world of {name}") for name in sorted(names))
-        return [f'print("passed over: this cell is about {about}")\n']
+        return [f'print("passed over: this cell is about {about(names)}")\n']
 
     return only
+
+
+def about(names: set[str]) -> str:
+    """The names of a mark in words: "the embedded world of sentiment or real rows"."""
+    tracks = " or ".join(sorted(names - SAID.keys()))
+    worlds = [f"the embedded world of {tracks}"] if tracks else []
+    return " or ".join(worlds + [said for name, said in SAID.items() if name in names])
 
 
 def watch_cells(track: str, source: str) -> None:

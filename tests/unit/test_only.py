@@ -6,7 +6,7 @@ import pytest
 
 from helpers.config import TRACKS
 from helpers.folders import NOTEBOOKS, ROOT
-from helpers.only import SAID, filter_for, names_of, watch_cells
+from helpers.only import SAID, about, filter_for, names_of, watch_cells
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,12 @@ def test_a_cell_runs_on_its_own_rows_and_is_passed_over_elsewhere(mark, place):
     exec("".join(kept), namespace)
     assert ("x" in namespace) == (place in RUNS[mark])
     assert kept == cell if place in RUNS[mark] else len(kept) == 1 and "passed over" in kept[0]
+
+
+def test_what_is_passed_over_is_named():
+    assert about({"tldr"}) == "the embedded world of tldr"
+    assert about({"tldr", "real", "sentiment"}) == "the embedded world of sentiment or tldr or real rows"
+    assert about({"embedded", "real"}) == "an embedded world or real rows"
 
 
 @pytest.mark.parametrize("place", PLACES)
