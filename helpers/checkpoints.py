@@ -19,6 +19,7 @@ from torch import Tensor
 from helpers.model import GPT, GPTConfig, RewardModel
 
 NOTEBOOKS = {  # stage: the notebook that makes its checkpoint
+    "base": "1-SFT.ipynb",  # weights from elsewhere, in the place of pretrain's (helpers/base.py)
     "pretrain": "0-Pretrain.ipynb",
     "sft": "1-SFT.ipynb",
     "reward": "2-RM-Training.ipynb",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from helpers.base import load_base
 from helpers.baselines import copies, lead_k, source_text
-from helpers.checkpoints import load_stage
 from helpers.classifier import fit
 from helpers.datasets import Prompt
 from helpers.environment import Course
@@ -105,9 +105,7 @@ def independent_judge(course: Course) -> tuple[Judge, dict]:
 def on_real_rows(course: Course, models: Models, n: int = 8) -> dict:
     """What 3-PPO records where no gold reward is known: the table of policies, with a judge or references."""
     config, tokenizer = course.config, course.tokenizer
-    base, _ = load_stage(
-        course.folder("pretrain"), stage="pretrain", track=course.track, tokenizer=tokenizer, device=course.device
-    )
+    base, _ = load_base(course)
     judge, references, metrics = None, None, {}
     if course.track == "sentiment":
         judge, metrics = independent_judge(course)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.base import base_folder, load_base
 from helpers.batching import right_pad
-from helpers.checkpoints import load_stage, save_stage
+from helpers.checkpoints import save_stage
 from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.environment import Course
@@ -102,8 +103,7 @@ def measure(
 def run(course: Course) -> None:
     """The whole stage: base model, demonstrations, training, measurements, checkpoint, metrics."""
     config, tokenizer = course.config, course.tokenizer
-    parent = course.folder("pretrain")
-    model, _ = load_stage(parent, stage="pretrain", track=course.track, tokenizer=tokenizer, device=course.device)
+    model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
@@ -112,7 +112,7 @@ def run(course: Course) -> None:
     metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype)
     save_stage(
         course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
-        metrics=metrics, parent=parent, data_fingerprint=fingerprint(demonstrations),
+        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(demonstrations),
     )  # fmt: skip
     course.record(**metrics, first_loss=history[0]["loss"])
 
