@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.checkpoints import CheckpointError, from_transformers_state, save_stage, sha256
-from helpers.gpt2_bpe import SIZE, load_gpt2_tokenizer
+from helpers.gpt2_bpe import load_gpt2_tokenizer
 from helpers.model import GPT, GPTConfig
 from helpers.network import redact, within
 from helpers.tokenizer import Tokenizer
@@ -106,17 +106,23 @@ def load_foreign(path: Path, tokenizer: Tokenizer) -> GPT:
     A course checkpoint has them already; GPT-2 lacks PAD, and a padded vocabulary holds rows that are no token's.
     """
     model = load_nanogpt(path) if path.is_file() else load_gpt2(path)
-    size = tokenizer.vocab_size
     if (path / "stage.json").is_file():
-        if model.config.vocab_size != size:
-            raise WeightsError(f"{path} has {model.config.vocab_size:,} tokens, this run's tokenizer {size:,}")
+        if model.config.vocab_size != tokenizer.vocab_size:
+            raise WeightsError(f"{path} has {model.config.vocab_size:,} tokens, this run's tokenizer "
+                               f"{tokenizer.vocab_size:,}")  # fmt: skip
         return model
-    if model.config.vocab_size < SIZE + 1:
-        raise WeightsError(f"{path} has {model.config.vocab_size:,} tokens, but GPT-2's tokenizer has {SIZE + 1:,}: "
-                           "its weights were made with another one")  # fmt: skip
     if path.is_dir():
         check_vocabulary(path, tokenizer)
-    return fit_vocabulary(model, size, known=SIZE + 1)
+    return add_pad(model, tokenizer, path)
+
+
+def add_pad(model: GPT, tokenizer: Tokenizer, path: Path) -> GPT:
+    """The same model with GPT-2's tokens and PAD behind them. Raises WeightsError when it has fewer than GPT-2."""
+    known = tokenizer.pad_id  # GPT-2's own tokens come first
+    if model.config.vocab_size < known:
+        raise WeightsError(f"{path} has {model.config.vocab_size:,} tokens, but GPT-2's tokenizer has {known:,}: "
+                           "its weights were made with another one")  # fmt: skip
+    return fit_vocabulary(model, tokenizer.vocab_size, known)
 
 
 def load_gpt2(folder: str | Path) -> GPT:
@@ -217,11 +223,8 @@ def nanogpt_state(path: Path) -> dict[str, Tensor]:
 
 def convert(file: Path, folder: Path, heads: int | None = None) -> GPT:
     """Write a raw .pt file as a checkpoint folder with GPT-2's tokenizer. Raises WeightsError, CheckpointError."""
-    model = load_nanogpt(file, heads)
-    if model.config.vocab_size < SIZE + 1:
-        raise WeightsError(f"{file} has {model.config.vocab_size:,} tokens, but GPT-2's tokenizer has {SIZE + 1:,}")
     tokenizer = load_gpt2_tokenizer()
-    fit_vocabulary(model, tokenizer.vocab_size, known=SIZE + 1)
+    model = add_pad(load_nanogpt(file, heads), tokenizer, file)
     came_from = {"init": file.name, "source": file.name, "revision": f"sha256:{sha256(file)}"}
     save_stage(folder, model, tokenizer, stage="base", track="any", config=came_from, metrics={}, parent=None,
                data_fingerprint="")  # fmt: skip

@@ -25,9 +25,9 @@ def test_dtype_by_compute_capability(monkeypatch, capability, expected):
 
 
 def test_dtype_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(environment, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
     assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
-    monkeypatch.setattr(environment, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: False)
     assert hardware.choose_dtype(torch.device("cpu")) is torch.float32
     monkeypatch.setenv("RLHF_DTYPE", "bfloat16")
     assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
@@ -42,7 +42,7 @@ def test_the_dtype_probe_leaves_the_seed_alone():
 
 
 def test_threads(monkeypatch):
-    monkeypatch.setattr(environment, "physical_cores", lambda: 64)
+    monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
     assert hardware.choose_threads() == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert hardware.choose_threads() == 3

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from helpers import config, ppo, pretrain, reward, sft
+from helpers import ppo, presets, pretrain, reward, sft
+from helpers.config import CONFIGS
 from helpers.datasets import load_rows
 from helpers.environment import setup
 
@@ -30,7 +31,7 @@ def folder(tmp_path, monkeypatch):
         path = tmp_path / f"rows/{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    monkeypatch.setitem(config.REAL, "sentiment", SMALL)
+    monkeypatch.setitem(presets.REAL, "sentiment", SMALL)
     settings = {"TRACK": "sentiment", "PRESET": "cpu", "SEED": "0"}
     for name, value in (settings | {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}).items():
         monkeypatch.setenv(f"RLHF_{name}", value)
@@ -47,7 +48,7 @@ def test_the_stages_run_on_a_local_folder(folder, capsys):
         stage.run(course)
     printed = capsys.readouterr().out
     assert "sentiment labels/train (local: sst2/train.jsonl): 320 records" in printed
-    metrics = {name: json.loads((folder / f"metrics/{name}.json").read_text()) for name in config.CONFIGS}
+    metrics = {name: json.loads((folder / f"metrics/{name}.json").read_text()) for name in CONFIGS}
     assert metrics["pretrain"]["heldout_loss"] < metrics["pretrain"]["first_loss"]
     assert "entropy_floor" not in metrics["pretrain"] and "entropy_floor" not in metrics["sft"]
     low, high = metrics["reward"]["accuracy_ci95"]
