@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers import pointwise
+from helpers.accumulation import pair_parts
 from helpers.batching import right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.config import RewardConfig
@@ -106,7 +107,8 @@ def train(model: RewardModel, pairs: list[Pair], config: RewardConfig, pad_id: i
     batches: Iterator[PairBatch] = (pair_batch([pairs[i] for i in index], pad_id).to(device) for index in plan)
     optimizers = Optimizers(model, config.lr, config.muon_lr)
     progress = Progress("reward", len(plan), log)
-    return fit(model, batches, lambda m, b: reward_loss(m, b, config.lm_coef), optimizers, progress, dtype=dtype)
+    split = pair_parts(config.micro_batch, config.lm_coef)
+    return fit(model, batches, lambda m, part: reward_loss(m, *part), optimizers, progress, dtype=dtype, split=split)
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.accumulation import token_parts
 from helpers.base import base_folder, load_base
-from helpers.batching import right_pad
+from helpers.batching import right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
@@ -61,7 +62,8 @@ def demonstration_batches(
 def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = torch.float32) -> float:
     """Mean loss over all completion tokens of the rows, in nats per token."""
     total, tokens, device = 0.0, 0, model.wte.weight.device
-    for ids, mask in demonstration_batches(rows, 50, 1, pad_id, seed=0):
+    at_once = rows_at_once([ids for ids, _ in rows], model.config.vocab_size)
+    for ids, mask in demonstration_batches(rows, at_once, 1, pad_id, seed=0):
         with autocast(device, dtype):
             loss = completion_nll(model, ids.to(device), mask.to(device))
         total, tokens = total + loss.item() * mask.sum().item(), tokens + mask.sum().item()
@@ -79,7 +81,8 @@ def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32,
         ids, mask = (tensor.to(device) for tensor in batch)
         return completion_nll(model, ids, mask), {}
 
-    return fit(model, batches, loss_of, optimizers, Progress("sft", steps, log), dtype=dtype)
+    progress, split = Progress("sft", steps, log), token_parts(config.micro_batch)
+    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
 def measure(
