@@ -31,6 +31,7 @@ from helpers.config import default_init, default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
 from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads
 from helpers.only import watch_cells
+from helpers.presets import GPU_PRESETS
 
 NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets")
 NEEDED_FOR_REAL_ROWS = ("datasets", "rouge_score", "sacrebleu")
@@ -235,6 +236,16 @@ def set_figure_style() -> None:
     })  # fmt: skip
 
 
+def counted(course: Course) -> str:
+    """For a GPU preset on real rows: the minutes and gigabytes that this stage was counted to take."""
+    if course.source == "embedded" or course.preset not in GPU_PRESETS:
+        return ""
+    from helpers.expected import expected
+
+    minutes, gigabytes = expected(course.preset, course.track)[course.stage]
+    return f"; counted, not measured: {max(1, round(minutes))} minutes, {gigabytes:.0f} GB"
+
+
 def summary(course: Course) -> str:
     """What setup() found, in four lines without absolute paths: they are committed with the outputs."""
     if course.device.type == "cuda":
@@ -252,5 +263,5 @@ def summary(course: Course) -> str:
         f"{course.notebook}: preset {course.preset}{chosen}, track {course.track}{start}, seed {course.seed}\n"
         f"machine    {machine}, {str(course.dtype).removeprefix('torch.')} ({course.where})\n"
         f"software   Python {platform.python_version()}, torch {torch.__version__}\n"
-        f"results in {folder}"
+        f"results in {folder}{counted(course)}"
     )

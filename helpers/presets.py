@@ -13,7 +13,8 @@ reward model and PPO) and were counted (helpers/memory.py), not yet run on these
 """
 
 TRACKS = ("tldr", "sentiment", "assistant", "instruct")
-PRESETS = ("cpu", "smoke", "t4", "t4x2", "h100")
+GPU_PRESETS = ("t4", "t4x2", "h100")
+PRESETS = ("cpu", "smoke", *GPU_PRESETS)
 Differences = dict[str, dict]  # stage -> field -> value
 
 # ---------------------------------------------------------------- embedded worlds
@@ -58,9 +59,9 @@ SMOKE_REAL_OF: dict[str, Differences] = {"sentiment": {"reward": {"pointwise": T
 GPT2_124M = {"layers": 12, "heads": 12, "channels": 768, "vocabulary": 0, "lr": 2e-3, "muon_lr": 1e-2}
 ADAMW = {"muon_lr": 0.0}  # for weights that are trained already
 T4: Differences = {  # every track; micro_batch is what fits
-    "pretrain": GPT2_124M | {"documents": 10_000, "eval_documents": 200, "batch_size": 32, "micro_batch": 8},
-    "sft": ADAMW | {"init": "gpt2", "batch_size": 32, "micro_batch": 8, "lr": 5e-5},
-    "reward": ADAMW | {"batch_size": 32, "micro_batch": 8, "lr": 1e-5, "lm_coef": 0.0},
+    "pretrain": GPT2_124M | {"documents": 20_000, "eval_documents": 200, "batch_size": 32, "micro_batch": 8},
+    "sft": ADAMW | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5},
+    "reward": ADAMW | {"batch_size": 32, "micro_batch": 16, "lr": 1e-5, "lm_coef": 0.0},
     "ppo": ADAMW | {"iterations": 150, "rollout_size": 32, "minibatch_size": 8, "lr": 1e-5, "value_lr": 1e-5,
                     "value_muon_lr": 0.0, "kl_coef": 0.05},
 }  # fmt: skip
@@ -81,19 +82,19 @@ GPU: dict[str, Differences] = {
     },
     "sentiment": {
         "pretrain": {"context": 128},
-        "sft": {"demonstrations": 67_349, "micro_batch": 0, "response_tokens": 48},
+        "sft": {"demonstrations": 67_349, "epochs": 2.0, "micro_batch": 0, "response_tokens": 48},
         "reward": {"pointwise": True, "comparisons": 67_349, "micro_batch": 0, "response_tokens": 48},
         "ppo": {"rollout_size": 128, "minibatch_size": 32, "response_tokens": 48, "kl_coef": 0.1},
     },
     "assistant": {
         "pretrain": {"context": 512},
-        "sft": {"demonstrations": 49_401, "response_tokens": 128},
+        "sft": {"demonstrations": 49_401, "epochs": 2.0, "response_tokens": 128},
         "reward": {"comparisons": 76_256, "response_tokens": 128},
         "ppo": {"response_tokens": 128},
     },
     "instruct": {
         "pretrain": {"context": 512},
-        "sft": {"demonstrations": 33_143, "response_tokens": 128},
+        "sft": {"demonstrations": 33_143, "epochs": 2.0, "response_tokens": 128},
         "reward": {"comparisons": 33_143, "response_tokens": 128},
         "ppo": {"response_tokens": 128},
     },

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from gpt2_files import small_gpt2
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from helpers import ppo, presets, pretrain, reward, sft
 from helpers.config import CONFIGS
@@ -35,10 +36,31 @@ def folder(tmp_path, monkeypatch):
     settings = {"TRACK": "sentiment", "PRESET": "cpu", "SEED": "0"}
     for name, value in (settings | {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}).items():
         monkeypatch.setenv(f"RLHF_{name}", value)
-    monkeypatch.delenv("RLHF_SOURCE", raising=False)
+    for name in ("RLHF_SOURCE", "RLHF_INIT"):
+        monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
     yield tmp_path / "run"
     torch.set_num_threads(threads)
+
+
+def test_the_stages_start_from_gpt2(folder, monkeypatch, capsys):
+    """Preset smoke from weights beside the rows, without 0-Pretrain."""
+    rows = folder.parent / "rows"
+    small_gpt2(rows, monkeypatch)
+    GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=192, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        rows / "gpt2"
+    )
+    monkeypatch.setenv("RLHF_PRESET", "smoke")
+    monkeypatch.setenv("RLHF_INIT", "gpt2")
+    for notebook, stage in (("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo)):
+        stage.run(setup(notebook))
+    assert "1-SFT: preset smoke, track sentiment, from gpt2, seed 0" in capsys.readouterr().out
+    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "ppo")}
+    info = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    assert info["sft"]["parent"]["checksum"] == info["base"]["files"]["model.safetensors"]
+    assert info["sft"]["parent"]["stage"] == "base" and info["sft"]["config"]["init"] == "gpt2"
+    assert any("sst2/train.jsonl): 320 records" in line for line in info["sft"]["config"]["rows"])
+    assert list(info["ppo"]["metrics"]["table"])[0] == "base" and not (folder / "checkpoints/pretrain").exists()
 
 
 def test_the_stages_run_on_a_local_folder(folder, capsys):
