@@ -47,7 +47,8 @@ def test_weights_from_elsewhere_are_kept_with_where_they_are_from(course, tmp_pa
     save_stage(run.folder(), model, run.tokenizer, stage="sft", track="sentiment", config={}, metrics={},
                parent=base_folder(run), data_fingerprint="")  # fmt: skip
     child = json.loads((run.folder() / "stage.json").read_text())
-    assert child["parent"] == {"stage": "base", "checksum": info["files"]["model.safetensors"]}
+    first = {name: info["config"][name] for name in ("source", "revision")}
+    assert child["parent"] == {"stage": "base", "checksum": info["files"]["model.safetensors"], "base": first}
 
 
 def test_they_are_read_once(course, monkeypatch):
