@@ -46,6 +46,12 @@ def length_buckets(lengths: list[int], batch_size: int, generator: torch.Generat
     return [batches[i] for i in order]
 
 
+def rows_at_once(rows: list[list[int]], vocab_size: int, most: int = 50) -> int:
+    """How many rows to read at once, when each token's logits (V,) are kept: `most`, or what a gigabyte holds."""
+    longest = max(len(row) for row in rows)
+    return max(1, min(most, 2**28 // (longest * vocab_size)))  # float32: 4 bytes each
+
+
 def check_prompts(prompt_mask: Tensor, max_new_tokens: int, context: int) -> None:
     """Raise ValueError, in one line, unless prompts (B, P) can be continued: real tokens, left pads, room enough."""
     if prompt_mask.size(0) == 0:

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.cards import base_of, model_card
 from helpers.model import GPT, GPTConfig, RewardModel
 
 NOTEBOOKS = {  # stage: the notebook that makes its checkpoint
+    "base": "1-SFT.ipynb",  # weights from elsewhere, in the place of pretrain's (helpers/base.py)
     "pretrain": "0-Pretrain.ipynb",
     "sft": "1-SFT.ipynb",
     "reward": "2-RM-Training.ipynb",
@@ -177,7 +179,7 @@ def save_stage(
     data_fingerprint: str,
     adapter=None,
 ) -> None:
-    """Write a stage's checkpoint, replacing an old one of the same name in one move.
+    """Write a stage's checkpoint with its model card, replacing an old one of the same name in one move.
 
     parent is the folder of the checkpoint this one was trained from (None for pretraining); its stage and checksum are
     recorded. config and metrics are the run's, as JSON values. adapter (`helpers.adapters.Adapter`) is what was merged
@@ -211,12 +213,17 @@ def save_stage(
         if adapter is not None:
             adapter.write(fresh / "adapter")
         write_json(fresh / "stage.json", info)
+        (fresh / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
 
 
 def parent_record(folder: Path) -> dict:
-    """What a checkpoint keeps of its parent: the stage and the checksum of the weights."""
+    """What a checkpoint keeps of its parent: the stage, the checksum of the weights, and where the first ones are from.
+
+    The last ("base") only where that is not the learner's own pretraining.
+    """
     info = read_info(folder, None)
-    return {"stage": info["stage"], "checksum": info["files"]["model.safetensors"]}
+    record, base = {"stage": info["stage"], "checksum": info["files"]["model.safetensors"]}, base_of(info)
+    return record | {"base": base} if base else record
 
 
 # ---------------------------------------------------------------- load
@@ -252,11 +259,16 @@ def check_info(folder: Path, info: dict, stage: str, track: str, tokenizer) -> N
         made = f"{theirs['name']!r} ({theirs['fingerprint'][:8]})"
         mine = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
         raise CheckpointError(f"{folder} was made with tokenizer {made}, but this run uses {mine}")
+    check_files(folder, info)
+
+
+def check_files(folder: Path, info: dict) -> None:
+    """Raise CheckpointError when a file of the checkpoint is missing or has changed. The model card may change."""
     for name, checksum in info["files"].items():
         path = folder / name
         if not path.exists() or sha256(path) != checksum:
             state = "has changed since it was saved" if path.exists() else "is missing"
-            raise CheckpointError(f"{path} {state} (checksum mismatch): run {NOTEBOOKS[stage]} again")
+            raise CheckpointError(f"{path} {state} (checksum mismatch): run {NOTEBOOKS[info['stage']]} again")
 
 
 def load_stage(

@@ -1,9 +1,10 @@
-"""Every setting of every stage: one frozen dataclass a stage, one preset a machine."""
+"""Every setting of every stage: one frozen dataclass a stage. Their defaults are the preset `cpu`."""
 
 import os
 from dataclasses import dataclass, replace
 
-TRACKS = ("tldr", "sentiment", "assistant", "instruct")
+from helpers.presets import PRESETS, TRACKS, differences
+
 ADAPTERS = ("full", "lora", "qlora")  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
 SOURCES = ("embedded", "local", "hub")  # where rows come from: the track's own world, a folder, the Hugging Face Hub
 
@@ -21,6 +22,7 @@ class PretrainConfig:
     eval_documents: int = 500  # held-out documents for the loss
     epochs: float = 1.0
     batch_size: int = 16  # documents a step
+    micro_batch: int = 0  # of these, how many the memory holds at once (0: all); the step stays the same
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
     muon_lr: float = 2e-2  # Muon: matrices of the blocks
     seed: int = 0
@@ -60,10 +62,12 @@ class AdapterConfig:
 class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
+    init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
     demonstrations: int = 12_000
     train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
+    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
     muon_lr: float = 1e-2
     response_tokens: int = 64  # longest sampled response
@@ -78,6 +82,7 @@ class RewardConfig:
     comparisons: int = 15_000
     epochs: float = 1.0
     batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
+    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
     muon_lr: float = 1e-2
     pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
@@ -119,39 +124,6 @@ class PPOConfig(AdapterConfig):
 
 CONFIGS = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
 
-# Differences from the defaults above, which are the `cpu` preset.
-PRESETS: dict[str, dict[str, dict]] = {
-    "cpu": {"pretrain": {}, "sft": {}, "reward": {}, "ppo": {}},
-    "smoke": {
-        "pretrain": {"documents": 7_200},
-        "sft": {"demonstrations": 4_000, "eval_prompts": 200},
-        "reward": {"comparisons": 2_400, "batch_size": 16, "eval_prompts": 64, "best_of": 4},
-        "ppo": {"iterations": 8, "kl_coef": 0.6, "eval_prompts": 400},
-    },
-}
-
-
-# Differences of a track, before the preset's: on its embedded world, and on real rows (source "local" or "hub"), where
-# there is more to learn.
-EMBEDDED: dict[str, dict[str, dict]] = {
-    "sentiment": {
-        "pretrain": {"documents": 12_000},
-        "reward": {"comparisons": 8_000},
-    },
-    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
-    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
-}
-REAL: dict[str, dict[str, dict]] = {
-    "sentiment": {
-        "pretrain": {"layers": 6, "channels": 192, "context": 128, "documents": 800, "eval_documents": 40,
-                     "batch_size": 32},
-        "sft": {"demonstrations": 100_000, "epochs": 3.0, "batch_size": 32, "response_tokens": 48},
-        "reward": {"pointwise": True, "comparisons": 100_000, "epochs": 3.0, "lm_coef": 0.1, "response_tokens": 48},
-        "ppo": {"iterations": 40, "kl_coef": 0.1, "response_tokens": 48},
-    },
-}  # fmt: skip
-
-
 def default_source() -> str:
     """Where rows come from unless a call says so: RLHF_SOURCE, else "local" if RLHF_DATA_DIR is set, or "embedded"."""
     return os.environ.get("RLHF_SOURCE") or ("local" if os.environ.get("RLHF_DATA_DIR") else "embedded")
@@ -171,6 +143,15 @@ def load_config(stage: str, preset: str = "cpu", track: str = "tldr", seed: int 
     for what, name, names in asked:
         if name not in names:
             raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
-    by_track = (EMBEDDED if source == "embedded" else REAL).get(track, {}).get(stage, {})
-    changes = by_track | PRESETS[preset][stage]
-    return replace(CONFIGS[stage](**changes), seed=seed)
+    return replace(CONFIGS[stage](**differences(preset, source, track, stage)), seed=seed)
+
+
+def default_init(preset: str, track: str, source: str) -> str:
+    """What 1-SFT starts from: RLHF_INIT, else the preset's. Raises ValueError on an embedded world for GPT-2."""
+    init = os.environ.get("RLHF_INIT", "").strip() or load_config("sft", preset, track, source=source).init
+    if init != "pretrain" and source == "embedded":
+        raise ValueError(
+            f"RLHF_INIT={init}: an embedded world has a tokenizer of its own, which these weights don't know; take "
+            "real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or RLHF_INIT=pretrain"
+        )
+    return init

@@ -8,12 +8,12 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_OUT     run folder        RLHF_DEVICE cpu, cuda, mps    RLHF_DTYPE    float32, bfloat16, float16
     RLHF_THREADS CPU threads       RLHF_SOURCE embedded, local, hub   RLHF_DATA_DIR folder with rows (source local)
     RLHF_ADAPTER full, lora, qlora
+    RLHF_INIT    what 1-SFT starts from: pretrain, gpt2, another GPT-2's name, a folder, a .pt file
 """
 
 import importlib.util
 import json
 import logging
-import math
 import os
 import platform
 import random
@@ -28,12 +28,14 @@ from typing import Any
 
 import torch
 
-from helpers.config import AdapterConfig, default_source, load_config
+from helpers.config import AdapterConfig, default_init, default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
+from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads
 from helpers.only import watch_cells
+from helpers.presets import GPU_PRESETS
 
-NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets", "rouge_score",
-          "sacrebleu")  # fmt: skip
+NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets")
+NEEDED_FOR_REAL_ROWS = ("datasets", "rouge_score", "sacrebleu")
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
 
 
@@ -53,15 +55,27 @@ class Course:
     where: str  # "local", "colab" or "kaggle"
     config: Any  # the stage's settings (helpers.config)
     source: str = "embedded"  # where rows come from: the embedded world, a "local" folder or the "hub"
+    init: str = "pretrain"  # what 1-SFT starts from (helpers/base.py)
+    why: str = ""  # the preset was chosen, when it was not named
+    reports: list[str] = field(default_factory=list, repr=False)  # which rows were read, and how many left out
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     @cached_property
     def tokenizer(self) -> Any:
         """The run's tokenizer: the embedded world's, or for real rows GPT-2's or one made for this run."""
-        from helpers.vocabulary import choose_tokenizer  # needs packages that setup() may have to install first
+        from helpers.base import OWN, base_tokenizer  # need packages that setup() may have to install first
+        from helpers.vocabulary import choose_tokenizer
 
+        if self.init != OWN:
+            return base_tokenizer(self.init)
         vocabulary = load_config("pretrain", self.preset, self.track, source=self.source).vocabulary
         return choose_tokenizer(self.track, self.source, vocabulary, self.out / "tokenizer.json")
+
+    @property
+    def init_name(self) -> str:
+        """What `init` is called where others may read it: a name as it is, of a path its last part."""
+        path = Path(self.init).expanduser()
+        return path.name if path.exists() else self.init
 
     def rows(self, kind: str, split: str, limit: int | None = None, room: int = 0) -> list:
         """The first `limit` records of a kind ("documents", "demonstrations", ...) and split ("train" or "heldout").
@@ -73,6 +87,8 @@ class Course:
 
         limits = None if self.source == "embedded" else self.limits(room)
         records, report = load_track(self.track, kind, split, self.source, limits, limit)
+        if str(report) not in self.reports:
+            self.reports.append(str(report))
         if self.source != "embedded":
             print(report)
         return records
@@ -145,28 +161,30 @@ def setup(notebook: str) -> Course:
         raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")
     os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
     where = find_place()
-    require_packages(where)
+    source = default_source()
+    require_packages(where, source)
     quiet_libraries()
-    preset = os.environ.get("RLHF_PRESET") or "cpu"
+    device = choose_device()
+    preset, why = choose_preset(source, device)
     track = os.environ.get("RLHF_TRACK") or "tldr"
     seed = read_number("RLHF_SEED", 0, least=0)
-    source = default_source()
     config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
     if adapter := os.environ.get("RLHF_ADAPTER"):
         AdapterConfig(adapter)  # refuses an unknown one, also in a stage that trains without
         config = replace(config, adapter=adapter) if isinstance(config, AdapterConfig) else config
+    init = default_init(preset, track, source)
+    config = replace(config, init=init) if hasattr(config, "init") else config
     out = ROOT / (os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source))  # an absolute RLHF_OUT wins
 
     threads = choose_threads()
     torch.set_num_threads(threads)
-    device = choose_device()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     set_seed(seed)
     set_figure_style()
     watch_cells(track, source)
     course = Course(notebook, STAGES[notebook], preset, track, seed, out, device, choose_dtype(device), threads,
-                    where, config, source)  # fmt: skip
+                    where, config, source, init, why)  # fmt: skip
     print(summary(course))
     return course
 
@@ -180,9 +198,10 @@ def find_place() -> str:
     return "local"
 
 
-def require_packages(where: str) -> None:
+def require_packages(where: str, source: str = "embedded") -> None:
     """Install what a hosted notebook lacks (usually nothing); at home say in one line what to install."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    needed = NEEDED if source == "embedded" else NEEDED + NEEDED_FOR_REAL_ROWS
+    missing = [name.replace("rouge_score", "rouge-score") for name in needed if importlib.util.find_spec(name) is None]
     if missing and where == "local":
         raise ModuleNotFoundError(f"{', '.join(missing)} not found: run `pip install -r requirements.txt` "
                                   "or start with `make lab`, then restart the kernel")  # fmt: skip
@@ -196,84 +215,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"
-
-
-def choose_device() -> torch.device:
-    """CUDA where there is one, else the CPU. Apple's mps only on request: RLHF_DEVICE=mps."""
-    wanted = os.environ.get("RLHF_DEVICE", "").strip().lower()
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not wanted:
-        return torch.device("cuda" if found["cuda"] else "cpu")
-    kind = wanted.split(":")[0]
-    if not found.get(kind):
-        raise ValueError(f"RLHF_DEVICE={wanted}: not available, choose from {', '.join(k for k in found if found[k])}")
-    return torch.device(wanted)
-
-
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """The number format for matrix products on this device.
-
-    CUDA: bfloat16 from compute capability 8.0 on, float16 below (a T4 has no bfloat16 units although it can emulate
-    them). CPU: bfloat16 where AVX512-BF16 or AMX multiplies it in hardware, else float32.
-    """
-    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    wanted = os.environ.get("RLHF_DTYPE", "").strip().lower()
-    if wanted:
-        if wanted not in formats:
-            raise ValueError(f"RLHF_DTYPE={wanted}: choose from {', '.join(formats)}")
-        return formats[wanted]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu" and cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """True if this CPU multiplies bfloat16 in hardware and a small product comes out right."""
-    # These probes are not public and came one by one with new versions of torch; without one the answer is no.
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    try:
-        if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
-            return False
-        a = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)  # no random numbers: seeds must not depend on the CPU
-        product = (a.bfloat16() @ a.bfloat16()).float()
-        return bool((product - a @ a).abs().max() < 0.2)
-    except RuntimeError:
-        return False
-
-
-def choose_threads() -> int:
-    """Physical cores, at most 8: a small GPT gains nothing from hyperthreads. RLHF_THREADS or OMP_NUM_THREADS win."""
-    for name in ("RLHF_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name):
-            return read_number(name, 1, least=1)
-    return max(1, min(8, physical_cores()))
-
-
-def physical_cores() -> int:
-    """Cores that this process may use; hyperthreads of one core count once."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        cores = set()
-        for cpu in os.sched_getaffinity(0):
-            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-            cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-        return max(1, min(len(cores), cpu_quota()))
-    if sys.platform == "darwin":
-        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True)
-        return int(answer.stdout) if answer.stdout.strip().isdigit() else os.cpu_count() or 1
-    return max(1, (os.cpu_count() or 2) // 2)
-
-
-def cpu_quota() -> int:
-    """The number of CPUs a container may use (cgroup version 2 or 1); a large number where there is no limit."""
-    group = Path("/sys/fs/cgroup")
-    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        if all((group / name).exists() for name in names):
-            quota, period = " ".join((group / name).read_text() for name in names).split()[:2]
-            if quota not in ("max", "-1"):
-                return max(1, math.ceil(int(quota) / int(period)))
-    return 1024
 
 
 def set_seed(seed: int) -> None:
@@ -300,6 +241,16 @@ def set_figure_style() -> None:
     })  # fmt: skip
 
 
+def counted(course: Course) -> str:
+    """For a GPU preset on real rows: the minutes and gigabytes that this stage was counted to take."""
+    if course.source == "embedded" or course.preset not in GPU_PRESETS:
+        return ""
+    from helpers.expected import expected
+
+    minutes, gigabytes = expected(course.preset, course.track)[course.stage]
+    return f"; counted, not measured: {max(1, round(minutes))} minutes, {gigabytes:.0f} GB"
+
+
 def summary(course: Course) -> str:
     """What setup() found, in four lines without absolute paths: they are committed with the outputs."""
     if course.device.type == "cuda":
@@ -309,11 +260,13 @@ def summary(course: Course) -> str:
         machine = "Apple GPU"
     else:
         machine = f"CPU, {course.threads} thread{'s' if course.threads > 1 else ''}"
+    chosen = f" (chosen: {course.why})" if course.why else ""
+    start = f", from {course.init_name}" if course.init != "pretrain" else ""
     inside = course.out.is_relative_to(ROOT)
     folder = course.out.relative_to(ROOT).as_posix() if inside else f".../{course.out.name}"
     return (
-        f"{course.notebook}: preset {course.preset}, track {course.track}, seed {course.seed}\n"
+        f"{course.notebook}: preset {course.preset}{chosen}, track {course.track}{start}, seed {course.seed}\n"
         f"machine    {machine}, {str(course.dtype).removeprefix('torch.')} ({course.where})\n"
         f"software   Python {platform.python_version()}, torch {torch.__version__}\n"
-        f"results in {folder}"
+        f"results in {folder}{counted(course)}"
     )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.accumulation import label_parts
 from helpers.batching import right_pad
 from helpers.config import RewardConfig
 from helpers.datasets import Labelled
@@ -54,7 +55,8 @@ def train(
     batches = ((ids.to(device), mask.to(device), y.to(device)) for (ids, mask), y in padded)
     optimizers = Optimizers(model, config.lr, config.muon_lr)
     progress = Progress("reward", len(plan), log)
-    return fit(model, batches, lambda m, b: label_loss(m, *b, config.lm_coef), optimizers, progress, dtype=dtype)
+    split = label_parts(config.micro_batch, config.lm_coef)
+    return fit(model, batches, lambda m, part: label_loss(m, *part), optimizers, progress, dtype=dtype, split=split)
 
 
 def measure(scores: Tensor, items: Sequence[Labelled]) -> dict:

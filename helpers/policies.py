@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from helpers.base import load_base
 from helpers.checkpoints import CheckpointError, load_stage
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt
@@ -199,10 +200,7 @@ def on_real_rows(course: Course, models: Models, n: int = 8) -> dict:
     Beside "table": the judge's accuracy, gains, win rates and baselines of `compare_policies`; "asked", the win rates
     by a judge behind an endpoint; and PPO's score, kl, stop_rate and words, which every track records.
     """
-    base, _ = load_stage(
-        course.folder("pretrain"), stage="pretrain", track=course.track, tokenizer=course.tokenizer,
-        device=course.device,
-    )  # fmt: skip
+    base, _ = load_base(course)
     judge, metrics = load_judge(course)
     references = heldout_references(course)
     prompts = heldout_prompts(course, references)

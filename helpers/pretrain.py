@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.batching import length_buckets, right_pad
+from helpers.accumulation import token_parts
+from helpers.batching import length_buckets, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig
 from helpers.datasets import Document, fingerprint
@@ -75,7 +76,8 @@ def heldout_loss(model: GPT, rows: list[list[int]], pad_id: int, dtype: torch.dt
     """Mean next-token loss over all tokens of the rows, in nats per token."""
     total, tokens = 0.0, 0
     device = model.wte.weight.device
-    for ids, mask in document_batches(rows, 50, 1, pad_id, seed=0):
+    at_once = rows_at_once(rows, model.config.vocab_size)
+    for ids, mask in document_batches(rows, at_once, 1, pad_id, seed=0):
         ids, mask = ids.to(device), mask.to(device)
         with autocast(device, dtype):
             loss = next_token_loss(model, ids, mask)
@@ -97,7 +99,8 @@ def train(
         ids, mask = (tensor.to(device) for tensor in batch)
         return next_token_loss(model, ids, mask), {}
 
-    return fit(model, batches, loss_of, optimizers, Progress("pretrain", steps, log), dtype=dtype)
+    progress, split = Progress("pretrain", steps, log), token_parts(config.micro_batch)
+    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
 def run(course: Course) -> None:

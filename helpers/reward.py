@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers import pointwise
+from helpers.accumulation import pair_parts
+from helpers.base import base_folder, load_base
 from helpers.batching import right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.classifier import fit_rows
@@ -110,7 +112,8 @@ def train(model: RewardModel, pairs: list[Pair], config: RewardConfig, pad_id: i
     batches: Iterator[PairBatch] = (pair_batch([pairs[i] for i in index], pad_id).to(device) for index in plan)
     optimizers = Optimizers(model, config.lr, config.muon_lr)
     progress = Progress("reward", len(plan), log)
-    return fit(model, batches, lambda m, b: reward_loss(m, b, config.lm_coef), optimizers, progress, dtype=dtype)
+    split = pair_parts(config.micro_batch, config.lm_coef)
+    return fit(model, batches, lambda m, part: reward_loss(m, *part), optimizers, progress, dtype=dtype, split=split)
 
 
 @torch.no_grad()
@@ -206,12 +209,12 @@ def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Com
     It shares neither comparisons nor weights with the first: it starts from the base model, with another seed.
     Without comparisons there is no judge, and an old one in the run folder is removed.
     """
-    folder, parent, tokenizer = judge_folder(course), course.folder("pretrain"), course.tokenizer
+    folder, tokenizer = judge_folder(course), course.tokenizer
     if not comparisons:
         shutil.rmtree(folder, ignore_errors=True)
         return {}
     config = replace(course.config, seed=course.config.seed + 1)
-    base, _ = load_stage(parent, stage="pretrain", track=course.track, tokenizer=tokenizer, device=course.device)
+    base, _ = load_base(course)
     torch.manual_seed(config.seed)  # of the head
     model = RewardModel(base).to(course.device)
     pairs = [encode_comparison(item, tokenizer, base.config.context) for item in comparisons]
@@ -221,7 +224,7 @@ def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Com
                "judge_comparisons": len(comparisons)}  # fmt: skip
     save_stage(
         folder, model, tokenizer, stage="reward", track=course.track, config=settings(course) | {"seed": config.seed},
-        metrics=metrics, parent=parent, data_fingerprint=fingerprint(comparisons),
+        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(comparisons),
     )  # fmt: skip
     return metrics
 

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.accumulation import token_parts
 from helpers.adapters import add_adapters, merge_adapters
-from helpers.batching import right_pad
-from helpers.checkpoints import load_stage, save_stage
+from helpers.base import base_folder, load_base
+from helpers.batching import right_pad, rows_at_once
+from helpers.checkpoints import save_stage
 from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.environment import Course
@@ -63,7 +65,8 @@ def demonstration_batches(
 def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = torch.float32) -> float:
     """Mean loss over all completion tokens of the rows, in nats per token."""
     total, tokens, device = 0.0, 0, model.wte.weight.device
-    for ids, mask in demonstration_batches(rows, 50, 1, pad_id, seed=0):
+    at_once = rows_at_once([ids for ids, _ in rows], model.config.vocab_size)
+    for ids, mask in demonstration_batches(rows, at_once, 1, pad_id, seed=0):
         with autocast(device, dtype):
             loss = completion_nll(model, ids.to(device), mask.to(device))
         total, tokens = total + loss.item() * mask.sum().item(), tokens + mask.sum().item()
@@ -85,7 +88,8 @@ def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32,
         ids, mask = (tensor.to(device) for tensor in batch)
         return completion_nll(model, ids, mask), {}
 
-    return fit(model, batches, loss_of, optimizers, Progress("sft", steps, log), dtype=dtype)
+    progress, split = Progress("sft", steps, log), token_parts(config.micro_batch)
+    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
 def measure(
@@ -122,8 +126,7 @@ def measure(
 def run(course: Course) -> None:
     """The whole stage: base model, demonstrations, training, measurements, checkpoint, metrics."""
     config, tokenizer = course.config, course.tokenizer
-    parent = course.folder("pretrain")
-    model, _ = load_stage(parent, stage="pretrain", track=course.track, tokenizer=tokenizer, device=course.device)
+    model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
@@ -134,7 +137,7 @@ def run(course: Course) -> None:
     metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype, references)
     save_stage(
         course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
-        metrics=metrics, parent=parent, data_fingerprint=fingerprint(demonstrations), adapter=adapter,
+        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(demonstrations), adapter=adapter,
     )  # fmt: skip
     course.record(**metrics, first_loss=history[0]["loss"])
 

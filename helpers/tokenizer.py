@@ -43,10 +43,11 @@ class Tokenizer:
 
     def _read(self, content: bytes, name: str) -> None:
         self._json, self.name = content, name
-        vocabulary = json.loads(content)["model"]["vocab"]
-        self.eos_id, self.pad_id = vocabulary.pop(EOS), vocabulary.pop(PAD)
+        self.vocabulary = json.loads(content)["model"]["vocab"]  # {token in printable form: id}
+        self.eos_id, self.pad_id = self.vocabulary[EOS], self.vocabulary[PAD]
         byte_of = {character: byte for byte, character in byte_characters().items()}
-        ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in vocabulary.items()}
+        ordinary = ((token, id_) for token, id_ in self.vocabulary.items() if token not in (EOS, PAD))
+        ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in ordinary}
         self.encoding = tiktoken.Encoding(
             self.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={EOS: self.eos_id, PAD: self.pad_id}
         )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,23 @@ class Optimizers:
         self.peaks = [lr, muon_lr]
         self.parameters = matrices + others
 
-    def step(self, factor: float = 1.0, clip: float = 1.0) -> float:
-        """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before."""
+    def step(self, factor: float = 1.0, clip: float = 1.0, scaler: torch.amp.GradScaler | None = None) -> float:
+        """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before.
+
+        scaler: what made the loss larger for float16; gradients that overflowed are dropped, without an update.
+        """
+        scaled = scaler is not None and scaler.is_enabled()
+        for optimizer in self.parts if scaled else ():
+            scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, clip)
         for optimizer, peak in zip(self.parts, self.peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
-            optimizer.step()
+            if norm.isfinite() or not scaled:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if scaled:
+            scaler.update()  # smaller after an overflow, larger after many steps without one
         return norm.item()
 
 
@@ -96,20 +106,28 @@ def fit(
     progress: Progress,
     *,
     dtype: torch.dtype = torch.float32,
+    split: Callable[[Any], list[tuple[Any, float]]] | None = None,
 ) -> list[dict[str, float]]:
     """Train on each batch once: loss, gradients, update. Returns the metrics of every step.
 
-    `loss_of(model, batch)` returns a scalar loss and extra metrics. Raises FloatingPointError if the loss is not
+    `loss_of(model, batch)` returns a scalar loss and extra metrics. `split(batch)` cuts a batch that the memory can't
+    hold into parts with their shares of the loss: gradients add up. Raises FloatingPointError if the loss is not
     finite.
     """
     device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # keeps small gradients from being 0
     for step, batch in enumerate(batches):
-        with autocast(device, dtype):
-            loss, metrics = loss_of(model, batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{progress.title}: the loss is {loss.item()} at step {step + 1}; lower the rate.")
-        loss.backward()
+        seen: dict[str, float] = {}
+        for part, share in split(batch) if split else [(batch, 1.0)]:
+            with autocast(device, dtype):
+                loss, metrics = loss_of(model, part)
+            if not torch.isfinite(loss):
+                where = f"{progress.title}: the loss is {loss.item()} at step {step + 1}"
+                raise FloatingPointError(f"{where}; lower the rate.")
+            scaler.scale(share * loss).backward()
+            for name, value in {"loss": loss.item(), **metrics}.items():
+                seen[name] = seen.get(name, 0.0) + share * value
         factor = schedule(step, progress.steps)
-        norm = optimizers.step(factor)
-        progress.update(loss=loss.item(), **metrics, grad_norm=norm, rate=factor)
+        norm = optimizers.step(factor, scaler=scaler)
+        progress.update(**seen, grad_norm=norm, rate=factor)
     return progress.history

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from helpers import adapter_table, config, pretrain
+from helpers import adapter_table, presets, pretrain
 from helpers.adapter_table import peak_bytes, table, training_bytes
 from helpers.adapters import add_adapters
 from helpers.config import ADAPTERS, SFTConfig
@@ -73,7 +73,7 @@ def test_the_table_says_what_was_measured():
 
 
 def test_the_command_measures_the_three_ways(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(config.PRESETS, "smoke", {
+    monkeypatch.setattr(presets, "SMOKE", {
         "pretrain": {"layers": 1, "heads": 2, "channels": 32, "documents": 320, "eval_documents": 16},
         "sft": {"demonstrations": 640, "eval_prompts": 8, "response_tokens": 12, "rank": 2},
     })  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from adapted import IDS, adapted, logits, tiny, transformers_twin
 from transformers import AutoModelForCausalLM
 
-from helpers import adapters, config, lora, ppo, pretrain, reward, sft
+from helpers import adapters, lora, ppo, presets, pretrain, reward, sft
 from helpers.adapters import load_lora, policy_and_reference, save_lora
 from helpers.checkpoints import load_stage, save_stage
 from helpers.config import PPOConfig, SFTConfig
@@ -202,7 +202,7 @@ SMALL = {
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Run a stage by name with the settings above, as its command does."""
-    monkeypatch.setitem(config.PRESETS, "smoke", SMALL)
+    monkeypatch.setattr(presets, "SMOKE", SMALL)
     for name, value in {"PRESET": "smoke", "TRACK": "tldr", "SEED": "0", "OUT": str(tmp_path / "run")}.items():
         monkeypatch.setenv(f"RLHF_{name}", value)
     for name in ("SOURCE", "DATA_DIR", "ADAPTER"):
@@ -271,7 +271,7 @@ def test_bad_settings_stop_a_command_in_one_line(stage, monkeypatch, tmp_path):
         ({"rank": 33}, "rank must be a whole number from 1 to 32, the smaller side, not 33"),
         ({"targets": ("q_proj",)}, "no layer of the blocks is called 'q_proj'; there are attn.c_attn, .*"),
     ):
-        monkeypatch.setitem(config.PRESETS, "smoke", SMALL | {"sft": SMALL["sft"] | wrong})
+        monkeypatch.setattr(presets, "SMOKE", SMALL | {"sft": SMALL["sft"] | wrong})
         with pytest.raises(SystemExit, match=f"^1-SFT: {message}$"):
             stage("1-SFT", "--adapter", "lora")
     assert not (tmp_path / "run/checkpoints/sft").exists()

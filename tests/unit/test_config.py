@@ -4,22 +4,55 @@ import dataclasses
 
 import pytest
 
-from helpers.config import CONFIGS, PRESETS, REAL, TRACKS, PretrainConfig, default_source, load_config
+from helpers.config import CONFIGS, PretrainConfig, default_init, default_source, load_config
+from helpers.presets import GPU, PRESETS, REAL, TRACKS, differences
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("stage", CONFIGS)
-def test_every_preset_makes_every_stage(preset, stage):
-    for seed in (0, 7):
-        config = load_config(stage, preset, "tldr", seed)
-        assert type(config) is CONFIGS[stage] and config.seed == seed
-        changed = {name: getattr(config, name) for name in PRESETS[preset][stage]}
-        assert changed == PRESETS[preset][stage]
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("source", ["embedded", "local", "hub"])
+def test_every_preset_makes_every_stage(preset, track, source):
+    for stage in CONFIGS:
+        config = load_config(stage, preset, track, 7, source)
+        assert type(config) is CONFIGS[stage] and config.seed == 7
+        changes = differences(preset, source, track, stage)
+        assert {name: getattr(config, name) for name in changes} == changes
 
 
 def test_the_defaults_are_the_cpu_preset():
     for stage, config in CONFIGS.items():
-        assert load_config(stage) == load_config(stage, "cpu", "tldr", 0) == config(**PRESETS["cpu"][stage])
+        assert load_config(stage) == load_config(stage, "cpu", "tldr", 0) == config()
+
+
+def test_gpu_presets_are_the_cpu_settings_on_an_embedded_world():
+    for stage in CONFIGS:
+        for track in TRACKS:
+            for preset in ("t4", "t4x2", "h100"):
+                assert load_config(stage, preset, track) == load_config(stage, "cpu", track)
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("preset", ["t4", "t4x2", "h100"])
+def test_gpu_presets_fit_together(preset, track):
+    made = {stage: load_config(stage, preset, track, source="hub") for stage in CONFIGS}
+    assert made["sft"].init == "gpt2" and made["pretrain"].vocabulary == 0 and made["pretrain"].context <= 1024
+    for config in made.values():
+        if hasattr(config, "micro_batch"):
+            assert config.micro_batch == 0 or config.batch_size % config.micro_batch == 0
+    assert made["ppo"].rollout_size % made["ppo"].minibatch_size == 0
+    assert len({config.response_tokens for stage, config in made.items() if stage != "pretrain"}) == 1
+    assert made["reward"].pointwise == (track == "sentiment")
+    assert load_config("ppo", "t4x2", track, source="hub") == load_config("ppo", "t4", track, source="hub")
+
+
+def test_what_the_base_model_is(monkeypatch):
+    monkeypatch.delenv("RLHF_INIT", raising=False)
+    assert default_init("cpu", "tldr", "local") == default_init("t4", "tldr", "embedded") == "pretrain"
+    assert default_init("t4", "tldr", "local") == "gpt2"
+    monkeypatch.setenv("RLHF_INIT", "gpt2-medium")
+    assert default_init("cpu", "tldr", "hub") == "gpt2-medium"
+    with pytest.raises(ValueError, match="RLHF_INIT=gpt2-medium: an embedded world has a tokenizer of its own"):
+        default_init("cpu", "tldr", "embedded")
 
 
 def test_smoke_is_no_larger_than_cpu():
@@ -67,7 +100,7 @@ def test_real_rows_change_what_their_track_says():
         for stage, changes in stages.items():
             config = load_config(stage, "cpu", track, source="local")
             assert {name: getattr(config, name) for name in changes} == changes
-    assert load_config("sft", "cpu", "tldr", source="hub") == load_config("sft")
+    assert set(GPU) == set(TRACKS)
 
 
 @pytest.mark.parametrize(

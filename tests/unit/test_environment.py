@@ -93,43 +93,6 @@ def test_missing_packages_at_home_name_the_command(monkeypatch):
         environment.require_packages("local")
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16),
-                                                      ((9, 0), torch.bfloat16)])  # fmt: skip
-def test_dtype_by_compute_capability(monkeypatch, capability, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert environment.choose_dtype(torch.device("cuda")) is expected
-
-
-def test_dtype_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(environment, "cpu_has_bfloat16", lambda: True)
-    assert environment.choose_dtype(torch.device("cpu")) is torch.bfloat16
-    monkeypatch.setattr(environment, "cpu_has_bfloat16", lambda: False)
-    assert environment.choose_dtype(torch.device("cpu")) is torch.float32
-    monkeypatch.setenv("RLHF_DTYPE", "bfloat16")
-    assert environment.choose_dtype(torch.device("cpu")) is torch.bfloat16
-
-
-def test_the_dtype_probe_leaves_the_seed_alone():
-    torch.manual_seed(0)
-    environment.cpu_has_bfloat16()
-    after = torch.rand(1)
-    torch.manual_seed(0)
-    assert torch.equal(after, torch.rand(1))
-
-
-def test_threads(monkeypatch):
-    monkeypatch.setattr(environment, "physical_cores", lambda: 64)
-    assert environment.choose_threads() == 8
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert environment.choose_threads() == 3
-    monkeypatch.setenv("RLHF_THREADS", "2")
-    assert environment.choose_threads() == 2
-
-
-def test_physical_cores_are_at_least_one():
-    assert 1 <= environment.physical_cores() <= (os.cpu_count() or 1)
-
-
 def test_folders(tmp_path, root):
     course = make_course(tmp_path)
     assert course.folder() == tmp_path / "checkpoints" / "ppo" and course.folder("sft").name == "sft"

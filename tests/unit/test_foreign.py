@@ -1,11 +1,29 @@
 """Weights from transformers and from raw .pt files give the same logits in our model."""
 
+import hashlib
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from gpt2_files import small_gpt2
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from helpers.checkpoints import is_conv1d
-from helpers.foreign import WeightsError, fit_vocabulary, load_gpt2, load_nanogpt
+from helpers.foreign import (
+    WeightsError,
+    download,
+    find_weights,
+    fit_vocabulary,
+    load_foreign,
+    load_gpt2,
+    load_nanogpt,
+    main,
+)
+from helpers.gpt2_bpe import load_gpt2_tokenizer
+
+GPT2 = "openai-community/gpt2"
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -93,15 +111,142 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"not a file of weights")
     with pytest.raises(WeightsError, match="can't be read"):
         load_nanogpt(tmp_path / "bad.pt")
-    with pytest.raises(WeightsError, match="has no config.json"):
+    with pytest.raises(WeightsError, match="needs config.json and model.safetensors"):
+        load_gpt2(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(WeightsError, match="holds no GPT-2 language model that can be read") as error:
+        load_gpt2(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("model_type", "llama", "says model_type 'llama'"),
+        ("activation_function", "gelu", "says activation_function 'gelu'"),
+        ("scale_attn_by_inverse_layer_idx", True, "says scale_attn_by_inverse_layer_idx True"),
+        ("architectures", ["GPT2ForSequenceClassification"], "says GPT2ForSequenceClassification"),
+    ],
+)
+def test_a_model_that_ours_would_not_equal_is_refused(tmp_path, name, value, says):
+    theirs().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(WeightsError, match=says):
         load_gpt2(tmp_path)
 
 
+# ---------------------------------------------------------------- what a name means
+
+
+def test_a_name_is_looked_for_beside_the_rows_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    theirs().save_pretrained(tmp_path / "gpt2")
+    checksum = hashlib.sha256((tmp_path / "gpt2" / "model.safetensors").read_bytes()).hexdigest()
+    for init in ("gpt2", "openai-community/gpt2", str(tmp_path / "gpt2")):
+        path, came_from = find_weights(init)
+        assert path == tmp_path / "gpt2"
+        assert came_from == {"source": "gpt2", "revision": f"sha256:{checksum}"}
+
+
+@pytest.mark.parametrize("init", ["./nowhere", "/nowhere/gpt2", "a/b/c", "weights.pt"])
+def test_a_path_that_is_not_there_is_not_asked_for_on_the_hub(init, monkeypatch):
+    monkeypatch.setattr("helpers.foreign.download", lambda name: pytest.fail(f"asked for {name}"))
+    with pytest.raises(WeightsError, match=f"there is no file or folder {init}"):
+        find_weights(init)
+
+
+def test_a_size_of_gpt2_is_its_name_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr("helpers.foreign.download", lambda name: asked.append(name) or Path("/cache/0123abc"))
+    assert find_weights("gpt2-medium") == (
+        Path("/cache/0123abc"), {"source": "openai-community/gpt2-medium", "revision": "0123abc"}
+    )  # fmt: skip
+    find_weights("someone/gpt2-other")
+    assert asked == ["openai-community/gpt2-medium", "someone/gpt2-other"]
+
+
+def test_the_hub_is_asked_once_for_the_pinned_revision(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    calls = []
+
+    def snapshot_download(name, local_files_only=False, **options):
+        calls.append((name, local_files_only, options["revision"]))
+        if local_files_only and len(calls) == 1:
+            raise FileNotFoundError("not downloaded yet")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("helpers.foreign._ask_hub", lambda name: None)
+    assert download(GPT2) == download(GPT2) == tmp_path
+    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    assert calls == [(GPT2, True, revision), (GPT2, False, revision), (GPT2, True, revision)]
+
+
 def test_without_a_network_the_line_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_SecretSecret")
+
     def refuse(name):
-        raise ConnectionError("no route to host")
+        raise ConnectionError("no route to host, Bearer hf_SecretSecret")
 
     monkeypatch.setattr("helpers.foreign._ask_hub", refuse)
-    with pytest.raises(WeightsError, match='could not be had .*no route.*init="pretrain"') as error:
-        load_gpt2("openai-community/gpt2")
-    assert "\n" not in str(error.value)
+    with pytest.raises(WeightsError, match='could not be had .*no route.*into gpt2/ .*init="pretrain"') as error:
+        download(GPT2)
+    assert "\n" not in str(error.value) and "Secret" not in str(error.value)
+
+
+# ---------------------------------------------------------------- fitting the tokenizer
+
+
+def test_gpt2_and_a_padded_table_get_the_tokens_and_pad(tmp_path, monkeypatch):
+    small_gpt2(tmp_path, monkeypatch)
+    tokenizer = load_gpt2_tokenizer()
+    model = theirs(263)
+    model.save_pretrained(tmp_path / "gpt2")
+    torch.save(nanogpt(theirs(304)), tmp_path / "raw.pt")
+    expected = {tmp_path / "gpt2": model, tmp_path / "raw.pt": theirs(304)}
+    for path, original in expected.items():
+        ours = load_foreign(path, tokenizer)
+        assert ours.config.vocab_size == tokenizer.vocab_size == 264
+        torch.testing.assert_close(ours(IDS)[..., :263], original(IDS).logits[..., :263], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.wte.weight[263], original.transformer.wte.weight[:263].mean(0))
+
+
+def test_a_tokenizer_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
+    small_gpt2(tmp_path, monkeypatch)
+    tokenizer = load_gpt2_tokenizer()
+    theirs(60).save_pretrained(tmp_path / "small")
+    with pytest.raises(WeightsError, match="small has 60 tokens, but GPT-2's tokenizer has 263"):
+        load_foreign(tmp_path / "small", tokenizer)
+    theirs(263).save_pretrained(tmp_path / "other")
+    for name in ("vocab.json", "tokenizer.json"):
+        vocabulary = tokenizer.vocabulary | {"word": 7}
+        held = vocabulary if name == "vocab.json" else {"model": {"vocab": vocabulary}}
+        (tmp_path / "other" / name).write_text(json.dumps(held))
+        with pytest.raises(WeightsError, match=f"another tokenizer than GPT-2's: its {name} has 'word' as token 7"):
+            load_foreign(tmp_path / "other", tokenizer)
+        (tmp_path / "other" / name).unlink()
+
+
+# ---------------------------------------------------------------- the converter
+
+
+def test_a_raw_file_becomes_a_folder_by_command(tmp_path, monkeypatch, capsys):
+    small_gpt2(tmp_path, monkeypatch)
+    original = theirs(304, heads=2)
+    torch.save({"model": nanogpt(original, "_orig_mod.")}, tmp_path / "raw.pt")
+    arguments = ["foreign", str(tmp_path / "raw.pt"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--heads", "2"])
+    main()
+    assert "heads=2" in capsys.readouterr().out
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(opened(IDS).logits[..., :263], original(IDS).logits[..., :263], atol=1e-4, rtol=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("them")["input_ids"] == load_gpt2_tokenizer().encode("them")
+    info = json.loads((tmp_path / "out" / "stage.json").read_text())
+    assert info["stage"] == "base" and info["config"]["source"] == "raw.pt"
+    monkeypatch.setattr(sys, "argv", ["foreign", str(tmp_path / "none.pt"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="helpers.foreign: there is no file .*none.pt"):
+        main()

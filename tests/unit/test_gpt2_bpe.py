@@ -1,7 +1,6 @@
 """GPT-2's tokenizer from local files: the right ids, a PAD of its own, and one clear line for each way to fail."""
 
 import base64
-import json
 import os
 import shutil
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 import tiktoken.load
+from gpt2_files import MERGES, small_gpt2, write
 from transformers import AutoTokenizer
 
 from helpers import gpt2_bpe
@@ -18,27 +18,12 @@ from helpers.tokenizer import EOS, PAD, Tokenizer, byte_characters
 
 REAL = Path(os.environ.get("RLHF_DATA_DIR", "")) / "gpt2-bpe"
 needs_files = pytest.mark.skipif(not (REAL / "vocab.bpe").is_file(), reason="no gpt2-bpe/ in RLHF_DATA_DIR")
-MERGES = [(b" ", b"t"), (b"h", b"e"), (b" t", b"he"), (b"\xc3", b"\xa9"), (b"t", b"he"), (b" the", b"m")]
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
     """A folder with the files of a tokenizer of six merges, which for a test is GPT-2's."""
-    monkeypatch.setattr(gpt2_bpe, "MERGES", len(MERGES))
-    monkeypatch.setattr(gpt2_bpe, "SIZE", 256 + len(MERGES))
-    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
-    write(tmp_path / "gpt2-bpe")
-    return tmp_path / "gpt2-bpe"
-
-
-def write(folder: Path, names=("encoder.json", "vocab.bpe")) -> None:
-    folder.mkdir(exist_ok=True)
-    characters = byte_characters()
-    pairs = [["".join(characters[byte] for byte in part) for part in pair] for pair in MERGES]
-    tokens = [*characters.values(), *("".join(pair) for pair in pairs), EOS]
-    (folder / names[0]).write_text(json.dumps({token: id_ for id_, token in enumerate(tokens)}), encoding="utf-8")
-    lines = "#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in pairs)
-    (folder / names[1]).write_text(lines, encoding="utf-8")
+    return small_gpt2(tmp_path, monkeypatch)
 
 
 def ranks() -> dict[bytes, int]:

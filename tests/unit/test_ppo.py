@@ -13,8 +13,8 @@ from helpers import ppo
 from helpers.batching import left_pad
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt, load_rows, load_tokenizer
-from helpers.environment import cpu_has_bfloat16
 from helpers.evaluation import judge, respond
+from helpers.hardware import cpu_has_bfloat16
 from helpers.losses import kl_k3
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import (

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from gpt2_files import small_gpt2
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from helpers import config, ppo, pretrain, reward, sft
+from helpers import ppo, presets, pretrain, reward, sft
 from helpers.checkpoints import load_stage
 from helpers.datasets import load_rows
 from helpers.environment import setup
+from helpers.folders import STAGES
 from helpers.policy_table import BLOCKS, all_rows
 
 SMALL = {
@@ -44,22 +46,29 @@ def run_stages(tmp_path, monkeypatch):
     """Runs the stages on the rows of some files: the run folder, and what each stage recorded."""
     threads = torch.get_num_threads()
 
-    def run(track: str, rows: dict[str, list[dict]], settings: dict):
+    def run(track: str, rows: dict[str, list[dict]], settings: dict, prepare=None, **variables: str):
         documents = [{"text": row.text} for row in load_rows("documents", "train", track, limit=250)]
         for name, part in {**rows, "fineweb-edu/train": documents}.items():
             path = tmp_path / f"rows/{name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
-        monkeypatch.setitem(config.REAL, track, settings)
+        monkeypatch.setitem(presets.REAL, track, settings)
         places = {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}
         for name, value in ({"TRACK": track, "PRESET": "cpu", "SEED": "0"} | places).items():
             monkeypatch.setenv(f"RLHF_{name}", value)
-        monkeypatch.delenv("RLHF_SOURCE", raising=False)
-        for notebook, stage in (("0-Pretrain", pretrain), ("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo)):
+        for name in ("RLHF_SOURCE", "RLHF_INIT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"RLHF_{name}", value)
+        if prepare:
+            prepare(tmp_path / "rows", monkeypatch)
+        stages = dict(zip(STAGES, (pretrain, sft, reward, ppo)))
+        for notebook, stage in list(stages.items())[1 if "INIT" in variables else 0 :]:
             course = setup(notebook)
             assert course.source == "local"
             stage.run(course)
-        return tmp_path / "run", {name: course.metrics(name) for name in config.CONFIGS}
+        return tmp_path / "run", {STAGES[name]: course.metrics(STAGES[name]) for name in stages
+                                  if (tmp_path / f"run/metrics/{STAGES[name]}.json").exists()}  # fmt: skip
 
     yield run
     torch.set_num_threads(threads)
@@ -106,3 +115,23 @@ def test_tldr_on_a_local_folder(run_stages, capsys):
     keys = {column.key for columns in BLOCKS.values() for column in columns}
     assert keys <= all_rows(found)["PPO"].keys()
     assert "wins over people" in printed and (folder / "figures/ppo-policies.png").stat().st_size > 10_000
+
+
+def gpt2_beside(rows, monkeypatch) -> None:
+    """GPT-2's files beside the rows: a small BPE, and a model of random weights."""
+    small_gpt2(rows, monkeypatch)
+    GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=192, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        rows / "gpt2"
+    )
+
+
+def test_the_stages_start_from_gpt2(run_stages, capsys):
+    """Preset smoke from weights beside the rows, without 0-Pretrain."""
+    folder, metrics = run_stages("sentiment", sentiment_rows(), SMALL, gpt2_beside, PRESET="smoke", INIT="gpt2")
+    assert "1-SFT: preset smoke, track sentiment, from gpt2, seed 0" in capsys.readouterr().out
+    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "ppo")}
+    info = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    assert info["sft"]["parent"]["checksum"] == info["base"]["files"]["model.safetensors"]
+    assert info["sft"]["parent"]["stage"] == "base" and info["sft"]["config"]["init"] == "gpt2"
+    assert any("sst2/train.jsonl): 320 records" in line for line in info["sft"]["config"]["rows"])
+    assert list(metrics["ppo"]["table"])[0] == "base" and "pretrain" not in metrics

@@ -1,6 +1,7 @@
 """What the stages share: the schedule, who optimises which weight, one training step, the log."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -214,3 +215,47 @@ def test_a_new_run_starts_a_new_log(tmp_path, capsys):
         progress = Progress("toy", 1, tmp_path / "log.jsonl")
         progress.update(loss=1.0)
     assert len((tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+# ---------------------------------------------------------------- float16
+
+
+def run_in(dtype: torch.dtype, size: float, steps: int = 60):
+    """Train a linear layer whose loss is `size` times the squared error; returns the layer and the history."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    x = torch.randn(steps, 16, 3)
+    batches = [(row, row @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3) for row in x]
+
+    def loss_of(model, batch):
+        return size * ((model(batch[0]).float() - batch[1]) ** 2).mean(), {}
+
+    return model, fit(model, batches, loss_of, Optimizers(model, lr=0.05), Progress("toy", steps), dtype=dtype)
+
+
+def test_float16_keeps_gradients_that_it_would_round_to_zero(capsys):
+    """A factor of 1e-7 puts every gradient below float16's smallest number, 6e-8; Adam does not mind the size."""
+    exact, _ = run_in(torch.float32, 1e-7)
+    half, history = run_in(torch.float16, 1e-7)
+    assert all(0 < row["grad_norm"] < 1e-5 for row in history)
+    torch.testing.assert_close(half.weight, exact.weight, atol=0.05, rtol=0)
+
+
+def test_float16_drops_updates_that_overflow_and_goes_on(capsys):
+    model, history = run_in(torch.float16, 1e3, steps=200)
+    norms = [row["grad_norm"] for row in history]
+    assert not math.isfinite(norms[0]) and all(map(math.isfinite, norms[30:]))
+    assert all(p.isfinite().all() for p in model.parameters()) and history[-1]["loss"] < 0.1 * history[0]["loss"]
+
+
+def test_an_overflow_leaves_the_weights_and_the_scale_falls():
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizers = Optimizers(model, lr=0.1)
+    scaler.scale(model(torch.ones(1, 2)).sum() * float("inf")).backward()
+    assert not math.isfinite(optimizers.step(scaler=scaler)) and torch.equal(model.weight, before)
+    assert scaler.get_scale() == 4.0
+    scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+    assert optimizers.step(clip=10.0, scaler=scaler) == pytest.approx(3**0.5)  # in its own units again
+    assert not torch.equal(model.weight, before)

@@ -1,0 +1,88 @@
+"""A batch in parts: the same gradients, loss and weights as in one piece, for each stage's loss."""
+
+import copy
+
+import pytest
+import torch
+
+from helpers import pointwise, pretrain, reward, sft
+from helpers.accumulation import label_parts, pair_parts, row_slices, token_parts
+from helpers.config import PretrainConfig, RewardConfig, SFTConfig
+from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.reward import Pair, pair_batch, reward_loss
+
+CONFIG = GPTConfig(vocab_size=40, context=48, layers=2, heads=2, channels=16)
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def row(low: int = 3, high: int = 20) -> list[int]:
+    """A row of random tokens and length."""
+    length = torch.randint(low, high, (), generator=GENERATOR).item()
+    return torch.randint(2, 40, (length,), generator=GENERATOR).tolist()
+
+
+ROWS = [row() for _ in range(23)]
+PAIRS = [Pair(row(2, 9), row(), row()) for _ in range(11)]
+SPLIT_ROWS = [(ids, len(ids) // 3) for ids in ROWS]  # with the prompt's length
+LABELS = [i % 2 for i in range(23)]
+TWICE = dict(batch_size=8, epochs=2.0)
+STAGES = {  # name: train(model, micro_batch), and whether the model is a reward model
+    "pretrain": (lambda m, n: pretrain.train(m, ROWS, PretrainConfig(**TWICE, micro_batch=n), 1), False),
+    "sft": (lambda m, n: sft.train(m, SPLIT_ROWS, SFTConfig(**TWICE, micro_batch=n), 1), False),
+    "pairs": (lambda m, n: reward.train(m, PAIRS, RewardConfig(**TWICE, micro_batch=n), 1), True),
+    "labels": (lambda m, n: pointwise.train(m, ROWS, LABELS, RewardConfig(**TWICE, micro_batch=n), 1), True),
+}  # fmt: skip
+
+
+def model(scored: bool) -> GPT | RewardModel:
+    torch.manual_seed(0)
+    gpt = GPT(CONFIG)
+    return RewardModel(gpt) if scored else gpt
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_run_in_parts_is_the_run_in_one_piece(stage, size, capsys):
+    train, scored = STAGES[stage]
+    whole, parts = model(scored), model(scored)
+    expected, found = train(whole, 0), train(parts, size)
+    assert len(found) == len(expected) > 3
+    for a, b in zip(expected, found):
+        assert b == pytest.approx(a, rel=2e-3, abs=1e-4)
+    # Muon's 16-bit products enlarge differences in the last digit
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], weight, atol=5e-3, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("stage", ["labels", "pairs"])
+def test_gradients_of_two_means_add_up(stage):
+    """In float64, so that nothing but an error of weighting can show."""
+    scored = model(True).double()
+    ids, mask = reward.right_pad(ROWS, 1)
+    labels = torch.tensor(LABELS, dtype=torch.float32)
+    if stage == "pairs":
+        batch, loss_of, split = pair_batch(PAIRS, 1), reward_loss, pair_parts(4, 0.7)
+        whole = loss_of(scored, batch, 0.7)[0]
+    else:
+        batch, loss_of, split = (ids, mask, labels), pointwise.label_loss, label_parts(4, 0.7)
+        whole = loss_of(scored, *batch, 0.7)[0]
+    expected = torch.autograd.grad(whole, list(scored.parameters()))
+    twin = copy.deepcopy(scored)
+    shares = []
+    for part, share in split(batch):
+        (share * loss_of(twin, *part)[0]).backward()
+        shares.append(share)
+    assert sum(shares) == pytest.approx(1)
+    for gradient, parameter in zip(expected, twin.parameters()):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-5)
+    uneven = sum(share * loss_of(twin, *part[:-1], 0.7)[0].item() for part, share in split(batch))
+    assert uneven != pytest.approx(whole.item(), abs=1e-5), "the parts' own lm_coef must matter here"
+
+
+def test_a_batch_in_one_piece_is_untouched():
+    ids, mask = reward.right_pad(ROWS, 1)
+    (((same_ids, same_mask), share),) = token_parts(0)((ids, mask))
+    assert torch.equal(same_ids, ids) and torch.equal(same_mask, mask) and share == 1.0
+    ((part, share),) = label_parts(0, 0.3)((ids, mask, torch.ones(len(ids))))
+    assert part[3] == 0.3 and share == 1.0
+    assert [len(range(23)[rows]) for rows in row_slices(23, 8)] == [8, 8, 7]

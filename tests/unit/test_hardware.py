@@ -1,0 +1,75 @@
+"""Device, number format, threads and preset by what the machine has."""
+
+import os
+import types
+
+import pytest
+import torch
+
+from helpers import hardware
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No setting from outside."""
+    for name in list(os.environ):
+        if name.startswith("RLHF_") or name == "OMP_NUM_THREADS":
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16),
+                                                      ((9, 0), torch.bfloat16)])  # fmt: skip
+def test_dtype_by_compute_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert hardware.choose_dtype(torch.device("cuda")) is expected
+
+
+def test_dtype_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
+    assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: False)
+    assert hardware.choose_dtype(torch.device("cpu")) is torch.float32
+    monkeypatch.setenv("RLHF_DTYPE", "bfloat16")
+    assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
+
+
+def test_the_dtype_probe_leaves_the_seed_alone():
+    torch.manual_seed(0)
+    hardware.cpu_has_bfloat16()
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_threads(monkeypatch):
+    monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
+    assert hardware.choose_threads() == 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert hardware.choose_threads() == 3
+    monkeypatch.setenv("RLHF_THREADS", "2")
+    assert hardware.choose_threads() == 2
+
+
+def test_physical_cores_are_at_least_one():
+    assert 1 <= hardware.physical_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("capability", "gigabytes", "count", "expected"), [
+    ((7, 5), 15, 1, "t4"), ((7, 5), 15, 2, "t4x2"), ((8, 6), 24, 1, "t4"), ((9, 0), 80, 1, "h100"),
+    ((9, 0), 80, 2, "h100"), ((7, 0), 48, 1, "t4"),
+])  # fmt: skip
+def test_the_preset_by_gpu(monkeypatch, capability, gigabytes, count, expected):
+    gpu = types.SimpleNamespace(total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    preset, why = hardware.choose_preset("local", torch.device("cuda"))
+    assert preset == expected and why
+    assert hardware.choose_preset("embedded", torch.device("cuda")) == ("cpu", "")
+    monkeypatch.setenv("RLHF_PRESET", "smoke")
+    assert hardware.choose_preset("local", torch.device("cuda")) == ("smoke", "")
+
+
+def test_without_a_gpu_the_preset_is_cpu():
+    assert hardware.choose_preset("embedded", torch.device("cpu")) == ("cpu", "")
+    assert hardware.choose_preset("hub", torch.device("cpu")) == ("cpu", "there is no CUDA device")
