@@ -51,7 +51,8 @@ def run(request, tmp_path, monkeypatch):
         "sft": {"demonstrations": 120, "eval_prompts": 8, "response_tokens": 10},
         "reward": {"pointwise": track == "sentiment", "comparisons": 100, "eval_prompts": 12, "response_tokens": 10,
                    "best_of": 4},
-        "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 8, "response_tokens": 10},
+        "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 8, "response_tokens": 10,
+                "adapter": "full" if track == "sentiment" else "lora", "rank": 2},
     }  # fmt: skip
     monkeypatch.setitem(config.REAL, track, tiny)
     monkeypatch.setitem(config.PRESETS, "smoke", {stage: {} for stage in tiny})
@@ -90,6 +91,7 @@ def test_both_notebooks_run_to_the_end(run, root):
     assert "gold_reward" not in found and set(found["curves"]) == {"score", "KL, nats per response"}
     assert {"base", "SFT", "best of 8", "PPO"} <= found["table"].keys() and found["table"]["SFT"]["kl"] == 0
     assert ("judge" if track == "sentiment" else "ROUGE-L") in found["table"]["PPO"]
-    assert read_info(out / "checkpoints/ppo", "ppo")["stage"] == "ppo"
+    saved = read_info(out / "checkpoints/ppo", "ppo")
+    assert ("adapter" in saved) == (track == "tldr") == (saved["config"]["adapter"] == "lora")
     figures = {path.stem for path in (out / "figures").iterdir()}
     assert {"reward-accuracy", "reward-best-of-n", "ppo-training", "ppo-policies", "ppo-without-kl"} <= figures
