@@ -28,6 +28,7 @@ ONLY: dict[str, set[str]] = {
         "Pair", "PairBatch", "pair_batch", "score_pairs", "reward_loss", "margins", "accuracy", "bayes_accuracy",
         "normalise_on",
     },
+    "helpers/pointwise.py": {"label_loss"},
     "helpers/ppo.py": {
         "Models", "Batch", "Rollout", "response_logits", "response_values", "collect", "minibatch_losses", "update",
         "rollout_metrics", "check_first_minibatch", "mean_kl",

@@ -98,8 +98,13 @@ def response_figure(tokens: Sequence[str], panels: Mapping[str, Mapping[str, Ten
 
 def label_tokens(ax: Any, tokens: Sequence[str]) -> None:
     """The tokens themselves under the x axis."""
-    names = ["EOS" if token == EOS else token.strip() or repr(token) for token in tokens]
+    names = ["EOS" if token == EOS else plain_label(token.strip()) or repr(token) for token in tokens]
     ax.set_xticks(range(len(tokens)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+
+
+def plain_label(text: str) -> str:
+    """A text that matplotlib shows as it is: no formula between two dollar signs, no control characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("$", r"\$")
 
 
 # ---------------------------------------------------------------- KL
@@ -199,12 +204,15 @@ PANELS = {  # metric: title with its unit
 
 
 def training_figure(history: Sequence[Mapping[str, float]], iterations: int | None = None) -> Figure:
-    """Eight panels of a PPO run, one point an iteration."""
+    """Eight panels of a PPO run, one point an iteration. Without a gold reward its place says so."""
     fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
     steps = [row["step"] for row in history]
     for i, (ax, (name, title)) in enumerate(zip(axes.flat, PANELS.items())):
         colour = (BLUE, GREEN, ORANGE, PURPLE)[i % 4]
-        ax.plot(steps, [row[name] for row in history], color=colour, marker=".", ms=4, lw=1.2)
+        if name in history[0]:
+            ax.plot(steps, [row[name] for row in history], color=colour, marker=".", ms=4, lw=1.2)
+        else:
+            ax.text(0.5, 0.5, "not known\nfor real rows", ha="center", va="center", transform=ax.transAxes, fontsize=8)
         ax.set_title(title, fontsize=9.5)
         ax.set_xlim(0, (iterations or len(steps)) + 1)
         ax.tick_params(labelsize=8)
@@ -276,13 +284,15 @@ def comparison_figure(
 def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Score and gold reward of several runs against sqrt(KL), both as gains in SFT standard deviations.
 
-    Each row needs "score", "gold_sd" (gold reward in the same unit) and "kl_k3" (never negative, so it has a root).
+    Each row needs "score" and "kl_k3" (never negative, so it has a root); "gold_sd", the gold reward in the same unit,
+    is drawn where it is known.
     """
     fig, axes = plt.subplots(1, len(runs), figsize=(4.4 * len(runs), 3.1), sharex=True, sharey=True, squeeze=False)
     for ax, (title, history) in zip(axes[0], runs.items(), strict=True):
         x = [math.sqrt(max(0.0, row["kl_k3"])) for row in history]
         ax.plot(x, [row["score"] for row in history], marker=".", color=BLUE, label="score: what PPO sees")
-        ax.plot(x, [row["gold_sd"] for row in history], marker=".", color=GREEN, label="gold: what we want")
+        if "gold_sd" in history[0]:
+            ax.plot(x, [row["gold_sd"] for row in history], marker=".", color=GREEN, label="gold: what we want")
         ax.axhline(0, color="#999", lw=0.8)
         ax.set(title=title, xlabel="distance from SFT, sqrt(KL in nats)")
     axes[0, 0].set_ylabel("SFT standard deviations")

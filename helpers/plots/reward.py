@@ -1,5 +1,6 @@
 """Figures of 2-RM-Training. Every function returns a matplotlib figure and leaves it open, so that a cell shows it."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,8 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from helpers.plots.ppo import plain_label
 
 CHOSEN, REJECTED, GOLD, GREY = "#2f6f8f", "#d1703c", "#5b8c5a", "#6b6f76"
 KINDS = ("hallucinating", "questionless", "copying", "verbose", "mixed")
@@ -80,10 +83,14 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     return fig
 
 
-def training(history: Sequence[dict], floor: float, window: int) -> Figure:
-    """Pairwise loss and accuracy of the training batches, averaged over `window` steps, against the annotators' own."""
+def training(history: Sequence[dict], floor: float | None, window: int) -> Figure:
+    """Loss and accuracy of the training batches, averaged over `window` steps, against the annotators' own if known.
+
+    The loss is that of pairs, or of labels where the history is of training on labels.
+    """
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
-    names = {"pairwise": "pairwise loss (nats)", "accuracy": "accuracy on the batch"}
+    loss = "pairwise" if "pairwise" in history[0] else "label"
+    names = {loss: f"{loss} loss (nats)", "accuracy": "accuracy on the batch"}
     for ax, (name, label), colour in zip(axes, names.items(), (REJECTED, CHOSEN)):
         values = torch.tensor([step[name] for step in history])
         smooth = values.unfold(0, window, 1).mean(-1)  # (steps - window + 1,)
@@ -91,24 +98,29 @@ def training(history: Sequence[dict], floor: float, window: int) -> Figure:
         ax.plot(range(window, len(values) + 1), smooth, color=colour)
         ax.set(xlabel="step", ylabel=label)
     axes[0].axhline(torch.log(torch.tensor(2.0)), color=GREY, linestyle=":", label="coin: ln 2")
-    axes[0].axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
+    if floor is not None:
+        axes[0].axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
     axes[0].legend(fontsize=8)
     axes[1].axhline(0.5, color=GREY, linestyle=":")
     return fig
 
 
-def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Figure:
-    """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance and the Bayes accuracy."""
+def accuracies(
+    rows: dict[str, tuple[float, float, float]], bayes: float | None = None,
+    what: str = "accuracy on held-out comparisons",
+) -> Figure:  # fmt: skip
+    """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the Bayes accuracy if known."""
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
     for y, (value, low, high) in enumerate(rows.values()):
         ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else "#b9bcc0", height=0.6)
         ax.plot([low, high], [y, y], color="black", linewidth=1.4)
     ax.axvline(0.5, color=GREY, linestyle=":")
-    ax.axvline(bayes, color=GREY, linestyle="--")
-    ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
+    if bayes is not None:
+        ax.axvline(bayes, color=GREY, linestyle="--")
+        ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
     ax.text(0.5, -0.75, " chance", color=GREY, fontsize=8, va="center")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1), xlabel="accuracy on held-out comparisons")
+    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1), xlabel=what)
     return fig
 
 
@@ -126,11 +138,12 @@ def by_kind(found: dict[str, tuple[float, float, float]], bayes: dict[str, float
 
 
 def calibration(promised: Sequence[float], observed: Sequence[float], true: Sequence[float], counts: Sequence[int]):
-    """Promised probability against observed agreement; `true` is the annotators' own; dots grow with the counts."""
+    """Promised probability against observed agreement; `true` is the annotators' own, or NaN; dots grow with counts."""
     fig, ax = plt.subplots(figsize=(4.4, 3.4))
     ax.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     ax.scatter(promised, observed, s=[20 + count / 4 for count in counts], color=CHOSEN, alpha=0.8, label="observed")
-    ax.plot(promised, true, color=GOLD, marker="_", linestyle="none", markersize=14, label="true agreement")
+    if not math.isnan(true[0]):
+        ax.plot(promised, true, color=GOLD, marker="_", linestyle="none", markersize=14, label="true agreement")
     ax.set(xlabel="promised probability of the pick", ylabel="annotators agree", xlim=(0.48, 1.02), ylim=(0.3, 1.02))
     ax.legend(fontsize=8, loc="lower right")
     return fig
@@ -152,10 +165,11 @@ def gaps(gold_gap: Tensor, margin: Tensor, kinds: Sequence[str]) -> Figure:
     return fig
 
 
-def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]]) -> Figure:
-    """The score after each token of one or more summaries: {title: (pieces (R,), values (R + 1,))}.
+def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str = "TL;DR:") -> Figure:
+    """The score after each token of one or more completions: {title: (pieces (R,), values (R + 1,))}.
 
-    values[0] is the score before the first token, at the end of the prompt. Bars are the changes, coloured by sign.
+    values[0] is the score before the first token, at the end of the prompt: `start` names that place. Bars are the
+    changes, coloured by sign.
     """
     fig, axes = plt.subplots(len(rows), 1, figsize=(7.6, 2.1 * len(rows) + 0.3), squeeze=False)
     every = torch.cat([values for _, values in rows.values()])
@@ -165,8 +179,8 @@ def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]]) -> Figure:
         change = values[1:] - values[:-1]
         ax.bar(places, change, bottom=values[:-1], color=[CHOSEN if c >= 0 else REJECTED for c in change], width=0.8)
         ax.plot([0, *places], values, color="black", linewidth=0.8, marker=".", markersize=4)
-        ax.set_xticks([0, *places], ["TL;DR:", *(piece.strip() or "·" for piece in pieces)], rotation=60, ha="right",
-                      rotation_mode="anchor", fontsize=7)  # fmt: skip
+        names = [plain_label(start), *(plain_label(piece.strip()) or "·" for piece in pieces)]
+        ax.set_xticks([0, *places], names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
         ax.set(ylim=(low, high), xlim=(-0.7, len(pieces) + 0.7), ylabel="score so far")
         ax.set_title(title, fontsize=9)
         ax.grid(axis="x", visible=False)
@@ -184,21 +198,29 @@ def score_histogram(scores: Tensor, mean: float, std: float) -> Figure:
     return fig
 
 
-def score_and_gold(scores: Tensor, golds: Tensor, flawed: Tensor, flaw: str = "hallucination") -> Figure:
-    """The score of sampled responses against their gold reward; flawed: 1 where a response has the flaw."""
+def score_and_gold(
+    scores: Tensor, golds: Tensor, flawed: Tensor | None = None, flaw: str = "hallucination", unit: str = "gold reward"
+) -> Figure:
+    """The score of sampled responses against their gold reward, or whatever `unit` says that `golds` are.
+
+    flawed: 1 where a response has the flaw, 0 where not; without it all dots are alike.
+    """
     fig, ax = plt.subplots(figsize=(6.2, 3.2))
-    for flag, colour, label in ((0.0, CHOSEN, f"without {flaw}"), (1.0, REJECTED, f"with {flaw}")):
-        here = flawed == flag
-        ax.scatter(golds[here], scores[here], s=10, alpha=0.6, color=colour, label=label, linewidths=0)
-    ax.set(xlabel="gold reward", ylabel="score")
-    ax.legend(fontsize=8)
+    if flawed is None:
+        ax.scatter(golds, scores, s=10, alpha=0.6, color=CHOSEN, linewidths=0)
+    else:
+        for flag, colour, label in ((0.0, CHOSEN, f"without {flaw}"), (1.0, REJECTED, f"with {flaw}")):
+            here = flawed == flag
+            ax.scatter(golds[here], scores[here], s=10, alpha=0.6, color=colour, label=label, linewidths=0)
+        ax.legend(fontsize=8)
+    ax.set(xlabel=unit, ylabel="score")
     return fig
 
 
 def best_of_n(ns: Sequence[int], kls: Sequence[float], curves: dict[str, tuple[Tensor, Tensor, Tensor, str]]) -> Figure:
-    """Two panels by unit against the KL bound: {name: (mean, low, high, "score" or "gold reward")}, each (len(ns),)."""
+    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each of the numbers (len(ns),)."""
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
-    for ax, unit in zip(axes, ("score", "gold reward")):
+    for ax, unit in zip(axes, dict.fromkeys(unit for *_, unit in curves.values())):
         for name, (mean, low, high, ylabel) in curves.items():
             if ylabel == unit:
                 (line,) = ax.plot(kls, mean, marker="o", label=name)

@@ -1,4 +1,4 @@
-"""The explorers of 2-RM-Training: Bradley-Terry's curves, scored pairs, and a summary of one's own, scored by token.
+"""The explorers of 2-RM-Training: Bradley-Terry's curves, scored pairs, and a text of one's own, scored by token.
 
 Each function returns a widget to display. Figures travel as PNG bytes and texts as HTML, so the same code works with
 ipywidgets 7 and 8, and a test can read what a control has changed.
@@ -100,19 +100,20 @@ def pair_html(comparison: Comparison, margin: float) -> str:
     rejected = escape(difference(comparison.rejected, comparison.chosen, *bold))
     chosen, rejected = (text.replace("\0", "<b>").replace("\1", "</b>") for text in (chosen, rejected))
     p = torch.sigmoid(torch.tensor(margin)).item()
-    true = "unknown" if comparison.probability is None else f"{comparison.probability:.0%}"
+    true = "an unknown share" if comparison.probability is None else f"{comparison.probability:.0%}"
+    kind = f"{comparison.kind} pair" if comparison.kind else "A pair"
     return (
         f'<div style="{QUIET}">{post}</div>'
         f'<p style="{BOX} {plots.CHOSEN}">chosen: {chosen}</p>'
         f'<p style="{BOX} {plots.REJECTED}">rejected: {rejected}</p>'
-        f"<p>{comparison.kind} pair. The model gives the chosen one <b>{p:.0%}</b> (margin {margin:+.2f}); "
+        f"<p>{kind}. The model gives the chosen one <b>{p:.0%}</b> (margin {margin:+.2f}); "
         f"annotators choose it in <b>{true}</b> of the cases.</p>"
     )
 
 
 def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.Widget:
     """Leaf through held-out pairs by kind, from the model's worst mistakes to its best calls. margin: (N,)."""
-    kinds = ["all", *sorted({comparison.kind for comparison in comparisons})]
+    kinds = ["all", *sorted({comparison.kind for comparison in comparisons} - {""})]  # real pairs have no kind
     kind = widgets.Dropdown(options=kinds, description="kind", style=STYLE, layout=WIDE)
     order = widgets.Dropdown(options=list(ORDERS), description="order", style=STYLE, layout=WIDE)
     number = widgets.IntSlider(value=1, min=1, max=len(comparisons), description="pair", style=STYLE, layout=WIDE)
@@ -128,7 +129,14 @@ def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.
     return widgets.VBox([kind, order, number, shown])
 
 
-# ---------------------------------------------------------------- one's own summary
+# ---------------------------------------------------------------- a text of one's own
+
+
+def starts_of(item: Prompt | Comparison) -> dict[str, str]:
+    """Completions to start from: summaries of a known post with and without flaws, else the two of a comparison."""
+    if isinstance(item, Comparison):
+        return {"chosen": item.chosen, "rejected": item.rejected}
+    return summary_versions(item)
 
 
 def summary_versions(prompt: Prompt) -> dict[str, str]:
@@ -148,52 +156,60 @@ def summary_versions(prompt: Prompt) -> dict[str, str]:
 
 
 @torch.no_grad()
-def score_by_token(model: RewardModel, tokenizer: Tokenizer, prompt: str, summary: str) -> tuple[list[str], Tensor]:
-    """Pieces of the summary with its end of text (R,), and the score after each of them (R + 1,).
+def score_by_token(model: RewardModel, tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[str], Tensor]:
+    """Pieces of the completion with its end of text (R,), and the score after each of them (R + 1,).
 
     The first score is that at the end of the prompt. Raises ValueError when the text does not fit the context.
     """
-    start, response = tokenizer.encode(prompt), tokenizer.encode(summary) + [tokenizer.eos_id]
+    start, response = tokenizer.encode(prompt), tokenizer.encode(completion) + [tokenizer.eos_id]
     ids = torch.tensor([start + response], device=model.score.weight.device)
     values = model.values(ids)[0, len(start) - 1 :].cpu()  # (R + 1,)
-    return [*tokenizer.pieces(summary), "END"], values
+    return [*tokenizer.pieces(completion), "END"], values
 
 
-def gold_html(prompt: Prompt, summary: str, score: float) -> str:
-    """The reward model's score of a summary beside its gold reward and what that is made of."""
-    gold = judge(prompt, summary)
+def verdict_html(item: Prompt | Comparison, text: str, score: float) -> str:
+    """The reward model's score of a text, beside its gold reward and what that is made of for a known post."""
+    said = f"<p>score <b>{score:+.2f}</b>"
+    if isinstance(item, Comparison):
+        return said + "</p>"
+    gold = judge(item, text)
     question = "kept" if gold.question else "missing"
     return (
-        f"<p>score <b>{score:+.2f}</b> &nbsp; gold reward <b>{gold.reward:+.2f}</b>: {gold.covered} facts covered, "
+        f"{said} &nbsp; gold reward <b>{gold.reward:+.2f}</b>: {gold.covered} facts covered, "
         f"{gold.invented} invented, {gold.copied} words of small talk, "
         f"question {question}, {gold.words} words</p>"
     )
 
 
-def summary_scorer(model: RewardModel, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> widgets.Widget:
-    """Pick a post, start from one of five summaries, edit it: the score token by token, and the gold reward."""
-    number = widgets.IntSlider(value=1, min=1, max=len(prompts), description="post", style=STYLE, layout=WIDE)
-    start = widgets.Dropdown(options=list(summary_versions(prompts[0])), description="start from", style=STYLE,
-                             layout=WIDE)  # fmt: skip
-    text = widgets.Textarea(description="your summary", rows=3, continuous_update=False, style=STYLE,
+def text_scorer(
+    model: RewardModel, tokenizer: Tokenizer, items: Sequence[Prompt] | Sequence[Comparison]
+) -> widgets.Widget:
+    """Pick a prompt, start from one of its completions, edit it: the score token by token.
+
+    Prompts are posts of the embedded tldr world, which add the gold reward; for any other data, give comparisons.
+    """
+    number = widgets.IntSlider(value=1, min=1, max=len(items), description="prompt", style=STYLE, layout=WIDE)
+    start = widgets.Dropdown(options=list(starts_of(items[0])), description="start from", style=STYLE, layout=WIDE)
+    text = widgets.Textarea(description="your text", rows=3, continuous_update=False, style=STYLE,
                             layout=widgets.Layout(width="740px"))  # fmt: skip
     post, image, words = widgets.HTML(), widgets.Image(format="png"), widgets.HTML()
 
     def fill_in(change=None) -> None:
-        prompt = prompts[number.value - 1]
-        lines = escape(prompt.prompt).replace("\n\n", "<br>")
+        item = items[number.value - 1]
+        lines = escape(item.prompt).replace("\n\n", "<br>")
         post.value = f'<div style="{QUIET}">{lines}</div>'
-        text.value = summary_versions(prompt)[start.value].strip()
+        text.value = starts_of(item)[start.value].strip()
 
     def update() -> None:
-        prompt, summary = prompts[number.value - 1], " " + text.value.strip()  # a completion starts with a space
+        item, completion = items[number.value - 1], " " + text.value.strip()  # a completion starts with a space
         try:
-            pieces, values = score_by_token(model, tokenizer, prompt.prompt, summary)
+            pieces, values = score_by_token(model, tokenizer, item.prompt, completion)
         except ValueError as error:
             words.value = f"<p>{escape(str(error))}</p>"
             return
-        image.value = png(plots.token_scores({"how the score moves, token by token": (pieces, values)}))
-        words.value = gold_html(prompt, summary, values[-1].item())
+        moves = {"how the score moves, token by token": (pieces, values)}
+        image.value = png(plots.token_scores(moves, start=item.prompt.split()[-1]))
+        words.value = verdict_html(item, completion, values[-1].item())
 
     for control in (number, start):
         control.observe(fill_in, names="value")

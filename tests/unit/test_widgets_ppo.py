@@ -122,6 +122,21 @@ def test_training_figure_has_a_panel_for_each_number():
     assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == list(plots.PANELS.values())
 
 
+def test_without_a_gold_reward_its_panel_says_so_and_its_line_is_missing():
+    rows = [{name: x for name, x in row.items() if name not in ("gold", "gold_sd")} for row in history(4)]
+    panels = dict(zip(plots.PANELS, plots.training_figure(rows).axes))
+    assert [name for name, ax in panels.items() if not ax.lines] == ["gold"]
+    assert "not known" in panels["gold"].texts[0].get_text()
+    (ax,) = plots.overoptimisation_figure({"run": rows}).axes
+    assert [text.get_text() for text in ax.get_legend().texts] == ["score: what PPO sees"]
+
+
+def test_tokens_are_labels_not_formulas():
+    assert plots.plain_label("$x$ \x06") == r"\$x\$ \x06"
+    fig = plots.response_figure(["$$", "\x06", " a"], {"numbers": {"": torch.randn(3)}})
+    fig.canvas.draw()
+
+
 def test_dashboard_draws_nothing_outside_a_notebook():
     watch = plots.Dashboard(iterations=3)
     for i in range(1, 4):

@@ -87,8 +87,8 @@ def test_score_by_token_ends_with_the_score(model, tokenizer, prompts):
     torch.testing.assert_close(values[-1:], whole.detach())
 
 
-def test_summary_scorer_follows_post_start_and_text(model, tokenizer, prompts):
-    number, start, post, text, image, words = explorers.summary_scorer(model, tokenizer, prompts).children
+def test_text_scorer_follows_post_start_and_text(model, tokenizer, prompts):
+    number, start, post, text, image, words = explorers.text_scorer(model, tokenizer, prompts).children
     seen = {bytes(image.value)}
     number.value = 2
     assert bytes(image.value) not in seen and "POST" in post.value
@@ -100,6 +100,43 @@ def test_summary_scorer_follows_post_start_and_text(model, tokenizer, prompts):
     text.value = ""
     assert "0 words" in words.value
     assert not plt.get_fignums()
+
+
+def test_text_scorer_takes_the_completions_of_a_comparison(model, tokenizer, comparisons):
+    number, start, post, text, image, words = explorers.text_scorer(model, tokenizer, comparisons).children
+    assert start.options == ("chosen", "rejected") and text.value == comparisons[0].chosen.strip()
+    assert "score" in words.value and "gold" not in words.value, "nothing is known but the score"
+    before = bytes(image.value)
+    start.value = "rejected"
+    assert text.value == comparisons[0].rejected.strip() and bytes(image.value) != before
+
+
+def test_real_pairs_have_neither_kind_nor_probability():
+    pair = Comparison("a post", " a", " b")
+    kind, _, _, shown = explorers.pair_explorer([pair], torch.tensor([0.5])).children
+    assert kind.options == ("all",) and "<p>A pair." in shown.value and "an unknown share" in shown.value
+
+
+def test_figures_say_nothing_of_what_is_not_known():
+    labels = [{"label": 0.7 - 0.01 * i, "accuracy": 0.5 + 0.01 * i} for i in range(20)]
+    loss, _ = plots.training(labels, None, 5).axes
+    assert loss.get_ylabel() == "label loss (nats)"
+    assert [t.get_text() for t in loss.get_legend().texts] == ["coin: ln 2"]
+    (ax,) = plots.accuracies({"model": (0.7, 0.6, 0.8)}, what="accuracy on labels").axes
+    assert [t.get_text().strip() for t in ax.texts] == ["chance"] and ax.get_xlabel() == "accuracy on labels"
+    (ax,) = plots.calibration([0.6, 0.9], [0.5, 0.8], [float("nan")] * 2, [10, 300]).axes
+    assert "true agreement" not in [t.get_text() for t in ax.get_legend().texts]
+    (ax,) = plots.score_and_gold(torch.randn(5), torch.randn(5), unit="words").axes
+    assert ax.get_xlabel() == "words" and ax.get_legend() is None
+    three = (torch.zeros(3), torch.zeros(3), torch.ones(3))
+    fig = plots.best_of_n([1, 2, 4], [0.0, 0.2, 0.6], {"a": (*three, "score"), "b": (*three, "words")})
+    assert [ax.get_ylabel() for ax in fig.axes] == ["score of the pick", "words of the pick"]
+    plt.close("all")
+
+
+def test_tokens_with_dollars_and_control_characters_are_drawn():
+    fig = plots.token_scores({"a": (["$$", "\x06", " 5$", "$x"], torch.randn(5))}, start="$")
+    assert explorers.png(fig).startswith(b"\x89PNG")
 
 
 def test_figures_draw(tokenizer, comparisons):
