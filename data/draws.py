@@ -51,6 +51,20 @@ class Draws:
         return [rest.pop(self.pick(range(len(rest)))) for _ in range(k)]
 
 
+def draw_until(name: str, draw: Callable[[Draws], Any], fits: Callable[[Any], bool]) -> tuple[Draws, Any]:
+    """The first outcome of `draw` that fits, and the draws to go on with. Each try has a stream of its own.
+
+    The log-probability is under the whole program: which outcomes are held out is a hash that nobody can learn.
+    """
+    attempt = 0
+    while True:
+        draws = Draws(f"{name}/{attempt}")
+        outcome = draw(draws)
+        if fits(outcome):
+            return draws, outcome
+        attempt += 1
+
+
 class _Script(Draws):
     """Replays a list of choices, then takes the first option at each new choice and remembers the others."""
 

@@ -1,32 +1,15 @@
-"""What a summary or an answer must beat: the first words or sentences of the prompt's text, and a plain copy of it.
+"""What a summary or an answer must beat: the first words of the prompt's text, and a plain copy of it.
 
 All baselines look like completions: one leading space, or empty where there is nothing to copy.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from helpers.rows.tldr import read_post
-from helpers.text_metrics import mean_words
+from helpers.text_metrics import check_pairs, rouge
 from helpers.tracks import TRACKS
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, as spaces part them."""
-    return text.split()
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text: they end at a full stop, question or exclamation mark before a space, or at a new line.
-
-    Simple on purpose: "e.g. this" counts as two.
-    """
-    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
-
-
-UNITS: dict[str, Callable[[str], list[str]]] = {"words": words, "sentences": sentences}
+LONGEST, STEP = 120, 8  # k is one of 8, 16, ... 120 words
 
 
 def spaced(text: str) -> str:
@@ -49,30 +32,24 @@ def source_text(prompt: str, track: str) -> str:
     return prompt[len(before) : len(prompt) - len(after)]
 
 
-def lead(text: str, k: int, unit: str = "words") -> str:
-    """The first k words or sentences of a text, as a completion."""
-    return spaced(" ".join(UNITS[unit](text)[:k]))
+def lead(text: str, k: int) -> str:
+    """The first k words of a text, as a completion."""
+    return spaced(" ".join(text.split()[:k]))
 
 
-def lead_k(texts: Sequence[str], references: Sequence[str], unit: str = "words") -> tuple[list[str], int]:
-    """The first k words or sentences of each text, and k.
+def best_k(texts: Sequence[str], references: Sequence[str]) -> int:
+    """How many first words of the texts come nearest to their references: the best mean ROUGE-L, the smaller k of two.
 
-    k makes the mean length in words come as near as it can to the references'; the smaller one if two are equally near.
-    Raises ValueError without texts or references, or for another unit.
+    To be chosen on training rows, so that the baseline is as strong as it can be and has not seen what it is measured
+    on. Raises ValueError for lists of different lengths, or none.
     """
-    if unit not in UNITS:
-        raise ValueError(f"no unit {unit!r}: choose from {', '.join(UNITS)}")
-    wanted = mean_words(references)
-    longest = max((len(UNITS[unit](text)) for text in texts), default=0)
+    check_pairs(texts, references)
+    longest = min(LONGEST, max(len(text.split()) for text in texts) + STEP - 1)  # the first k that takes all in
 
-    def miss(k: int) -> float:
-        return abs(mean_words([lead(text, k, unit) for text in texts]) - wanted)
+    def rouge_l(k: int) -> float:
+        return rouge([lead(text, k) for text in texts], references, ("rougeL",))["ROUGE-L"].mean().item()
 
-    k, nearest = 1, miss(1)
-    while k < longest and miss(k + 1) < nearest:  # the mean only rises with k, so the first rise of the miss ends it
-        k += 1
-        nearest = miss(k)
-    return [lead(text, k, unit) for text in texts], k
+    return max(range(STEP, max(STEP, longest) + 1, STEP), key=rouge_l)
 
 
 def copies(prompts: Sequence[str], references: Sequence[str], track: str) -> list[str]:
@@ -84,4 +61,4 @@ def copies(prompts: Sequence[str], references: Sequence[str], track: str) -> lis
         return [spaced(read_post({"prompt": prompt})["title"]) for prompt in prompts]
     if len(prompts) != len(references):
         raise ValueError(f"{len(prompts)} prompts, but {len(references)} references")
-    return [lead(source_text(prompt, track), len(words(ref))) for prompt, ref in zip(prompts, references)]
+    return [lead(source_text(prompt, track), len(ref.split())) for prompt, ref in zip(prompts, references)]

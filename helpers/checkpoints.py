@@ -177,11 +177,13 @@ def save_stage(
     metrics: dict,
     parent: str | Path | None,
     data_fingerprint: str,
+    adapter=None,
 ) -> None:
     """Write a stage's checkpoint with its model card, replacing an old one of the same name in one move.
 
     parent is the folder of the checkpoint this one was trained from (None for pretraining); its stage and checksum are
-    recorded. config and metrics are the run's, as JSON values. Raises CheckpointError when `folder` holds something
+    recorded. config and metrics are the run's, as JSON values. adapter (`helpers.adapters.Adapter`) is what was merged
+    into the model, kept in the folder adapter/. Raises CheckpointError when `folder` holds something
     that is not a checkpoint, ValueError when stage and model don't belong together.
     """
     folder = Path(folder).absolute()
@@ -200,12 +202,16 @@ def save_stage(
         "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
+    if adapter is not None:
+        info["adapter"] = adapter.note()
     with replaced_folder(folder) as fresh:
         save_file(to_transformers_state(model), fresh / "model.safetensors", metadata={"format": "pt"})
         write_json(fresh / "config.json", transformers_config(model, tokenizer))
         write_json(fresh / "generation_config.json", generation_config(tokenizer))
         tokenizer.save(fresh)
         info["files"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
+        if adapter is not None:
+            adapter.write(fresh / "adapter")
         write_json(fresh / "stage.json", info)
         (fresh / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.datasets import Labelled
 from helpers.evaluation import bootstrap_ci95
 
 WORD = re.compile(r"n't|\w+?(?=n't)|\w+|[!?]")
@@ -115,3 +116,13 @@ def fit(
         return F.binary_cross_entropy_with_logits(logits, targets[apart]).item()
 
     return train(texts, labels, min(strengths, key=loss))
+
+
+def fit_rows(rows: Sequence[Labelled], heldout: Sequence[Labelled], seed: int = 0) -> tuple[Classifier, dict]:
+    """A classifier of whole texts (prompt and completion), and its held-out accuracy with a 95% interval."""
+    (texts, labels), measured = (
+        ([row.prompt + row.completion for row in part], [row.label for row in part]) for part in (rows, heldout)
+    )
+    classifier = fit(texts, labels, seed)
+    share, interval = classifier.accuracy(*measured)
+    return classifier, {"accuracy": share, "accuracy_ci95": interval}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from helpers.presets import PRESETS, TRACKS, differences
 
+ADAPTERS = ("full", "lora", "qlora")  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
 SOURCES = ("embedded", "local", "hub")  # where rows come from: the track's own world, a folder, the Hugging Face Hub
 
 
@@ -32,11 +33,39 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class SFTConfig:
+class AdapterConfig:
+    """What SFT and PPO train: the whole model, or thin matrices beside its frozen weights (adapters)."""
+
+    adapter: str = "full"  # or "lora", or "qlora": lora with the matrices of the blocks in 4 bits
+    rank: int = 8  # r, the short side of A and B
+    alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
+    targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # linear layers of the blocks that get an adapter
+    adapter_lr: float = 3e-3  # AdamW, beside adapters: the embedding if it learns (without Muon A and B too)
+    adapter_muon_lr: float = 1e-2  # Muon: A and B
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"no adapter {self.adapter!r}: choose from {', '.join(ADAPTERS)}")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, not {self.rank!r}")
+        if isinstance(self.targets, str) or not self.targets:
+            raise ValueError(f"targets must be a tuple of layer names, such as ('c_attn',), not {self.targets!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, not {self.alpha!r}")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Peak learning rates of AdamW and Muon for what is trained."""
+        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, self.adapter_muon_lr)
+
+
+@dataclass(frozen=True)
+class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
     init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
     demonstrations: int = 12_000
+    train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
@@ -59,14 +88,19 @@ class RewardConfig:
     muon_lr: float = 1e-2
     pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
     lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
+    judge_share: float = 0.2  # of the real comparisons' prompts: for a second judge, which only measures
     best_of: int = 8  # samples a prompt for best-of-n
     response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.judge_share < 1:
+            raise ValueError(f"judge_share must be 0 or more and below 1, not {self.judge_share}")
+
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(AdapterConfig):
     """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
 
     iterations: int = 22
@@ -77,6 +111,8 @@ class PPOConfig:
     muon_lr: float = 2e-3
     value_lr: float = 1e-3
     value_muon_lr: float = 2e-3
+    adapter_lr: float = 1e-3
+    adapter_muon_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
     gamma: float = 1.0
     lam: float = 0.95

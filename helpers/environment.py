@@ -7,7 +7,7 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_PRESET  smoke, cpu, ...   RLHF_TRACK  tldr, ...         RLHF_SEED     0, 1, 2, ...
     RLHF_OUT     run folder        RLHF_DEVICE cpu, cuda, mps    RLHF_DTYPE    float32, bfloat16, float16
     RLHF_THREADS CPU threads       RLHF_SOURCE embedded, local, hub   RLHF_DATA_DIR folder with rows (source local)
-    RLHF_INIT    what 1-SFT starts from: pretrain, gpt2, another GPT-2's name, a folder, a .pt file
+    RLHF_ADAPTER full, lora, qlora   RLHF_INIT what 1-SFT starts from: pretrain, gpt2, a folder, a .pt file
 """
 
 import importlib.util
@@ -27,14 +27,15 @@ from typing import Any
 
 import torch
 
-from helpers.config import default_init, default_source, load_config
+from helpers.config import AdapterConfig, default_init, default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
 from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads
 from helpers.only import watch_cells
 from helpers.presets import GPU_PRESETS
 
-NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets")
-NEEDED_FOR_REAL_ROWS = ("datasets", "rouge_score", "sacrebleu")
+NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets", "rouge_score",
+          "sacrebleu")  # fmt: skip
+NEEDED_FOR_REAL_ROWS = ("datasets",)
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
 
 
@@ -169,6 +170,9 @@ def setup(notebook: str) -> Course:
     config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
     init = default_init(preset, track, source)
     config = replace(config, init=init) if hasattr(config, "init") else config
+    if adapter := os.environ.get("RLHF_ADAPTER"):
+        AdapterConfig(adapter)  # refuses an unknown one, also in a stage that trains without
+        config = replace(config, adapter=adapter) if isinstance(config, AdapterConfig) else config
     out = ROOT / (os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source))  # an absolute RLHF_OUT wins
 
     threads = choose_threads()
@@ -196,7 +200,7 @@ def find_place() -> str:
 def require_packages(where: str, source: str = "embedded") -> None:
     """Install what a hosted notebook lacks (usually nothing); at home say in one line what to install."""
     needed = NEEDED if source == "embedded" else NEEDED + NEEDED_FOR_REAL_ROWS
-    missing = [name.replace("rouge_score", "rouge-score") for name in needed if importlib.util.find_spec(name) is None]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing and where == "local":
         raise ModuleNotFoundError(f"{', '.join(missing)} not found: run `pip install -r requirements.txt` "
                                   "or start with `make lab`, then restart the kernel")  # fmt: skip

@@ -1,6 +1,6 @@
 """Held-out measurements: entropy floor, sampled responses judged by the gold reward, bootstrap intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,8 @@ from helpers.datasets import Prompt
 from helpers.generation import sample
 from helpers.model import GPT
 from helpers.tokenizer import Tokenizer
+
+RESAMPLED_TOGETHER = 100  # resamples in memory at once
 
 
 def entropy_floor(logprobs: Sequence[float], tokens: int) -> float:
@@ -113,3 +115,24 @@ def bootstrap_ci95(values: Tensor, seed: int = 0, resamples: int = 2000) -> list
     draws = torch.randint(len(values), (resamples, len(values)), generator=generator)
     means = values.float()[draws].mean(1)
     return torch.quantile(means, torch.tensor([0.025, 0.975])).tolist()
+
+
+def ratio_ci95(
+    totals: Tensor, counts: Tensor, groups: Sequence[Hashable] | None = None, seed: int = 0, resamples: int = 2000
+) -> list[float]:
+    """95% percentile-bootstrap interval, [low, high], of sum(totals) / sum(counts); both (N,), of N rows.
+
+    Such as nats over tokens. Rows of one group, such as the pairs of one prompt, are drawn together, because they are
+    not independent; without groups each row stands for itself.
+    """
+    places = {name: i for i, name in enumerate(dict.fromkeys(range(len(totals)) if groups is None else groups))}
+    index = torch.tensor([places[name] for name in (range(len(totals)) if groups is None else groups)])
+    sums = torch.zeros(len(places), 2, dtype=torch.float64)
+    sums.index_add_(0, index, torch.stack([totals.double(), counts.double()], 1))  # a row for each group
+    generator, found = torch.Generator().manual_seed(seed), []
+    for _ in range(0, resamples, RESAMPLED_TOGETHER):
+        draws = torch.randint(len(sums), (RESAMPLED_TOGETHER, len(sums)), generator=generator)
+        total, count = sums[draws].sum(1).unbind(1)
+        found.append(total / count)
+    quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    return torch.quantile(torch.cat(found)[:resamples], quantiles).tolist()

@@ -4,19 +4,13 @@ Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", se
 Shapes: in, out are a layer's features, r the rank: W (out, in), A (r, in), B (out, r).
 """
 
-import hashlib
-import json
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-from helpers.checkpoints import replaced_folder, sha256, write_json
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -42,7 +36,7 @@ class LoRALinear(nn.Module):
         if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
             raise ValueError(f"alpha must be a number above 0, not {alpha!r}")
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
-        self.enabled, self.merged = True, None
+        self.merged = None  # or an nn.Linear that does the work of all three matrices
         A = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5))  # as peft; paper: Gaussian
         self.lora_A = nn.Parameter(A.to(base.weight.device))  # (r, in)
         self.lora_B = nn.Parameter(self.lora_A.new_zeros(base.out_features, rank))  # (out, r)
@@ -52,8 +46,8 @@ class LoRALinear(nn.Module):
         return self.alpha / self.rank * (self.lora_B @ self.lora_A)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) to (..., out)
-        if self.merged is not None or not self.enabled:
-            return (self.merged if self.enabled else self.base)(x)
+        if self.merged is not None:
+            return self.merged(x)
         low = F.linear(x, self.lora_A.to(x.dtype))  # (..., r): the product B A is never made
         return self.base(x) + self.alpha / self.rank * F.linear(low, self.lora_B.to(x.dtype))
 
@@ -118,82 +112,10 @@ def merge_lora(model: nn.Module) -> None:
     model.requires_grad_(True)
 
 
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Inside `with`, the model is the one that got the adapters: PPO's reference, without a second copy.
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A second model made of the very same tensors: no memory but for their names.
 
-    ValueError when there are none: a policy trained without adapters would be compared with itself.
+    Give one of the two adapters, and the other stays what both were: PPO's policy and its reference.
     """
-    layers = lora_layers(model).values()
-    if not layers:
-        raise ValueError("the model has no adapters to switch off")
-    on = [layer for layer in layers if layer.enabled]  # none, when one `with` is inside another
-    try:
-        for layer in on:
-            layer.enabled = False
-        yield
-    finally:
-        for layer in on:
-            layer.enabled = True
-
-
-# ---------------------------------------------------------------- files
-
-
-def base_sha256(model: nn.Module) -> str:
-    """SHA-256 of all weights but the adapters', in hexadecimal: the same before and after `add_lora`."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        if ".lora_" not in name and ".merged." not in name:
-            digest.update(f"{name.replace('.base.', '.')} {weight.dtype} {tuple(weight.shape)}\n".encode())
-            digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every A and B under peft's name for it; the tensors are the model's own."""
-    return {f"base_model.model.transformer.{name.removeprefix('gpt.')}.{part}.weight": getattr(layer, part).data
-            for name, layer in lora_layers(model).items() for part in ("lora_A", "lora_B")}  # fmt: skip
-
-
-def save_lora(folder: str | Path, model: nn.Module) -> None:
-    """Write the adapters alone, in a folder that peft opens, replacing older ones in one move.
-
-    Raises ValueError when the model has none, or when `folder` holds something else.
-    """
-    folder, layers = Path(folder).absolute(), lora_layers(model)
-    if not layers:
-        raise ValueError("the model has no adapters to save")
-    if folder.exists() and not (folder / "adapter_config.json").exists():
-        raise ValueError(f"{folder} exists and holds no adapters: not replacing it")
-    first = next(iter(layers.values()))
-    targets = sorted({".".join(name.split(".")[-2:]) for name in layers})  # attn.c_attn of h.0.attn.c_attn
-    config = {"peft_type": "LORA", "r": first.rank, "lora_alpha": first.alpha, "target_modules": targets}
-    config |= {"fan_in_fan_out": True, "bias": "none"}  # transformers keeps GPT-2's weights as (in, out)
-    with replaced_folder(folder) as fresh:
-        save_file(adapter_state(model), fresh / "adapter_model.safetensors")
-        write_json(fresh / "adapter_config.json", config)
-        files = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
-        write_json(fresh / "base.json", {"base_sha256": base_sha256(model), "files": files})
-
-
-def load_lora(folder: str | Path, model: nn.Module) -> None:
-    """Add saved adapters to the model that they were trained on, in place.
-
-    Raises ValueError, in one line and before anything changes, when they are missing, damaged or of another base.
-    """
-    folder, ours = Path(folder).absolute(), base_sha256(model)
-    try:
-        config, base = (json.loads((folder / name).read_text("utf-8")) for name in ("adapter_config.json", "base.json"))
-        theirs = str(base["base_sha256"])
-        changed = [name for name, checksum in base["files"].items() if sha256(folder / name) != checksum]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no adapters can be read at {folder}: {error!r}") from None
-    if changed:
-        raise ValueError(f"{folder / changed[0]} has changed since it was saved (checksum mismatch)")
-    if theirs != ours:
-        raise ValueError(f"{folder} belongs to another base ({theirs[:8]}) than this model ({ours[:8]})")
-    saved = load_file(folder / "adapter_model.safetensors")
-    add_lora(model, config["r"], config["lora_alpha"], config["target_modules"])
-    for name, weight in adapter_state(model).items():
-        weight.copy_(saved[name])
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # "copied already": each is itself

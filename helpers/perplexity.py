@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helpers.batching import right_pad
 from helpers.datasets import Prompt
+from helpers.evaluation import ratio_ci95
 from helpers.model import GPT
 from helpers.pretrain import batch_plan
 from helpers.tokenizer import Tokenizer
@@ -50,9 +51,6 @@ def perplexity(nats: Tensor, tokens: Tensor) -> float:
     return math.exp(nats.double().sum().item() / tokens.sum().item())
 
 
-def perplexity_ci95(nats: Tensor, tokens: Tensor, seed: int = 0, resamples: int = 2000) -> list[float]:
+def perplexity_ci95(nats: Tensor, tokens: Tensor, seed: int = 0) -> list[float]:
     """95% percentile-bootstrap interval of the perplexity, [low, high], over responses: nats, tokens (N,)."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(nats), (resamples, len(nats)), generator=generator)
-    values = (nats.double()[draws].sum(1) / tokens.double()[draws].sum(1)).exp()
-    return torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return [math.exp(bound) for bound in ratio_ci95(nats, tokens, seed=seed)]

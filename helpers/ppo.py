@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from helpers.adapters import merge_adapters, policy_and_reference
 from helpers.batching import left_pad, right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.config import PPOConfig
@@ -189,7 +190,7 @@ def train(
     choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
     draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
     optimizers = [
-        Optimizers(models.policy, config.lr, config.muon_lr),
+        Optimizers(models.policy, *config.rates),
         Optimizers(models.value, config.value_lr, config.value_muon_lr),
     ]
     progress = Progress("ppo", config.iterations, log)
@@ -278,8 +279,9 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
         load_stage(course.folder(stage), stage=stage, track=course.track, tokenizer=tokenizer, device=course.device)[0]
         for stage in ("sft", "reward")
     )
-    policy, value = copy.deepcopy(sft), copy.deepcopy(reward)
-    return Models(policy, sft.requires_grad_(False), reward.requires_grad_(False), value, products_dtype(course))
+    policy, reference = policy_and_reference(sft, course.config)
+    value = copy.deepcopy(reward)
+    return Models(policy, reference, reward.requires_grad_(False), value, products_dtype(course))
 
 
 def run(course: Course) -> None:
@@ -288,16 +290,19 @@ def run(course: Course) -> None:
     models = load_models(course, tokenizer)
     prompts = course.rows("prompts", "train", room=config.response_tokens)
     train(models, prompts, config, tokenizer, course.log)
+    adapter = merge_adapters(models.policy)  # None when all weights were trained
     if prompts[0].facts is None:
-        from helpers.policies import on_real_rows  # builds on this module
+        from helpers.policies import on_real_rows, show  # builds on this module
 
         metrics = on_real_rows(course, models)
+        show(course, metrics)
     else:
         heldout = course.rows("prompts", "heldout", config.eval_prompts)
         metrics, _ = measure(models, tokenizer, heldout, config)
     save_stage(
         course.folder(), models.policy, tokenizer, stage="ppo", track=course.track, config=settings(course),
         metrics=metrics, parent=course.folder("sft"), data_fingerprint=fingerprint(prompts),
+        adapter=adapter,
     )  # fmt: skip
     course.record(**metrics)
 

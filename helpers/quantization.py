@@ -156,11 +156,22 @@ def quantize_model(model: nn.Module, targets: Sequence[str] = ("c_attn", "c_proj
         model.set_submodule(name, layer)
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether there are 4-bit layers in a model. By their parts: 1-SFT defines NF4Linear once more."""
+    return any(name.endswith("absmax_codes") for name, _ in module.named_buffers())
+
+
 def dequantize_model(model: nn.Module) -> None:
     """Put nn.Linear back in place of every 4-bit layer, in place, with the rounded weights: such a model saves."""
     for name, layer in list(model.named_modules()):
         if hasattr(layer, "absmax_codes"):
             model.set_submodule(name, plain_linear(layer.weight, layer.bias))
+
+
+def nf4_bytes(numbers: int, block: int = 64) -> int:
+    """Bytes of a weight of so many numbers in an `NF4Linear`: half a byte each, and the twice quantised absmax."""
+    absmax = -(-numbers // block)  # rounded up
+    return -(-numbers // 2) + absmax + 4 * -(-absmax // 256) + 4  # codes; absmax in 8 bits, their scales, their mean
 
 
 def memory_bytes(model: nn.Module) -> int:

@@ -1,8 +1,10 @@
 """Stage 2: a reward model from comparisons (taught in 2-RM-Training). `python -m helpers.reward --preset cpu`."""
 
 import copy
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +12,18 @@ from torch import Tensor
 
 from helpers import pointwise
 from helpers.accumulation import pair_parts
+from helpers.base import base_folder, load_base
 from helpers.batching import right_pad
 from helpers.checkpoints import load_stage, save_stage
+from helpers.classifier import fit_rows
 from helpers.config import RewardConfig
 from helpers.datasets import Comparison, Prompt, fingerprint
 from helpers.environment import Course
-from helpers.evaluation import Responses, bootstrap_ci95, respond
+from helpers.evaluation import Responses, ratio_ci95, respond
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, RewardModel
 from helpers.pretrain import batch_plan
+from helpers.rows.common import digest
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, fit
@@ -169,16 +174,69 @@ def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparis
     """Accuracy on held-out comparisons, over all and by kind of pair, with the Bayes accuracy."""
     pairs = [encode_comparison(comparison, tokenizer, model.gpt.config.context) for comparison in comparisons]
     margin = margins(model, pairs, tokenizer.pad_id)
-    right = (margin > 0).float()
-    metrics = {"accuracy": accuracy(margin), "accuracy_ci95": bootstrap_ci95(right), "comparisons": len(comparisons)}
+    interval = ratio_ci95(margin > 0, torch.ones(len(pairs)), [comparison.prompt for comparison in comparisons])
+    metrics = {"accuracy": accuracy(margin), "accuracy_ci95": interval, "comparisons": len(comparisons)}
     if all(comparison.probability is not None for comparison in comparisons):
         by_kind = accuracy_by_kind(margin, comparisons)
         metrics |= {"bayes_accuracy": bayes_accuracy(comparisons), "accuracy_by_kind": by_kind}
     return metrics
 
 
+# ---------------------------------------------------------------- the second judge
+
+
+def set_apart(course: Course, comparisons: list[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
+    """The comparisons for the reward model, and those for the second judge: no prompt is in both.
+
+    The hash of the prompt decides; `judge_share` says for how many. None are set apart where a better judge is at
+    hand: the gold reward of an embedded world, and for `sentiment` a classifier of another kind.
+    """
+    share = course.config.judge_share if course.source != "embedded" and course.track != "sentiment" else 0.0
+    parts: tuple[list, list] = ([], [])
+    for comparison in comparisons:
+        parts[digest(f"judge {comparison.prompt}") < share * 2**64].append(comparison)
+    return parts
+
+
+def judge_folder(course: Course) -> Path:
+    """Where the second judge's checkpoint lies: beside those of the stages."""
+    return course.folder("reward").with_name("judge")
+
+
+def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Comparison]) -> dict:
+    """A second reward model that only measures, kept as checkpoint `judge`; returns its held-out accuracy.
+
+    It shares neither comparisons nor weights with the first: it starts from the base model, with another seed.
+    Without comparisons there is no judge, and an old one in the run folder is removed.
+    """
+    folder, tokenizer = judge_folder(course), course.tokenizer
+    if not comparisons:
+        shutil.rmtree(folder, ignore_errors=True)
+        return {}
+    config = replace(course.config, seed=course.config.seed + 1)
+    base, _ = load_base(course)
+    torch.manual_seed(config.seed)  # of the head
+    model = RewardModel(base).to(course.device)
+    pairs = [encode_comparison(item, tokenizer, base.config.context) for item in comparisons]
+    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.log.with_name("judge.jsonl"))
+    found = measure(model, tokenizer, heldout)
+    metrics = {"judge_accuracy": found["accuracy"], "judge_accuracy_ci95": found["accuracy_ci95"],
+               "judge_comparisons": len(comparisons)}  # fmt: skip
+    save_stage(
+        folder, model, tokenizer, stage="reward", track=course.track, config=settings(course) | {"seed": config.seed},
+        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(comparisons),
+    )  # fmt: skip
+    return metrics
+
+
+# ---------------------------------------------------------------- the stage
+
+
 def learn(course: Course, model: RewardModel) -> tuple[list, dict]:
-    """Train the model on what the settings say, comparisons or labels: the records, and the held-out metrics."""
+    """Train the model on what the settings say, comparisons or labels: the records, and the held-out metrics.
+
+    From comparisons the second judge is trained as well, on those that are set apart.
+    """
     config, tokenizer, context = course.config, course.tokenizer, model.gpt.config.context
     kind = "labels" if config.pointwise else "comparisons"
     items, heldout = course.rows(kind, "train", config.comparisons), course.rows(kind, "heldout")
@@ -187,10 +245,14 @@ def learn(course: Course, model: RewardModel) -> tuple[list, dict]:
                               for part in (items, heldout))  # fmt: skip
         labels = [item.label for item in items]
         pointwise.train(model, rows, labels, config, tokenizer.pad_id, course.dtype, course.log)
-        return items, pointwise.measure(score_rows(model, heldout_rows, tokenizer.pad_id), heldout)
+        words = fit_rows(items, heldout, config.seed)[1]  # what a bag of words makes of the same rows
+        return items, pointwise.measure(score_rows(model, heldout_rows, tokenizer.pad_id), heldout) | {
+            f"bag_of_words_{name}": value for name, value in words.items()
+        }
+    items, apart = set_apart(course, items)
     pairs = [encode_comparison(item, tokenizer, context) for item in items]
     train(model, pairs, config, tokenizer.pad_id, course.dtype, course.log)
-    return items, measure(model, tokenizer, heldout)
+    return items, measure(model, tokenizer, heldout) | train_judge(course, apart, heldout)
 
 
 def run(course: Course) -> None:

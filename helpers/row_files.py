@@ -14,23 +14,31 @@ from helpers.tracks import HubData, SourceError
 PACKED = ("", ".gz", ".xz")
 ENDINGS = (".parquet", *(kind + packed for kind in (".jsonl", ".tsv", ".csv") for packed in PACKED))
 HELDOUT_NAMES = ("heldout", "validation", "valid", "dev")
+LONGEST = 2**27  # characters of a cell; Python's own limit is below the length of some documents
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError, csv.Error)
 
 
-def find_files(folder: Path, data: HubData, heldout: bool) -> list[Path]:
-    """The files of one split, sorted; empty if there are none.
+def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool]:
+    """The files of a data set by split ("train", "heldout"), and whether they stand in for it. Empty lists: none.
 
-    Looked for in this order: NAME/SPLIT.jsonl, the Hub's own layout NAME/data/SPLIT-00000-of-00001.parquet, NAME.SPLIT,
-    then the other places of the data set. A name without a split counts as rows to learn from.
+    Looked for in this order: NAME/SPLIT.jsonl, the Hub's own layout NAME/data/SPLIT-00000-of-00001.parquet, NAME.SPLIT;
+    where there is nothing of these, other rows with the same columns.
     """
-    splits = tuple(dict.fromkeys((data.heldout, *HELDOUT_NAMES))) if heldout else (data.train,)
     usual = (f"{data.name}/{{split}}", f"{data.name}/{{split}}-*", f"{data.name}/data/{{split}}-*",
              f"{data.name}.{{split}}")  # fmt: skip
-    for split in filter(None, splits):
-        for place in (*usual, *data.local):
-            if heldout and "{split}" not in place:
-                continue
-            for ending in ENDINGS:
+    names = {"train": (data.train,), "heldout": tuple(filter(None, (data.heldout, *HELDOUT_NAMES)))}
+    for places, stand_in in ((usual, False), (data.stand_ins, True)):
+        files = {split: first_match(folder, places, names[split], split == "train") for split in names}
+        if any(files.values()):
+            return files, stand_in
+    return {split: [] for split in names}, False
+
+
+def first_match(folder: Path, places: tuple[str, ...], splits: tuple[str, ...], train: bool) -> list[Path]:
+    """The files of the first place that has some, sorted. A place without a split holds rows to learn from."""
+    for split in splits:
+        for place in places:
+            for ending in ENDINGS if train or "{split}" in place else ():
                 found = sorted(folder.glob(place.format(split=split) + ending))
                 if found:
                     return found
@@ -65,7 +73,7 @@ def json_rows(path: Path) -> Iterator[dict | Unusable]:
     with opener(path)(path, "rb") as lines:  # bytes: only a line feed ends a row
         for line in lines:
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig"))  # some editors put a mark before the first line
             except UnicodeDecodeError:
                 row = Unusable("line is not UTF-8")
             except (json.JSONDecodeError, RecursionError):
@@ -75,6 +83,7 @@ def json_rows(path: Path) -> Iterator[dict | Unusable]:
 
 def table_rows(path: Path, columns: tuple[str, ...], delimiter: str) -> Iterator[dict | Unusable]:
     """Lines of cells. The first line names the columns if it holds all of ours; else the cells come in our order."""
+    csv.field_size_limit(LONGEST)
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with opener(path)(path, "rt", encoding="utf-8-sig", newline="") as lines:
         names = columns

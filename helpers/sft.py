@@ -7,15 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import token_parts
+from helpers.adapters import add_adapters, merge_adapters
 from helpers.base import base_folder, load_base
 from helpers.batching import right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.environment import Course
-from helpers.evaluation import entropy_floor, respond
+from helpers.evaluation import entropy_floor, ratio_ci95, respond
 from helpers.model import GPT
+from helpers.perplexity import response_nats
 from helpers.pretrain import batch_plan
+from helpers.references import References, heldout_prompts, heldout_references
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast, fit
@@ -71,11 +74,15 @@ def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = 
 
 
 def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, log=None) -> list[dict]:
-    """Fine-tune in place on encoded demonstrations; returns the metrics of every step."""
+    """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
+
+    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one.
+    """
     device = model.wte.weight.device
     steps = len(batch_plan([len(ids) for ids, _ in rows], config.batch_size, config.epochs, config.seed))
     batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
+    add_adapters(model, config)
+    optimizers = Optimizers(model, *config.rates)
 
     def loss_of(model, batch):
         ids, mask = (tensor.to(device) for tensor in batch)
@@ -92,14 +99,25 @@ def measure(
     prompts: list[Prompt],
     config: SFTConfig,
     dtype: torch.dtype = torch.float32,
+    references: References | None = None,
 ) -> dict:
-    """Held-out completion loss (nats per token) with its floor where that is known, and what is said of samples."""
+    """Held-out completion loss (nats per token) with its floor where that is known, and what is said of samples.
+
+    The interval of the loss is over prompts. With references, whose prompts `prompts` must then be, also ROUGE and BLEU
+    of the samples and of greedy ones, beside the baselines.
+    """
     rows = [encode_demonstration(demonstration, tokenizer, model.config.context) for demonstration in heldout]
     metrics = {"heldout_loss": heldout_completion_loss(model, rows, tokenizer.pad_id, dtype)}
+    with autocast(model.wte.weight.device, dtype):
+        asked = [Prompt(demonstration.prompt) for demonstration in heldout]
+        nats, tokens = response_nats(model, tokenizer, asked, [ids[prompt:] for ids, prompt in rows])
+    metrics["heldout_loss_ci95"] = ratio_ci95(nats, tokens, [prompt.prompt for prompt in asked])
     if all(demonstration.logprob is not None for demonstration in heldout):
-        tokens = sum(len(ids) - prompt for ids, prompt in rows)
-        metrics["entropy_floor"] = entropy_floor([demonstration.logprob for demonstration in heldout], tokens)
+        metrics["entropy_floor"] = entropy_floor([item.logprob for item in heldout], int(tokens.sum()))
     responses = respond(model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed)
+    if references is not None:
+        greedy = references.greedy(model, tokenizer, config.response_tokens)
+        metrics |= {**references.metrics(responses.texts), "greedy": greedy, "baselines": references.baselines()}
     return metrics | responses.report()
 
 
@@ -110,12 +128,14 @@ def run(course: Course) -> None:
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    adapter = merge_adapters(model)  # None when all weights were trained
     heldout = course.rows("demonstrations", "heldout")
-    prompts = course.rows("prompts", "heldout", config.eval_prompts, room=config.response_tokens)
-    metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype)
+    references = heldout_references(course)
+    prompts = heldout_prompts(course, references)
+    metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype, references)
     save_stage(
         course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
-        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(demonstrations),
+        metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(demonstrations), adapter=adapter,
     )  # fmt: skip
     course.record(**metrics, first_loss=history[0]["loss"])
 

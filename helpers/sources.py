@@ -15,7 +15,7 @@ from helpers.config import SOURCES, default_source
 from helpers.datasets import SPLITS, load_rows
 from helpers.hub import hub_rows
 from helpers.row_files import find_files, local_rows
-from helpers.rows.common import Limits, Unusable, digest, split_of
+from helpers.rows.common import Limits, Unusable, digest, mark, split_of
 from helpers.tracks import TRACKS, HubData, Role, SourceError
 
 PEEK = 100  # rows in which every column must appear at least once
@@ -25,13 +25,14 @@ PEEK = 100  # rows in which every column must appear at least once
 class Report:
     """How many rows became records, and how many did not, by reason. str() is one line."""
 
-    what: str  # "tldr demonstrations/train (local: openai_summarize_tldr/train.jsonl)"
+    what: str  # "tldr demonstrations/train"
+    place: str  # "local: openai_summarize_tldr/train.jsonl": what a model card should name
     kept: int = 0
     cut: int = 0  # records whose prompt was shortened to fit
     left_out: Counter = attribute(default_factory=Counter)  # reason: rows
 
     def __str__(self) -> str:
-        parts = [f"{self.what}: {self.kept:,} records"]
+        parts = [f"{self.what} ({self.place}): {self.kept:,} records"]
         if self.cut:
             parts.append(f"{self.cut:,} prompts cut to fit")
         if self.left_out:
@@ -46,27 +47,31 @@ def load_track(
     """The first `limit` records of a track, and the report of what was left out.
 
     kind: documents, demonstrations, comparisons or prompts; for sentiment also labels (one text and its label).
-    split: train or heldout. No prompt is in both where the course splits by hash.
+    split: train or heldout. No prompt is in both, whatever the kinds.
     Raises ValueError for an unknown name, SourceError when the rows can't be had or none can be used.
     """
     source = source or default_source()
     role = find_role(track, kind, split, source)
+    report = Report(f"{track} {kind}/{split}", source)
     if source == "embedded":
         records = load_rows(kind, split, track, limit)
-        return records, Report(f"{track} {kind}/{split} (embedded)", kept=len(records))
-    rows, apart, place = (hub_split if source == "hub" else local_split)(role.data, split)
-    report = Report(f"{track} {kind}/{split} ({source}: {place})")
+        report.kept = len(records)
+        return records, report
+    rows, apart, place = READERS[source](role.data, split)
+    report.place = f"{source}: {place}"
     rows = checked(rows, role.data)
     limits = limits or Limits()
     wanted = splits_wanted(role, kind, split, apart)
-    records = collect(rows, role, wanted, limits, None if role.combine else limit, report)
+    measured = marks_held_out(track, role, source) if split == "train" and kind != "documents" else set()
+    records = collect(rows, role, wanted, measured, limits, None if role.combine else limit, report)
     if role.combine:
         records, left_out = role.combine(records, limits)
         report.left_out.update(left_out)
         records = records[:limit]
     report.kept = len(records)
     if not records:
-        raise SourceError(f"no row can be used: {report}")
+        why = "no row can be used" if report.left_out else "no row falls into this split, more rows are needed"
+        raise SourceError(f"{why}: {report}")
     return records, report
 
 
@@ -97,12 +102,17 @@ def local_split(data: HubData, split: str) -> tuple[Iterator[dict | Unusable], b
     folder = Path(named).expanduser()
     if not folder.is_dir():
         raise data.unavailable(f"was asked for in RLHF_DATA_DIR={folder}, but there is no such folder")
-    heldout = find_files(folder, data, heldout=True)
-    files = heldout if heldout and split == "heldout" else find_files(folder, data, heldout=False)
+    found, stand_in = find_files(folder, data)
+    files = found[split] or found["train"]
     if not files:
         raise data.unavailable(f"has no file for {split} in RLHF_DATA_DIR={folder}")
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return local_rows(files, data), bool(heldout), files[0].relative_to(folder).as_posix() + more
+    place = files[0].relative_to(folder).as_posix() + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    if stand_in:
+        place += f", a stand-in for {data.repository}"
+    return local_rows(files, data), bool(found["heldout"]), place
+
+
+READERS = {"hub": hub_split, "local": local_split}
 
 
 def checked(rows: Iterable[dict | Unusable], data: HubData) -> Iterator[dict | Unusable]:
@@ -127,10 +137,41 @@ def splits_wanted(role: Role, kind: str, split: str, apart: bool) -> set[str]:
     return {"reserve"} if kind == "prompts" else names - {"reserve"}
 
 
+def marks_held_out(track: str, role: Role, source: str) -> set[int]:
+    """Marks of the prompts that any stage of the track is measured with, but for those that `splits_wanted` keeps out.
+
+    Two data sets of a track may hold the same post, one in its training split and one in its held-out split.
+    """
+    marks: set[int] = set()
+    others = {other.data: other for kind, other in TRACKS[track].roles.items() if kind != "documents"}
+    for data, other in others.items():
+        try:
+            rows, apart, _ = READERS[source](data, "heldout")
+        except SourceError:  # a local folder without this data set: nothing is measured with it
+            continue
+        if data != role.data or apart:
+            marks |= {mark(key) for key in keys(rows, other) if apart or split_of(key) == "heldout"}
+    return marks
+
+
+def keys(rows: Iterable[dict | Unusable], role: Role) -> Iterator[str]:
+    """The texts that decide on the split, of the rows that have one."""
+    for row in rows:
+        try:
+            if not isinstance(row, Unusable):
+                yield role.key(row)
+        except Unusable:  # what reads these rows for themselves reports them
+            continue
+
+
 def collect(
-    rows: Iterable[dict | Unusable], role: Role, wanted: set[str], limits: Limits, limit: int | None, report: Report
-) -> list:
-    """Records of the rows in the wanted splits, at most `limit`, each once; the others are counted in the report."""
+    rows: Iterable[dict | Unusable], role: Role, wanted: set[str], measured: set[int], limits: Limits,
+    limit: int | None, report: Report,
+) -> list:  # fmt: skip
+    """Records of the rows in the wanted splits, at most `limit`, each once; the others are counted in the report.
+
+    measured: marks of prompts that must not be learned from.
+    """
     records, seen = [], set()
     if limit == 0:
         return records
@@ -138,16 +179,19 @@ def collect(
         try:
             if isinstance(row, Unusable):
                 raise row
-            if split_of(role.key(row)) not in wanted:
+            key = role.key(row)
+            if split_of(key) not in wanted:
                 continue
+            if mark(key) in measured:
+                raise Unusable("held out for measuring")
             record = role.record(row, limits)
-            mark = digest(repr(record))
-            if mark in seen:
+            content = digest(repr(record))
+            if content in seen:
                 raise Unusable("duplicate")
         except Unusable as reason:
             report.left_out[str(reason)] += 1
             continue
-        seen.add(mark)
+        seen.add(content)
         records.append(record)
         report.cut += bool(role.was_cut and role.was_cut(row, record))
         if len(records) == limit:

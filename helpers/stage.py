@@ -15,6 +15,7 @@ from helpers.tracks import SourceError
 OPTIONS = {
     "preset": ", ".join(PRESETS), "track": ", ".join(TRACKS), "seed": "a whole number", "out": "the run folder",
     "init": "what 1-SFT starts from: pretrain, gpt2, a folder, a .pt file",
+    "adapter": "full, lora or qlora: what SFT and PPO train",
 }  # fmt: skip
 
 

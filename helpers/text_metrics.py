@@ -3,6 +3,8 @@
 Low-level scores come from the packages rouge-score and sacrebleu, so that the numbers can be compared with papers.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -22,8 +24,10 @@ def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
         raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
 
 
-def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Tensor]:
-    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), "ROUGE-2": ..., "ROUGE-L": ...}.
+def rouge(
+    predictions: Sequence[str], references: Sequence[str], kinds: Sequence[str] = tuple(ROUGE)
+) -> dict[str, Tensor]:
+    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}, for kinds of rouge-score.
 
     Words are stemmed. A text without a letter a-z or digit has no words here, so two equal emoji score 0.
     Raises ValueError for lists of different lengths. Source: Lin 2004.
@@ -31,9 +35,9 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Te
     from rouge_score.rouge_scorer import RougeScorer  # imported here: most runs have no references
 
     check_pairs(predictions, references)
-    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scorer = RougeScorer(list(kinds), use_stemmer=True)
     scores = [scorer.score(reference, prediction) for prediction, reference in zip(predictions, references)]
-    return {name: torch.tensor([float(score[key].fmeasure) for score in scores]) for key, name in ROUGE.items()}
+    return {ROUGE[kind]: torch.tensor([float(score[kind].fmeasure) for score in scores]) for kind in kinds}
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor:
@@ -61,7 +65,10 @@ def bleu_of(counts: Tensor) -> float:
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU, 0 to 100, as sacrebleu gives it by default. Source: Papineni et al. 2002; Post 2018."""
+    """Corpus BLEU, 0 to 100, as sacrebleu gives it by default: case:mixed|eff:no|tok:13a|smooth:exp, one reference.
+
+    Source: Papineni et al. 2002; Post 2018.
+    """
     return bleu_of(bleu_counts(predictions, references).sum(0))
 
 
@@ -87,6 +94,25 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def distinct_ci95(texts: Sequence[str], n: int) -> list[float]:
+    """95% jackknife interval of distinct-n, [low, high], over the texts.
+
+    Not a bootstrap: a text that is drawn twice repeats itself, which would make every resample less varied than the
+    texts are. The jackknife leaves out one text at a time (Efron and Stein 1981). Raises ValueError for n below 1.
+    """
+    share = distinct(texts, n)
+    rows = [list(zip(*(text.split()[i:] for i in range(n)))) for text in texts]
+    owners = Counter(gram for row in rows for gram in set(row))  # how many texts have it
+    kinds, total = len(owners), sum(map(len, rows))
+    without = [(kinds - sum(owners[gram] == 1 for gram in set(row))) / (total - len(row))
+               for row in rows if total > len(row)]  # fmt: skip
+    if len(without) < 2:
+        return [share, share]
+    spread = torch.tensor(without, dtype=torch.float64).var(unbiased=False).item()
+    half = 1.96 * math.sqrt((len(without) - 1) * spread)
+    return [max(0.0, share - half), min(1.0, share + half)]
+
+
 def mean_words(texts: Sequence[str]) -> float:
     """Mean length in words, as spaces part them. Raises ValueError without texts."""
     if not texts:
@@ -95,11 +121,19 @@ def mean_words(texts: Sequence[str]) -> float:
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str], seed: int = 0) -> dict[str, float | list]:
-    """One row of a table: every metric of the predictions, ROUGE and BLEU with a 95% interval under NAME_ci95."""
+    """One row of a table: ROUGE and BLEU of the predictions, each with a 95% interval under NAME_ci95."""
     row: dict[str, float | list] = {}
     for name, scores in rouge(predictions, references).items():
         row[name], row[f"{name}_ci95"] = scores.mean().item(), bootstrap_ci95(scores, seed)
     counts = bleu_counts(predictions, references)
     row["BLEU"], row["BLEU_ci95"] = bleu_of(counts.sum(0)), bleu_ci95(counts, seed)
-    row |= {f"distinct-{n}": distinct(predictions, n) for n in (1, 2, 3)}
-    return row | {"words": mean_words(predictions), "reference_words": mean_words(references)}
+    return row
+
+
+def text_shape(texts: Sequence[str], seed: int = 0) -> dict[str, float | list]:
+    """One row of a table: how long texts are and how varied, each with a 95% interval under NAME_ci95."""
+    lengths = torch.tensor([float(len(text.split())) for text in texts])
+    row: dict[str, float | list] = {"words": mean_words(texts), "words_ci95": bootstrap_ci95(lengths, seed)}
+    for n in (1, 2, 3):
+        row[f"distinct-{n}"], row[f"distinct-{n}_ci95"] = distinct(texts, n), distinct_ci95(texts, n)
+    return row

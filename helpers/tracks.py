@@ -21,8 +21,8 @@ class HubData:
     heldout: str | None = None  # and to measure with; None: a tenth of the prompts is set aside by their hash
     config: str | None = None
     streaming: bool = False  # read over the network row by row instead of downloading first
-    local: tuple[str, ...] = ()  # other places in RLHF_DATA_DIR with these columns (the report names the file read),
-    # without ending; {split} stands for a split's name
+    stand_ins: tuple[str, ...] = ()  # other rows with these columns, read from a local folder that has not its own:
+    # files without ending, {split} stands for a split's name; the report says that they stand in
 
     @property
     def name(self) -> str:
@@ -33,8 +33,8 @@ class HubData:
         """The error that says why this data set can't be read, and the two other sources."""
         return SourceError(
             f"{self.repository} {why}. Without it: put its rows into {self.name}/{self.train}.jsonl (or .parquet, "
-            ".tsv, .csv; .gz and .xz too) of a folder and set RLHF_DATA_DIR to that folder; or take the embedded "
-            'world of the track (source="embedded").'
+            ".tsv, .csv; .gz and .xz too) of a folder, set RLHF_DATA_DIR to that folder and RLHF_SOURCE=local; "
+            "or take the embedded world of the track: RLHF_SOURCE=embedded."
         )
 
 
@@ -61,30 +61,30 @@ class Track:
 
 FINEWEB = HubData(
     "HuggingFaceFW/fineweb-edu", "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9", ("text",), config="sample-10BT",
-    streaming=True, local=("prose/{split}-*", "fineweb-edu/standin_rows"),
+    streaming=True, stand_ins=("prose/{split}-*",),
 )  # fmt: skip
 POSTS = HubData(
     "CarperAI/openai_summarize_tldr", "80e30a9d12e98de09639bc46ee50299b9e871d20", ("prompt", "label"),
-    heldout="valid", streaming=True, local=("tldr/sft.{split}",),
+    heldout="valid", streaming=True, stand_ins=("tldr/sft.{split}",),
 )  # fmt: skip
 SUMMARIES = HubData(
     "CarperAI/openai_summarize_comparisons", "a320fae2cd84f04610a1b57ac83c2a2f674b8bcd",
-    ("prompt", "chosen", "rejected"), heldout="valid1", local=("tldr/comparisons.{split}",),
+    ("prompt", "chosen", "rejected"), heldout="valid1", stand_ins=("tldr/comparisons.{split}",),
 )  # fmt: skip
 SST2 = HubData(
     "stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("sentence", "label"), heldout="validation",
 )  # fmt: skip
 ALPACA = HubData(
     "tatsu-lab/alpaca", "dce01c9b08f87459cf36a430d809084718273017", ("instruction", "input", "output"),
-    local=("alpaca/alpaca_real",),
+    stand_ins=("alpaca/alpaca_real",),
 )  # fmt: skip
 RM_STATIC = HubData(
     "Dahoas/rm-static", "64fd53cc91f7cb73b283a6e4f661205e277d23c9", ("prompt", "chosen", "rejected"),
-    heldout="test", streaming=True, local=("instruction-preference/llamafactory_dpo_en_demo",),
+    heldout="test", streaming=True, stand_ins=("instruction-preference/llamafactory_dpo_en_demo",),
 )  # fmt: skip
 PAIRWISE = HubData(
     "Dahoas/synthetic-instruct-gptj-pairwise", "9abadba52d78fbcbbfaea7363e091cdac1ef4178",
-    ("prompt", "chosen", "rejected"), local=("instruction-preference/alpaca_eval_pairs.{split}",),
+    ("prompt", "chosen", "rejected"), stand_ins=("instruction-preference/alpaca_eval_pairs.{split}",),
 )  # fmt: skip
 
 DOCUMENTS = Role(FINEWEB, common.document_key, common.document)

@@ -10,6 +10,7 @@ MEDIAN_LINES = 8  # of code cells that are written for the notebook
 MAX_LINES = 45
 MAX_TAUGHT_LINES = 110  # a taught class is as long as it is in helpers/
 PLACES = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/var/folders/|/content/|/kaggle/|\b[A-Za-z]:\\\\?Users)")
+SECRET = re.compile(r"\b(?:hf_|sk-)\w{20,}")  # tokens of the Hugging Face Hub, keys of judges
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 
 
@@ -30,6 +31,8 @@ def problems(path: Path, setup_cell: str, executed: bool = True) -> list[str]:
         found.append(f"{path.stat().st_size / 1e6:.1f} MB, more than 1")
     if "widgets" in notebook.metadata:
         found.append("metadata.widgets is there: GitHub can't show such a notebook")
+    if SECRET.search(path.read_text(encoding="utf-8")):
+        found.append("a secret token is in it: take it out, and have it made invalid")
     ids = [cell.get("id") for cell in notebook.cells]
     found += [f"cell id {name} is there {ids.count(name)} times" for name in sorted(set(ids)) if ids.count(name) > 1]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

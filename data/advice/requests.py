@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from data.advice.kinds import KINDS
 from data.advice.vocabulary import FORMS, ITEMS, NUMBERS, VALUES
-from data.draws import Draws
+from data.draws import Draws, draw_until
 
 FRAMES = (
     "Hello, I am {name}. {ask}",
@@ -114,17 +114,9 @@ def draw_request(draws: Draws, facts: Facts) -> Request:
 
 
 def draw_split_request(name: str, held_out: bool) -> tuple[Draws, Request]:
-    """The request called `name`, from the held-out facts or from the training facts, and the draws to go on with.
-
-    Its log-probability is under the whole grammar: which tenth is held out is a hash that nobody can learn.
-    """
-    attempt = 0
-    while True:
-        draws = Draws(f"advice/{name}/{attempt}")
-        facts = draw_facts(draws)
-        if facts.held_out() == held_out:
-            return draws, draw_request(draws, facts)
-        attempt += 1
+    """The request called `name`, from the held-out facts or from the training facts, and the draws to go on with."""
+    draws, facts = draw_until(f"advice/{name}", draw_facts, lambda facts: facts.held_out() == held_out)
+    return draws, draw_request(draws, facts)
 
 
 def listed(items: Sequence[str], form: str) -> str:

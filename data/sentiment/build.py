@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.annotators import compare
 from data.build import World, main
-from data.draws import Draws
+from data.draws import Draws, draw_until
 from data.sentiment.documents import draw_document
 from data.sentiment.gold import gold, positive_probability
 from data.sentiment.sentences import Beginning, draw_split_beginning
@@ -29,14 +29,13 @@ def document(name: str, held_out: bool) -> dict:
 
     No sentence of a training text begins like a held-out prompt, and the first one of a held-out text always does.
     """
-    attempt = 0
-    while True:
-        draws = Draws(f"{name}/{attempt}")
-        text, beginnings = draw_document(draws)
-        there = [beginning.facts.held_out() for beginning in beginnings]
-        if there[0] if held_out else not any(there):
-            return {"text": text, "logprob": round(draws.logprob, 4)}
-        attempt += 1
+
+    def fits(drawn: tuple[str, list[Beginning]]) -> bool:
+        there = [beginning.facts.held_out() for beginning in drawn[1]]
+        return there[0] if held_out else not any(there)
+
+    draws, (text, _) = draw_until(name, draw_document, fits)
+    return {"text": text, "logprob": round(draws.logprob, 4)}
 
 
 def demonstration(draws: Draws, beginning: Beginning) -> dict:

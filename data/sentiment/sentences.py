@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 
-from data.draws import Draws
+from data.draws import Draws, draw_until
 from data.sentiment.vocabulary import (
     ADJECTIVES,
     INTENSIFIERS,
@@ -174,10 +174,4 @@ def _concession(draws: Draws, film: Film, template: str, sign: int) -> Beginning
 
 def draw_split_beginning(name: str, held_out: bool) -> tuple[Draws, Beginning]:
     """The beginning called `name`, from the held-out ones or from those for training, and the draws to go on with."""
-    attempt = 0
-    while True:
-        draws = Draws(f"{name}/{attempt}")
-        beginning = draw_beginning(draws, Film())
-        if beginning.facts.held_out() == held_out:
-            return draws, beginning
-        attempt += 1
+    return draw_until(name, lambda draws: draw_beginning(draws, Film()), lambda it: it.facts.held_out() == held_out)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data.draws import Draws
+from data.draws import Draws, draw_until
 from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, VALUES, WHO
 
 TITLES = (
@@ -123,14 +123,6 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:
-    """The post called `name`, from the held-out facts or from the training facts, and the draws to go on with.
-
-    Its log-probability is under the whole grammar: which tenth is held out is a hash that nobody can learn.
-    """
-    attempt = 0
-    while True:
-        draws = Draws(f"{name}/{attempt}")
-        facts = draw_facts(draws)
-        if facts.held_out() == held_out:
-            return draws, draw_post(draws, facts)
-        attempt += 1
+    """The post called `name`, from the held-out facts or from the training facts, and the draws to go on with."""
+    draws, facts = draw_until(name, draw_facts, lambda facts: facts.held_out() == held_out)
+    return draws, draw_post(draws, facts)

@@ -43,23 +43,31 @@ class Limits:
 
 def digest(text: str) -> int:
     """A number below 2**64 that depends on the text alone: the same on every machine and in every order of rows."""
-    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
+
+
+def mark(key: str) -> int:
+    """A number that stands for a prompt, whatever its white space and capitals."""
+    return digest(" ".join(key.split()).casefold())
 
 
 def split_of(key: str) -> str:
     """"train", "reserve" or "heldout": a tenth each for the last two. White space and capitals make no difference."""
-    tenth = digest(" ".join(key.split()).casefold()) % 10
+    tenth = mark(key) % 10
     return next((name for name, tenths in TENTHS.items() if tenth in tenths), "train")
 
 
 def field(row: dict, name: str, may_be_empty: bool = False) -> str:
-    """The text in a column, without white space around it. Raises Unusable if it is missing, no text, or empty."""
+    """The text in a column, without white space around it, as Unicode that can be written: half a character becomes �.
+
+    Raises Unusable if it is missing, no text, or empty.
+    """
     value = row.get(name)
     if value is None:
         raise Unusable(f"no {name}")
     if not isinstance(value, str):
         raise Unusable(f"{name} is no text")
-    value = value.strip()
+    value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
     if not value and not may_be_empty:
         raise Unusable(f"empty {name}")
     return value

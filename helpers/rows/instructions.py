@@ -6,7 +6,7 @@ from helpers.datasets import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
 from helpers.templates import ASSISTANT, INSTRUCT
 
-NO_INPUT = re.compile(r"\W*(?:no ?input)?\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
+NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
 HUMAN, ANSWER = re.compile(r"(?:^|\n\n) *Human:"), re.compile(r"\n\n *Assistant:$")
 
 

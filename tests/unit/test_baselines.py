@@ -1,11 +1,11 @@
-"""Lead-k and copies: k against trying all, and what is copied from prompts of each track."""
+"""Lead-k and copies: k against trying others, and what is copied from prompts of each track."""
 
 import pytest
 
-from helpers.baselines import copies, lead, lead_k, sentences, source_text
+from helpers.baselines import STEP, best_k, copies, lead, source_text
 from helpers.rows.instructions import ASSISTANT, INSTRUCT
 from helpers.rows.tldr import TEMPLATE
-from helpers.text_metrics import mean_words
+from helpers.text_metrics import rouge
 
 POSTS = [
     "My flatmate borrows my bike. Every day! What now?\nI asked twice. She laughed about it and took the bike again.",
@@ -15,29 +15,19 @@ POSTS = [
 PROMPTS = [TEMPLATE.format(subreddit="advice", title=f"Title {i}", post=post) for i, post in enumerate(POSTS)]
 
 
-def test_sentences():
-    assert sentences(POSTS[0]) == ["My flatmate borrows my bike.", "Every day!", "What now?", "I asked twice.",
-                                   "She laughed about it and took the bike again."]  # fmt: skip
-    assert sentences("3.5 litres\n\nno end") == ["3.5 litres", "no end"] and sentences(" \n") == []
+def test_the_first_words():
+    assert lead(POSTS[0], 3) == " My flatmate borrows" and lead(POSTS[1], 50) == " Short post." and lead("", 5) == ""
 
 
-def test_the_first_words_and_sentences():
-    assert lead(POSTS[0], 3) == " My flatmate borrows" and lead(POSTS[0], 2, "sentences").endswith("bike. Every day!")
-    assert lead(POSTS[1], 50) == " Short post." and lead("", 5) == ""
-
-
-@pytest.mark.parametrize("unit", ["words", "sentences"])
-@pytest.mark.parametrize("wanted", [1, 5, 8, 14, 500])
-def test_no_other_k_comes_nearer_to_the_length_of_the_references(unit, wanted):
-    references = ["word " * wanted, "word " * (wanted + 1)]
-    texts, k = lead_k(POSTS, references, unit)
-    assert texts == [lead(post, k, unit) for post in POSTS]
-
-    def miss(k):
-        return abs(mean_words([lead(post, k, unit) for post in POSTS]) - mean_words(references))
-
-    assert miss(k) == min(miss(other) for other in range(1, 60))
-    assert k == min(other for other in range(1, 60) if miss(other) == miss(k))
+def test_no_other_k_has_a_better_rouge_l():
+    texts = [" ".join(f"{c}{i}" for i in range(40)) for c in "abc"]  # no word twice
+    assert best_k(texts, [lead(text, 16) for text in texts]) == 16
+    assert best_k(texts, [lead(text, 21) for text in texts]) == 24  # 2 * 21 / (21 + 24) > 2 * 16 / (21 + 16)
+    assert best_k(texts, ["x"] * 3) == STEP  # equally bad: the smallest
+    k = best_k(POSTS, [POSTS[0][-50:], POSTS[1], POSTS[2][:60]])
+    references = [POSTS[0][-50:], POSTS[1], POSTS[2][:60]]
+    means = {k: rouge([lead(post, k) for post in POSTS], references)["ROUGE-L"].mean().item() for k in (8, 16, 24)}
+    assert means[k] == max(means.values())
 
 
 def test_what_a_prompt_is_about():
@@ -60,9 +50,8 @@ def test_copies_are_titles_for_posts_and_else_cut_to_the_reference():
         copies(requests, ["one"], "assistant")
 
 
-def test_bad_input_to_lead_k():
-    with pytest.raises(ValueError, match="no unit 'lines'"):
-        lead_k(POSTS, ["a"], "lines")
-    for texts, references in ((POSTS, []), ([], ["a"])):
-        with pytest.raises(ValueError, match="no texts"):
-            lead_k(texts, references)
+def test_bad_input_to_best_k():
+    with pytest.raises(ValueError, match="3 predictions, but 1 references"):
+        best_k(POSTS, ["a"])
+    with pytest.raises(ValueError, match="no predictions"):
+        best_k([], [])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.classifier import STRENGTHS, features, fit, train
+from helpers.classifier import STRENGTHS, features, fit, fit_rows, train
+from helpers.datasets import Labelled
 
 GOOD, BAD = ("warm", "funny", "bright"), ("dull", "cold", "flat")
 TEXTS = [f"a {word} film number {i}" for i in range(60) for word in (GOOD[i % 3], BAD[i % 3])]
@@ -89,6 +90,13 @@ def test_noise_is_answered_with_a_strong_penalty():
     labels = torch.randint(2, (200,), generator=generator).tolist()
     noise = [" ".join(f"w{i}" for i in torch.randint(30, (6,), generator=generator).tolist()) for _ in labels]
     assert fit(noise, labels, strengths=(0.01, 100.0)).strength == 100.0
+
+
+def test_rows_are_read_as_whole_texts():
+    rows = [Labelled(text.split()[0], " " + " ".join(text.split()[1:]), y) for text, y in zip(TEXTS, LABELS)]
+    classifier, found = fit_rows(rows, rows, seed=0)
+    assert classifier.logits(["warm and bright"]) == fit(TEXTS, LABELS, seed=0).logits(["warm and bright"])
+    assert (found["accuracy"], found["accuracy_ci95"]) == classifier.accuracy(TEXTS, LABELS)
 
 
 def test_bad_rows_are_refused():

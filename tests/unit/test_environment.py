@@ -62,6 +62,7 @@ def test_default_run_folder(monkeypatch, capsys, root):
     ("RLHF_PRESET", "huge", "no preset 'huge': choose from cpu, smoke"),
     ("RLHF_SOURCE", "disk", "no source 'disk': choose from embedded, local, hub"),
     ("RLHF_SEED", "-1", "RLHF_SEED '-1': must be a whole number, 0 or more"),
+    ("RLHF_ADAPTER", "dora", "no adapter 'dora': choose from full, lora, qlora"),
     ("RLHF_SEED", "two", "RLHF_SEED 'two'"),
     ("RLHF_THREADS", "0", "RLHF_THREADS '0': must be a whole number, 1 or more"),
     ("RLHF_DEVICE", "tpu", "RLHF_DEVICE=tpu: not available"),

@@ -9,7 +9,7 @@ import torch
 from data.tldr.gold import gold
 from data.tldr.posts import Facts
 from helpers.datasets import Prompt, load_rows, load_tokenizer
-from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, respond
+from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, ratio_ci95, respond
 from helpers.model import GPT, GPTConfig
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
@@ -132,3 +132,24 @@ def test_the_bootstrap_is_deterministic_and_takes_a_seed():
     assert bootstrap_ci95(values) == bootstrap_ci95(values) != bootstrap_ci95(values, seed=1)
     assert bootstrap_ci95(torch.full((20,), 2.5)) == [2.5, 2.5]
     assert all(isinstance(end, float) for end in bootstrap_ci95(values > 0))
+
+
+def test_the_bootstrap_of_a_ratio():
+    nats, tokens = torch.rand(300) * 5, torch.randint(1, 9, (300,))
+    low, high = ratio_ci95(nats, tokens)
+    rate = nats.sum().item() / tokens.sum().item()
+    error = ((nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)).item()  # the delta method
+    assert low == pytest.approx(rate - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(rate + 1.96 * error, abs=0.2 * error)
+    assert ratio_ci95(torch.full((9,), 3.0), torch.full((9,), 2)) == [1.5, 1.5]
+    assert ratio_ci95(nats, tokens) == ratio_ci95(nats, tokens) != ratio_ci95(nats, tokens, seed=1)
+
+
+def test_rows_of_one_prompt_are_drawn_together():
+    right = (torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.6).float()
+    copies, ones = right.repeat_interleave(9), torch.ones(360)
+    prompts = [f"prompt {i // 9}" for i in range(360)]
+    low, high = ratio_ci95(copies, ones, prompts)  # nine times the same says no more than once
+    assert [low, high] == pytest.approx(ratio_ci95(right, torch.ones(40)))
+    alone = ratio_ci95(copies, ones)
+    assert high - low > 2.5 * (alone[1] - alone[0])

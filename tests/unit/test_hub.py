@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from helpers.fetch import fetch
 from helpers.network import redact, within
 from helpers.sources import load_track
 from helpers.tracks import TRACKS, SourceError
@@ -32,7 +33,7 @@ def test_without_a_network_the_error_comes_soon_and_says_what_to_do():
     started = time.perf_counter()
     message = refused()
     assert time.perf_counter() - started < 10
-    for part in ("stanfordnlp/sst2 could not be reached", "sst2/train.jsonl", "RLHF_DATA_DIR", 'source="embedded"'):
+    for part in ("stanfordnlp/sst2 could not be reached", "sst2/train.jsonl", "RLHF_DATA_DIR", "RLHF_SOURCE=embedded"):
         assert part in message
 
 
@@ -85,7 +86,10 @@ def test_each_answer_of_the_hub_is_told_apart_and_no_token_is_shown(hub, answer,
 
 
 def served(monkeypatch, rows) -> list:
-    """Let `datasets` give these rows (or raise this error) after the Hub has agreed; returns the calls."""
+    """Let `datasets` give these rows (by split where a dict; or raise this error) after the Hub has agreed.
+
+    Returns the calls.
+    """
     datasets = pytest.importorskip("datasets")
     calls = []
 
@@ -93,7 +97,8 @@ def served(monkeypatch, rows) -> list:
         calls.append((*names, options))
         if isinstance(rows, Exception):
             raise rows
-        return datasets.IterableDataset.from_generator(lambda: iter(rows))
+        wanted = rows[options["split"]] if isinstance(rows, dict) else rows
+        return datasets.IterableDataset.from_generator(lambda: iter(wanted))
 
     monkeypatch.setattr("helpers.hub.check_hub", lambda data: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -115,10 +120,40 @@ def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_split_of_the_hub_is_read_whole(monkeypatch):
-    calls = served(monkeypatch, SST2)
-    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 30
-    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 30
-    assert [options["split"] for *_, options in calls] == ["validation", "train"]
+    calls = served(monkeypatch, {"train": SST2[:20], "validation": SST2[20:]})
+    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 10
+    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 20
+    assert [options["split"] for *_, options in calls] == ["validation", "train", "validation"]
+
+
+def test_what_the_hub_holds_out_is_not_learned_from(monkeypatch):
+    """Also where a data set repeats a row of its held-out split: it is counted, and not learned from."""
+    again = {"sentence": SST2[25]["sentence"].upper() + " ", "label": 1}
+    served(monkeypatch, {"train": [*SST2[:20], again], "validation": SST2[20:]})
+    records, report = load_track("sentiment", "labels", "train", source="hub")
+    assert len(records) == 20 and report.left_out == {"held out for measuring": 1}
+
+
+def test_fetched_rows_are_those_of_the_hub(tmp_path, monkeypatch):
+    """What one machine fetches, another without a network reads: the same records."""
+    documents = [{"text": f"Text {i} 🙂.", "score": 3.0} for i in range(90)]
+    sentences = {"train": [row | {"idx": i} for i, row in enumerate(SST2[:20])], "validation": SST2[20:]}
+    served(monkeypatch, {"train": documents})
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    with pytest.raises(SourceError, match="stanfordnlp/sst2 has no column sentence"):
+        list(fetch("sentiment", tmp_path, documents=50))
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["train.jsonl.gz"], "the first data set is complete"
+    found, _ = load_track("sentiment", "documents", "train", source="local")
+    assert found == load_track("sentiment", "documents", "train", source="hub", limit=len(found))[0]
+    calls = served(monkeypatch, sentences)
+    lines = list(fetch("sentiment", tmp_path, documents=50))
+    assert [line.split(": ")[1] for line in lines] == [
+        "is there", "20 rows of stanfordnlp/sst2", "10 rows of stanfordnlp/sst2",
+    ]  # fmt: skip
+    assert [options["split"] for *_, options in calls] == ["train", "validation"]
+    for kind in ("labels", "demonstrations"):
+        for split in ("train", "heldout"):
+            assert load_track("sentiment", kind, split, "local")[0] == load_track("sentiment", kind, split, "hub")[0]
 
 
 def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):

@@ -6,22 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tensors import randn, random_mask
 
 from helpers import losses
 
 NAN = float("nan")
 V, LENGTH = 8, 3  # the toy: every one of the 8^3 responses can be written down
-
-
-def random_mask(rows: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Right-padded mask (rows, width) with a full row, a one-token row and random lengths between."""
-    lengths = torch.randint(1, width + 1, (rows,), generator=torch.Generator().manual_seed(seed))
-    lengths[0], lengths[1] = width, 1
-    return torch.arange(width) < lengths.unsqueeze(1)
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def randint(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,21 +4,11 @@ import math
 
 import pytest
 import torch
+from tensors import randn, random_mask
 
 from helpers import losses
 
 NAN = float("nan")
-
-
-def random_mask(rows: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Right-padded mask (rows, width) with a full row, a one-token row and random lengths between."""
-    lengths = torch.randint(1, width + 1, (rows,), generator=torch.Generator().manual_seed(seed))
-    lengths[0], lengths[1] = width, 1
-    return torch.arange(width) < lengths.unsqueeze(1)
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 # --- rewards and advantages -----------------------------------------------------------------------------------------

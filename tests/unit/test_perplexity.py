@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tensors import shaken
 
 from helpers.datasets import Prompt, load_tokenizer
 from helpers.model import GPT, GPTConfig
@@ -20,11 +21,7 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer) -> GPT:
-    model = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return model
+    return shaken(GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16)), 0.2)
 
 
 def test_nats_are_those_of_one_token_after_the_other(model, tokenizer):

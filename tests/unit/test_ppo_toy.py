@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from tensors import shaken
 from torch import Tensor, nn
 
 from data.tldr.posts import Facts
@@ -110,11 +111,7 @@ def toy():
     """PPO on the small problem: the models after training, the exact problem, the history."""
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=8, context=8, layers=1, heads=2, channels=32)
-    reference = ToyGPT(config)
-    with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    reference.requires_grad_(False)
+    reference = shaken(ToyGPT(config), 0.1).requires_grad_(False)
     models = Models(copy.deepcopy(reference).requires_grad_(), reference, ToyReward(), RewardModel(GPT(config)))
     exact = [Exact(question, models, TOY) for question in QUESTIONS]
     prompts = [Prompt(question, TOY_FACTS) for question in QUESTIONS] * 128

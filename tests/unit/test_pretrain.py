@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensors import shaken
 
 from helpers.batching import right_pad
 from helpers.config import PretrainConfig
@@ -26,14 +27,6 @@ PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
 
 
-def tiny() -> GPT:
-    model = GPT(CONFIG)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
 def some_rows(number: int = 30, longest: int = 30) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(2, longest, (number,), generator=generator).tolist()
@@ -51,7 +44,7 @@ def loop_losses(model: GPT, row: list[int]) -> list[float]:
 
 
 def test_next_token_loss_equals_a_loop():
-    model, rows = tiny(), some_rows(5, 9)
+    model, rows = shaken(GPT(CONFIG)), some_rows(5, 9)
     losses = [loss for row in rows for loss in loop_losses(model, row)]
     assert next_token_loss(model, *right_pad(rows, PAD)).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
@@ -59,7 +52,7 @@ def test_next_token_loss_equals_a_loop():
 @pytest.mark.parametrize("extra", [1, 7])
 @pytest.mark.parametrize("filler", [PAD, 0, 39])
 def test_padding_never_changes_the_loss_or_its_gradient(extra, filler):
-    model, rows = tiny(), some_rows(4, 9)
+    model, rows = shaken(GPT(CONFIG)), some_rows(4, 9)
     ids, mask = right_pad(rows, PAD)
     wide = torch.cat([ids.masked_fill(~mask, filler), torch.full((4, extra), filler)], 1)
     wide_mask = torch.cat([mask, torch.zeros(4, extra, dtype=torch.bool)], 1)
@@ -74,7 +67,7 @@ def test_padding_never_changes_the_loss_or_its_gradient(extra, filler):
 
 
 def test_a_pad_token_inside_a_text_is_guessed_like_any_other():
-    model, rows = tiny(), [[5, PAD, 6, 7], [8, 9]]
+    model, rows = shaken(GPT(CONFIG)), [[5, PAD, 6, 7], [8, 9]]
     losses = [loss for row in rows for loss in loop_losses(model, row)]
     assert next_token_loss(model, *right_pad(rows, PAD)).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
@@ -151,13 +144,13 @@ def test_every_committed_document_fits_the_context():
 
 
 def test_heldout_loss_weighs_tokens_not_batches():
-    model, rows = tiny(), some_rows(120)
+    model, rows = shaken(GPT(CONFIG)), some_rows(120)
     losses = [loss for row in rows for loss in loop_losses(model, row)]
     assert heldout_loss(model, rows, PAD) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 def test_measure_holds_the_loss_against_the_floor():
-    model, rows = tiny(), [[3, 4, 5, 0], [6, 7, 0]]  # 3 + 2 guessed tokens
+    model, rows = shaken(GPT(CONFIG)), [[3, 4, 5, 0], [6, 7, 0]]  # 3 + 2 guessed tokens
     documents = [Document("x", -4.0), Document("y", -3.5)]
     metrics = measure(model, documents, rows, PAD)
     assert metrics["entropy_floor"] == pytest.approx(7.5 / 5)

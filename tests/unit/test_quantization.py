@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from helpers.adapters import load_lora, save_lora
 from helpers.checkpoints import to_transformers_state
-from helpers.lora import LoRALinear, add_lora, load_lora, lora_layers, merge_lora, save_lora
+from helpers.lora import LoRALinear, add_lora, lora_layers, merge_lora
 from helpers.model import GPT, GPTConfig
 from helpers.quantization import (
     NF4,

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from helpers.batching import right_pad
+from helpers.checkpoints import load_stage, save_stage
 from helpers.config import RewardConfig
 from helpers.datasets import Comparison, load_rows, load_tokenizer
+from helpers.environment import Course
 from helpers.evaluation import Responses, respond
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, GPTConfig, RewardModel
@@ -18,6 +20,7 @@ from helpers.reward import (
     accuracy_by_kind,
     bayes_accuracy,
     encode_comparison,
+    judge_folder,
     margins,
     measure,
     normalise_on,
@@ -25,7 +28,9 @@ from helpers.reward import (
     reward_loss,
     score_pairs,
     score_responses,
+    set_apart,
     train,
+    train_judge,
 )
 
 PAD = 1
@@ -203,6 +208,58 @@ def test_measure_reports_against_the_ceiling(tokenizer):
     shares = [sum(c.kind == kind for c in comparisons) / 60 for kind in metrics["accuracy_by_kind"]]
     by_kind = sum(share * right for share, right in zip(shares, metrics["accuracy_by_kind"].values()))
     assert metrics["accuracy"] == pytest.approx(by_kind)
+
+
+# ---------------------------------------------------------------- the second judge
+
+
+def course_of(tmp_path, source: str, track: str = "tldr", share: float = 0.2) -> Course:
+    config = RewardConfig(judge_share=share, batch_size=8)
+    return Course("2-RM-Training", "reward", "cpu", track, 0, tmp_path, torch.device("cpu"), torch.float32, 1, "local",
+                  config, source)  # fmt: skip
+
+
+COMPARISONS = [Comparison(f"prompt {i // 3}", f" good {i}", f" bad {i}") for i in range(3000)]
+
+
+def test_the_judge_shares_no_prompt_with_the_reward_model(tmp_path):
+    ours, apart = set_apart(course_of(tmp_path, "local"), COMPARISONS)
+    assert sorted(map(repr, ours + apart)) == sorted(map(repr, COMPARISONS))
+    assert not {item.prompt for item in ours} & {item.prompt for item in apart}
+    assert len(apart) / len(COMPARISONS) == pytest.approx(0.2, abs=0.04)
+    backwards = set_apart(course_of(tmp_path, "hub"), COMPARISONS[::-1])[1]
+    assert backwards == apart[::-1]  # a prompt's side does not depend on the others
+
+
+def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
+    for course in (course_of(tmp_path, "embedded"), course_of(tmp_path, "local", "sentiment"),
+                   course_of(tmp_path, "local", share=0.0)):  # fmt: skip
+        assert set_apart(course, COMPARISONS) == (COMPARISONS, [])
+    with pytest.raises(ValueError, match="judge_share must be 0 or more and below 1"):
+        RewardConfig(judge_share=1.0)
+
+
+def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
+    course = course_of(tmp_path, "local")
+    course.__dict__["tokenizer"] = tokenizer
+    base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    save_stage(course.folder("pretrain"), base, tokenizer, stage="pretrain", track="tldr", config={}, metrics={},
+               parent=None, data_fingerprint="")  # fmt: skip
+    rows, heldout = load_rows("comparisons", "train", limit=40), load_rows("comparisons", "heldout", limit=50)
+    metrics = train_judge(course, rows, heldout)
+    model, info = load_stage(judge_folder(course), stage="reward", track="tldr", tokenizer=tokenizer)
+    assert measure(model, tokenizer, heldout)["accuracy"] == metrics["judge_accuracy"]
+    assert metrics["judge_comparisons"] == 40 and info["metrics"] == metrics
+    assert info["parent"]["stage"] == "pretrain" and info["config"]["seed"] == course.config.seed + 1
+    assert train_judge(course, [], heldout) == {} and not judge_folder(course).exists()
+
+
+def test_pairs_of_one_prompt_widen_the_interval(tokenizer):
+    model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    rows = load_rows("comparisons", "heldout", limit=40)
+    alone = measure(model, tokenizer, rows)["accuracy_ci95"]
+    repeated = measure(model, tokenizer, rows * 9)["accuracy_ci95"]  # nine times the same says no more than once
+    assert repeated == pytest.approx(alone)
 
 
 def test_normalising_gives_sft_samples_mean_0_and_standard_deviation_1(tokenizer):

@@ -1,14 +1,12 @@
-"""The committed rows of `sentiment`: split, labels, pairs and writers as stated, and what data/README.md says."""
+"""The committed rows of `sentiment`: split, labels, pairs and writers as stated, and what data/WORLDS.md says."""
 
 import math
 import re
-from collections import Counter
 
 import pytest
 
 from data.annotators import preference
 from data.draws import Draws
-from data.sentiment import build, gold as gold_module
 from data.sentiment.gold import gold, opinions, positive_probability
 from data.sentiment.sentences import Facts, Film, draw_beginning, draw_split_beginning
 from data.sentiment.writers import CAREFUL, WRITERS
@@ -48,28 +46,18 @@ def test_labels_come_as_often_as_their_probability_says():
         assert abs(sum(label for _, label in labelled) - expected) < 4 * noise + 0.5
 
 
-def test_pairs_are_labelled_by_the_gold_reward_and_of_the_stated_kinds():
-    rows = load_rows("comparisons", "heldout", "sentiment")
-    for row in rows[:500]:
+def test_pairs_are_labelled_by_the_gold_reward():
+    for row in load_rows("comparisons", "heldout", "sentiment", limit=500):
         facts = Facts(row.prompt)
         p = preference(gold(facts, row.chosen).reward, gold(facts, row.rejected).reward)
         assert row.probability == pytest.approx(p, abs=1e-4)
-    counts = Counter(row.kind for row in rows)
-    assert counts.keys() == set(build.PAIR_KINDS)
-    for kind, share in zip(build.PAIR_KINDS, build.PAIR_SHARES):
-        assert counts[kind] / len(rows) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / len(rows)))
 
 
-def test_demonstrations_have_the_stated_writers():
-    """Where nothing was conceded; after a concession only one careful writer may go on."""
-    assert sum(WRITERS.values()) == pytest.approx(1.0)
-    rows = load_rows("demonstrations", "train", "sentiment")
-    conceding = [row for row in rows if row.prompt.startswith(("although", "despite"))]
-    free = Counter(row.writer for row in rows if not row.prompt.startswith(("although", "despite")))
-    for writer, share in WRITERS.items():
-        error = math.sqrt(share * (1 - share) / free.total())
-        assert free[writer] / free.total() == pytest.approx(share, abs=4 * error), writer
-    for row in conceding:
+def test_after_a_concession_one_careful_writer_goes_on():
+    rows = [row for row in load_rows("demonstrations", "train", "sentiment")
+            if row.prompt.startswith(("although", "despite"))]  # fmt: skip
+    assert len(rows) > 500
+    for row in rows:
         careful = "cold" if opinions(row.prompt)[0].value > 0 else "warm"
         assert row.writer in (careful, *(set(WRITERS) - set(CAREFUL)))
 
@@ -85,37 +73,28 @@ def test_prompts_leave_the_sentiment_open():
     assert sum(positive) / len(positive) == pytest.approx(0.5, abs=4 * 0.4 / math.sqrt(len(positive)))
 
 
-# ---------------------------------------------------------------- data/README.md
+# ---------------------------------------------------------------- data/WORLDS.md
 
 
 @pytest.fixture(scope="module")
-def readme(root) -> str:
-    return (root / "data/README.md").read_text(encoding="utf-8")
+def page(root) -> str:
+    return (root / "data/WORLDS.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_states_shares_and_the_gold_formula(readme):
-    for writer, share in WRITERS.items():
-        assert f"| {writer} | {share:.0%} |" in readme
-    for kind, share in zip(build.PAIR_KINDS, build.PAIR_SHARES):
-        assert f"| {kind} | {share:.0%} |" in readme
-    formula = next(line for line in gold_module.__doc__.splitlines() if "gold =" in line)
-    assert f"\n{formula}\n" in readme
-
-
-def test_the_readme_states_the_ceilings(readme):
+def test_the_page_states_the_ceilings(page):
     for kind in ("labels", "comparisons"):
         rows = load_rows(kind, "heldout", "sentiment")
         bayes = sum(max(row.probability, 1 - row.probability) for row in rows) / len(rows)
-        assert f"| `{kind}` | Bayes accuracy | {bayes:.3f} |" in readme
+        assert f"| `{kind}` | Bayes accuracy | {bayes:.3f} |" in page
     tokenizer = load_tokenizer("sentiment")
     rows = load_rows("documents", "heldout", "sentiment")
     tokens = sum(len(tokenizer.encode(row.text)) for row in rows)  # with the end of text, without the first token
-    assert f"| `documents` | entropy floor | {-sum(row.logprob for row in rows) / tokens:.3f} |" in readme
+    assert f"| `documents` | entropy floor | {-sum(row.logprob for row in rows) / tokens:.3f} |" in page
     rows = load_rows("demonstrations", "heldout", "sentiment")
     tokens = sum(len(tokenizer.encode(row.completion)) + 1 for row in rows)
-    assert f"| `demonstrations` | entropy floor | {-sum(row.logprob for row in rows) / tokens:.3f} |" in readme
+    assert f"| `demonstrations` | entropy floor | {-sum(row.logprob for row in rows) / tokens:.3f} |" in page
 
 
-def test_the_readme_shows_real_rows(readme):
+def test_the_page_shows_real_rows(page):
     for row in load_rows("demonstrations", "heldout", "sentiment", limit=3):
-        assert f"    {row.prompt} |{row.completion}\n" in readme
+        assert f"    {row.prompt} |{row.completion}\n" in page

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensors import shaken
 
 from helpers.batching import right_pad
 from helpers.config import SFTConfig
@@ -19,14 +20,6 @@ from helpers.sft import (
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
-
-
-def tiny() -> GPT:
-    model = GPT(CONFIG)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
 
 
 def some_rows(number: int = 12) -> list[tuple[list[int], int]]:
@@ -82,7 +75,7 @@ def test_a_demonstration_that_is_too_long_is_one_line():
 
 
 def test_completion_nll_equals_the_plain_loss_and_its_gradient():
-    model = tiny()
+    model = shaken(GPT(CONFIG))
     ids, mask = batch_of(some_rows())
     results = []
     for loss in (lambda: completion_nll(model, ids, mask), lambda: completion_loss(model(ids), ids, mask)):
@@ -95,14 +88,14 @@ def test_completion_nll_equals_the_plain_loss_and_its_gradient():
 
 
 def test_completion_nll_equals_a_loop():
-    model, rows = tiny(), some_rows(6)
+    model, rows = shaken(GPT(CONFIG)), some_rows(6)
     losses = [loss for row, prompt in rows for loss in loop_losses(model, row, prompt)]
     assert completion_nll(model, *batch_of(rows)).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 @pytest.mark.parametrize("filler", [PAD, 0, 39])
 def test_padding_never_changes_the_loss(filler):
-    model, rows = tiny(), some_rows(6)
+    model, rows = shaken(GPT(CONFIG)), some_rows(6)
     ids, mask = batch_of(rows)
     loss = completion_nll(model, ids, mask).item()
     real = right_pad([row for row, _ in rows], PAD)[1]
@@ -113,7 +106,7 @@ def test_padding_never_changes_the_loss(filler):
 
 def test_guessing_the_prompt_better_or_worse_does_not_count():
     """A change of the head that only concerns the prompt's own guesses leaves the loss alone."""
-    model = tiny()
+    model = shaken(GPT(CONFIG))
     row, prompt = [5, 6, 7, 8, 9, 10], 4  # token 6 follows in the prompt only, and stands in no completion
     ids, mask = batch_of([(row, prompt)])
     logits = model(ids).detach().requires_grad_()
@@ -134,7 +127,7 @@ def test_batches_hold_each_row_once_with_its_mask():
 
 
 def test_heldout_loss_weighs_tokens_not_batches():
-    model, rows = tiny(), some_rows(120)
+    model, rows = shaken(GPT(CONFIG)), some_rows(120)
     losses = [loss for row, prompt in rows for loss in loop_losses(model, row, prompt)]
     assert heldout_completion_loss(model, rows, PAD) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 

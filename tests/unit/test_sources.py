@@ -1,21 +1,18 @@
 """Where rows come from: a local folder in each format, the embedded world, and real rows where there are any."""
 
-import gzip
 import json
-import lzma
-import os
 from pathlib import Path
 
 import pytest
+from folder_of_rows import write
 
-from helpers.datasets import Comparison, Demonstration, Prompt, load_rows
+from helpers.datasets import Comparison, Demonstration, Document, load_rows
 from helpers.rows.common import Limits
 from helpers.sources import load_track
-from helpers.tracks import TRACKS, SourceError
+from helpers.tracks import SourceError
 
-REAL = os.environ.get("RLHF_DATA_DIR")  # before the fixture below hides it
 ALPACA = [{"instruction": f"Count to {i}.", "input": "", "output": f"Yes, {i} 🙂"} for i in range(60)]
-PAIRS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(200)]
+PAIRS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(60)]
 SST2 = [{"sentence": f"film {i} is a long and {'fine' if i % 2 else 'dull'} one to see tonight", "label": i % 2}
         for i in range(30)]  # fmt: skip
 
@@ -24,15 +21,6 @@ SST2 = [{"sentence": f"film {i} is a long and {'fine' if i % 2 else 'dull'} one 
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
     return tmp_path
-
-
-def write(path: Path, rows: list) -> None:
-    """Rows in the format of the path's ending; a text is written as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    content = "".join(line + "\n" for line in lines).encode()
-    packer = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
-    path.write_bytes(packer(content))
 
 
 def refused(*names, **options) -> str:
@@ -79,7 +67,8 @@ def test_tables_with_and_without_header(folder, ending, mark, header):
     lines = [f'{row["sentence"]}{mark}{row["label"]}' for row in SST2]
     lines = [f"sentence{mark}label"] * header + lines + ["a line without the second cell"]
     write(folder / "sst2" / f"train.{ending}", lines)
-    write(folder / "sst2" / f"dev.{ending}", lines[: 3 + header])
+    other = [f"{row['sentence']} again{mark}{row['label']}" for row in SST2[:3]]
+    write(folder / "sst2" / f"dev.{ending}", [f"sentence{mark}label"] * header + other)
     records, report = load_track("sentiment", "labels", "train")
     assert len(records) == 30 and report.left_out == {"line has not 2 cells": 1}
     assert len(load_track("sentiment", "labels", "heldout")[0]) == 3
@@ -93,6 +82,28 @@ def test_quotes_are_text_in_tsv_and_quotes_in_csv(folder):
     write(folder / "sst2" / "train.csv", ['"' + sentence.replace('"', '""') + '",1'])
     assert load_track("sentiment", "labels", "train")[0] == [record]
     assert record.prompt + record.completion == sentence
+
+
+def test_a_mark_of_the_byte_order_and_long_cells_are_no_trouble(folder):
+    (folder / "alpaca").mkdir()
+    (folder / "alpaca" / "train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in ALPACA), encoding="utf-8-sig"
+    )
+    assert all(not load_track("assistant", "prompts", split)[1].left_out for split in ("train", "heldout"))
+    texts = [f"{i} " + "word " * 30_000 for i in range(20)]
+    write(folder / "fineweb-edu" / "train.csv", ["text", *texts])
+    found = [load_track("tldr", "documents", split)[0] for split in ("train", "heldout")]
+    assert set(sum(found, [])) == {Document(text.strip()) for text in texts}
+
+
+def test_cells_of_parquet_that_are_no_text(folder):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    (folder / "fineweb-edu").mkdir()
+    for column, says in (([b"x" * 9], "text is no text"), ([None], "no text"), ([1.5], "text is no text")):
+        write_table(pyarrow.table({"text": column}), folder / "fineweb-edu" / "train.parquet")
+        assert f"({says}: 1)" in refused("tldr", "documents", "train")
 
 
 def test_every_lost_row_is_counted_by_reason(folder):
@@ -115,6 +126,22 @@ def test_every_lost_row_is_counted_by_reason(folder):
     assert "\n" not in str(report)
 
 
+def test_other_rows_stand_in_only_where_there_are_none_of_its_own_and_the_report_says_so(folder):
+    write(folder / "instruction-preference" / "alpaca_eval_pairs.train.jsonl", PAIRS)
+    write(folder / "instruction-preference" / "alpaca_eval_pairs.valid.jsonl", PAIRS[:9])
+    records, report = load_track("instruct", "comparisons", "heldout")
+    assert len(records) == 9
+    assert report.place == (
+        "local: instruction-preference/alpaca_eval_pairs.valid.jsonl, "
+        "a stand-in for Dahoas/synthetic-instruct-gptj-pairwise"
+    )
+    assert str(report) == f"instruct comparisons/heldout ({report.place}): 9 records"
+    write(folder / "synthetic-instruct-gptj-pairwise" / "train.jsonl", PAIRS[:50])
+    for split in ("train", "heldout"):
+        records, report = load_track("instruct", "comparisons", split)
+        assert report.place == "local: synthetic-instruct-gptj-pairwise/train.jsonl" and len(records) < 50
+
+
 def test_cut_posts_are_counted(folder):
     post = "SUBREDDIT: r/a\nTITLE: t\nPOST: {}\nTL;DR:"
     write(folder / "tldr" / "sft.train.jsonl.gz", [
@@ -123,26 +150,6 @@ def test_cut_posts_are_counted(folder):
     write(folder / "tldr" / "sft.valid.jsonl.gz", [{"prompt": post.format("other"), "label": "Help."}])
     records, report = load_track("tldr", "demonstrations", "train", limits=Limits(str.split, prompt=20))
     assert (report.kept, report.cut, len(records)) == (3, 2, 3) and "2 prompts cut to fit" in str(report)
-
-
-def test_splits_share_no_prompt_and_ignore_the_order(folder):
-    path = folder / "synthetic-instruct-gptj-pairwise" / "train.jsonl"
-    double = [row | {"rejected": "Never."} for row in PAIRS]
-
-    def read(rows):
-        write(path, rows)
-        return {(kind, split): set(load_track("instruct", kind, split)[0])
-                for kind in ("demonstrations", "comparisons", "prompts") for split in ("train", "heldout")}  # fmt: skip
-
-    found = read(PAIRS + double)
-    assert read(double[::-1] + PAIRS[::-1]) == found
-    prompts = {name: {record.prompt for record in records} for name, records in found.items()}
-    assert prompts["comparisons", "train"] == prompts["demonstrations", "train"]
-    assert prompts["comparisons", "heldout"] == prompts["demonstrations", "heldout"] == prompts["prompts", "heldout"]
-    learnt, reserve, heldout = (prompts[name] for name in (("comparisons", "train"), ("prompts", "train"),
-                                                           ("prompts", "heldout")))  # fmt: skip
-    assert not learnt & reserve and not learnt & heldout and not reserve & heldout
-    assert len(learnt | reserve | heldout) == 200 and len(found["comparisons", "train"]) == 2 * len(learnt)
 
 
 def test_limits_on_the_number_of_records(folder):
@@ -185,8 +192,10 @@ def test_a_table_in_another_encoding_and_a_file_of_rubbish(folder):
     (folder / "sst2" / "train.tsv").write_bytes("naïve films\t1\n".encode("latin-1"))
     assert "train.tsv in sst2/ is damaged ('utf-8'" in refused("sentiment", "labels", "train")
     write(folder / "alpaca" / "train.jsonl", ["rubbish"] * 3)
-    assert "no row can be used" in refused("assistant", "prompts", "train")
-    assert "(line is not JSON: 3)" in refused("assistant", "prompts", "train")
+    message = refused("assistant", "prompts", "train")
+    assert "no row can be used" in message and "(line is not JSON: 3)" in message
+    write(folder / "alpaca" / "train.jsonl", ALPACA[:1])
+    assert "more rows are needed" in refused("assistant", "prompts", "heldout")
 
 
 # the embedded world, and names
@@ -208,36 +217,3 @@ def test_the_embedded_world_is_what_it_was(monkeypatch):
 def test_unknown_names_list_the_known_ones(names, says):
     with pytest.raises(ValueError, match=says):
         load_track(*names)
-
-
-# the real rows, where there are any
-
-
-@pytest.mark.skipif(not REAL, reason="RLHF_DATA_DIR names no folder with real rows")
-@pytest.mark.parametrize("track", TRACKS)
-def test_real_rows(track, monkeypatch):
-    monkeypatch.setenv("RLHF_DATA_DIR", str(REAL))
-    seen = {}
-    for kind in [kind for kind in TRACKS[track].roles if kind != "documents"]:
-        for split in ("train", "heldout"):
-            try:
-                records, report = load_track(track, kind, split, limit=3000)
-            except SourceError as error:
-                assert "has no file for" in str(error)
-                continue
-            seen[kind, split] = records
-            lost = report.left_out.total()
-            assert len(records) == report.kept and (report.kept > lost or kind == "prompts" or track == "instruct")
-            for record in records:
-                assert record.prompt == record.prompt.rstrip()
-                texts = [value for name, value in vars(record).items() if name in ("completion", "chosen", "rejected")]
-                assert all(text.startswith(" ") and text[1:] == text.strip() for text in texts)
-                if track == "tldr":
-                    assert record.prompt.startswith("SUBREDDIT: r/") and record.prompt.endswith("\n\nTL;DR:")
-    if not seen:
-        pytest.skip(f"the folder has no rows of {track}")
-    prompts = {split: {record.prompt for (kind, part), records in seen.items() if part == split for record in records}
-               for split in ("train", "heldout")}  # fmt: skip
-    if track == "instruct":
-        assert not prompts["train"] & prompts["heldout"]
-        assert isinstance(seen["prompts", "train"][0], Prompt)

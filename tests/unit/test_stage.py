@@ -7,12 +7,13 @@ import pytest
 
 from helpers.checkpoints import CheckpointError
 from helpers.stage import stage_main
+from helpers.tracks import SourceError
 
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Pretend that these were typed behind `python -m helpers.ppo`; variables set on the way are undone."""
-    for name in ("RLHF_PRESET", "RLHF_SEED", "RLHF_OUT", "RLHF_TRACK"):
+    for name in ("RLHF_PRESET", "RLHF_SEED", "RLHF_OUT", "RLHF_TRACK", "RLHF_ADAPTER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -24,14 +25,15 @@ def command(monkeypatch, tmp_path):
 
 def test_options_win_over_the_environment(command, monkeypatch):
     monkeypatch.setenv("RLHF_SEED", "1")
-    command("--preset", "smoke", "--seed", "5")
+    command("--preset", "smoke", "--seed", "5", "--adapter", "lora")
     seen = []
     stage_main("3-PPO", seen.append)
     assert (seen[0].preset, seen[0].config.seed, seen[0].stage) == ("smoke", 5, "ppo")
+    assert seen[0].config.adapter == "lora"
     assert os.environ["RLHF_SEED"] == "5"
 
 
-@pytest.mark.parametrize("error", [CheckpointError, FileNotFoundError, FloatingPointError, ValueError])
+@pytest.mark.parametrize("error", [CheckpointError, FileNotFoundError, FloatingPointError, SourceError, ValueError])
 def test_a_failure_is_one_line_without_a_traceback(command, error):
     def fails(course):
         raise error("what went wrong, and what to do")

@@ -5,7 +5,17 @@ import sacrebleu
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from helpers.text_metrics import bleu, bleu_ci95, bleu_counts, distinct, mean_words, rouge, text_metrics
+from helpers.text_metrics import (
+    bleu,
+    bleu_ci95,
+    bleu_counts,
+    distinct,
+    distinct_ci95,
+    mean_words,
+    rouge,
+    text_metrics,
+    text_shape,
+)
 
 REFERENCES = [
     "My brother painted the shed without asking. Should I say something?",
@@ -81,16 +91,45 @@ def test_distinct_by_hand():
         distinct(texts, 0)
 
 
-def test_lengths_and_one_row_of_the_table():
+def test_the_interval_of_distinct_is_a_jackknife_over_texts():
+    texts = ["a b c", "a b", "c d e f", "b c", "x y z"]
+    for n in (1, 2):
+        without = torch.tensor([distinct(texts[:i] + texts[i + 1 :], n) for i in range(5)], dtype=torch.float64)
+        error = ((5 - 1) / 5 * ((without - without.mean()) ** 2).sum()).sqrt().item()
+        low, high = distinct_ci95(texts, n)
+        assert low == pytest.approx(distinct(texts, n) - 1.96 * error)
+        assert high == pytest.approx(min(1.0, distinct(texts, n) + 1.96 * error))
+    assert distinct_ci95(["a b"], 1) == [1.0, 1.0] and distinct_ci95(["", ""], 2) == [0.0, 0.0]
+
+
+def test_the_jackknife_is_as_wide_as_samples_differ():
+    generator = torch.Generator().manual_seed(0)
+    weights = 1 / torch.arange(1, 400).float()
+
+    def sample() -> list[str]:
+        draws = torch.multinomial(weights, 60 * 8, replacement=True, generator=generator).view(60, 8)
+        return [" ".join(map(str, row)) for row in draws.tolist()]
+
+    spread = torch.tensor([distinct(sample(), 1) for _ in range(60)]).std().item()
+    low, high = distinct_ci95(sample(), 1)
+    assert (high - low) / (2 * 1.96) == pytest.approx(spread, rel=0.35)
+
+
+def test_the_signature_of_bleu():
+    metric = sacrebleu.metrics.BLEU()
+    metric.corpus_score(PREDICTIONS, [REFERENCES])
+    assert metric.get_signature().format().startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp")
+
+
+def test_one_row_of_the_table():
     assert mean_words(["a b  c\n", "", "d"]) == 4 / 3
-    row = text_metrics(PREDICTIONS, REFERENCES)
+    row, shape = text_metrics(PREDICTIONS, REFERENCES), text_shape(PREDICTIONS)
     scores = rouge(PREDICTIONS, REFERENCES)
     assert row["ROUGE-L"] == scores["ROUGE-L"].mean().item()
     assert row["ROUGE-1_ci95"][0] < row["ROUGE-1"] < row["ROUGE-1_ci95"][1]
-    assert row["BLEU"] == bleu(PREDICTIONS, REFERENCES)
-    assert row["words"] == mean_words(PREDICTIONS) and row["reference_words"] == mean_words(REFERENCES)
-    assert row["distinct-2"] == distinct(PREDICTIONS, 2)
-    assert torch.tensor(row["BLEU_ci95"]).isfinite().all()
+    assert row["BLEU"] == bleu(PREDICTIONS, REFERENCES) and torch.tensor(row["BLEU_ci95"]).isfinite().all()
+    assert shape["words"] == mean_words(PREDICTIONS) and shape["distinct-2"] == distinct(PREDICTIONS, 2)
+    assert shape["words_ci95"][0] < shape["words"] < shape["words_ci95"][1]
 
 
 def test_lists_that_do_not_fit_are_refused():

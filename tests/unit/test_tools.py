@@ -194,14 +194,16 @@ def test_hygiene_names_each_fault(project):
     code[0].source += "\n"
     code[1].outputs = [output("stream", name="stderr", text="warning"), output("stream", text="in /home/me/x")]
     code[2].execution_count = 7
+    code[1].source += "\nlogin('hf_" + "Ab3" * 11 + "')"
     code[2].source = "\n".join(["x = 1"] * 46) + "\nopen('/tmp/x')"
     shown = output("display_data", data={"text/plain": "<A at 0x7f12345678>"})
     code[2].outputs = [output("error", ename="ValueError"), shown]
     notebook.metadata["widgets"] = {}
     write_notebook(path, notebook)
     found = "\n".join(hygiene.problems(path, setup_cell("0-A")))
+    assert "Ab3" not in found
     for words in ("stderr: 'warning'", "'/home/'", "raised ValueError", "'0x7f12345678'", "metadata.widgets",
-                  "has count 7", "47 lines", "the path /tmp/", "not the set-up cell"):  # fmt: skip
+                  "has count 7", "47 lines", "the path /tmp/", "not the set-up cell", "a secret token"):  # fmt: skip
         assert words in found, words
 
 

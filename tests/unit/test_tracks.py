@@ -172,7 +172,8 @@ def test_alpaca_puts_an_input_under_its_instruction():
     assert instructions.alpaca_demonstration(row, ANY) == Demonstration("Human: Add.\n\n1, 2\n\nAssistant:", " 3")
     for nothing in ("", "  ", "No input", "Noinput", "<noinput>", "no input."):
         assert instructions.alpaca_prompt(row | {"input": nothing}, ANY) == Prompt("Human: Add.\n\nAssistant:")
-    assert "no input device" in instructions.alpaca_key(row | {"input": "no input device"})
+    for given in ("no input device", "🤔", "+", ".-- -..", "no", "input"):
+        assert instructions.alpaca_key(row | {"input": given}) == f"Add.\n\n{given}"
     assert refused(instructions.alpaca_demonstration, row | {"output": ""}) == "empty output"
     assert refused(instructions.alpaca_demonstration, {"instruction": "Add.", "output": "3"}) == "no input"
 
@@ -209,9 +210,8 @@ def test_splits_depend_on_the_prompt_alone():
 
 
 def test_emoji_and_halves_of_characters_are_texts():
-    for text in ("👩‍👩‍👧 🇩🇪 sings", "half \ud83d of one"):
-        assert common.document({"text": text}, ANY) == Document(text)
-        assert split_of(text) in ("train", "reserve", "heldout")
+    for text, written in (("👩‍👩‍👧 🇩🇪 sings\r\n", "👩‍👩‍👧 🇩🇪 sings"), ("half \ud83d of one", "half � of one")):
+        assert common.document({"text": text}, ANY) == Document(written) and written.encode()
 
 
 def test_records_are_encoded_by_the_stages():

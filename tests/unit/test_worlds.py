@@ -4,20 +4,29 @@ import hashlib
 import json
 import lzma
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from data.advice.build import WORLD as ADVICE
+from data.advice import answers, build as advice, gold as advice_gold
 from data.annotators import compare, preference
 from data.build import World, build, content
 from data.draws import Draws
-from data.sentiment.build import WORLD as SENTIMENT
-from data.tldr.build import WORLD as TLDR
+from data.sentiment import build as sentiment, gold as sentiment_gold, writers
+from data.tldr import build as tldr, gold as tldr_gold, summaries
 from helpers.datasets import RECORDS, load_rows
 
 MEGABYTE = 1_000_000
-WORLDS = {"tldr": TLDR, "sentiment": SENTIMENT, "assistant": ADVICE}
+BUILDS = {"tldr": tldr, "sentiment": sentiment, "assistant": advice}
+WORLDS = {track: module.WORLD for track, module in BUILDS.items()}
+GOLDS = {"tldr": tldr_gold, "sentiment": sentiment_gold, "assistant": advice_gold}
+WRITERS = {
+    "tldr": dict(zip(summaries.WRITERS, summaries.WRITER_SHARES)), "sentiment": writers.WRITERS,
+    "assistant": dict(zip(answers.WRITERS, answers.WRITER_SHARES)),
+}  # fmt: skip
+INVENTED = [("tldr", "hallucinating"), ("assistant", "inventing")]  # kinds of pairs that differ in a false fact
 FILES = [(track, kind) for track, world in WORLDS.items() for kind in world.sizes]
 worlds = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
@@ -116,6 +125,52 @@ def test_annotators_choose_as_often_as_their_probability_says(track):
         assert abs(sum(right for _, right in pairs) - expected) < 4 * error, expected / len(pairs)
 
 
+@pytest.mark.parametrize("track", WORLDS)
+def test_demonstrations_have_the_stated_writers(track):
+    """But where a review has conceded something: only one careful writer may go on then (test_sentiment_files.py)."""
+    assert sum(WRITERS[track].values()) == pytest.approx(1.0)
+    rows = [row for row in load_rows("demonstrations", "train", track)
+            if track != "sentiment" or not row.prompt.startswith(("although", "despite"))]  # fmt: skip
+    check_shares(Counter(row.writer for row in rows), WRITERS[track])
+
+
+@pytest.mark.parametrize("track", WORLDS)
+def test_pairs_are_of_the_stated_kinds(track):
+    module = BUILDS[track]
+    assert sum(module.PAIR_SHARES) == pytest.approx(1.0)
+    rows = load_rows("comparisons", "heldout", track)
+    check_shares(Counter(row.kind for row in rows), dict(zip(module.PAIR_KINDS, module.PAIR_SHARES)))
+
+
+def check_shares(counts: Counter, shares: dict[str, float]) -> None:
+    """Each name is drawn as often as its share says, within four standard errors."""
+    number = counts.total()
+    assert counts.keys() == shares.keys()
+    for name, share in shares.items():
+        assert counts[name] / number == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / number)), name
+
+
+@pytest.mark.parametrize(("track", "kind"), INVENTED)
+def test_a_rule_that_never_reads_the_prompt_is_at_chance_on_false_facts(track, kind):
+    """False values are drawn like true ones, so how often a word was preferred says nothing on other pairs."""
+
+    def halves(split: str) -> list[tuple[set[str], set[str]]]:
+        pairs = [row for row in load_rows("comparisons", split, track) if row.kind == kind]
+        words = [[set(re.findall(r"[A-Za-z]+", text)) for text in (row.chosen, row.rejected)] for row in pairs]
+        return [(chosen - rejected, rejected - chosen) for chosen, rejected in words]
+
+    liked = Counter()
+    for chosen, rejected in halves("train"):
+        liked.update(chosen)
+        liked.subtract(rejected)
+    margins = [
+        sum(liked[word] for word in chosen) - sum(liked[word] for word in rejected)
+        for chosen, rejected in halves("heldout")
+    ]
+    right = sum((margin > 0) + (margin == 0) / 2 for margin in margins) / len(margins)
+    assert abs(right - 0.5) < 4 * 0.5 / math.sqrt(len(margins))
+
+
 def test_preference_is_bradley_terry():
     assert preference(1.0, 1.0) == 0.5
     assert preference(2.0, 0.0) == pytest.approx(1 / (1 + math.exp(-2)))
@@ -129,18 +184,29 @@ def test_a_comparison_carries_the_probability_of_its_own_label():
     assert found == {("a", "b", 0.7311), ("b", "a", 0.2689)}
 
 
+# ---------------------------------------------------------------- data/WORLDS.md
+
+
+@pytest.fixture(scope="module")
+def page(root) -> str:
+    return (root / "data/WORLDS.md").read_text(encoding="utf-8")
+
+
 @worlds
-def test_the_readme_states_rows_and_fields(root, world):
-    readme = (root / "data/README.md").read_text(encoding="utf-8")
+def test_the_page_states_rows_and_fields_and_names_every_source(page, world):
     for kind, splits in world.sizes.items():
         row = json.loads(committed(world, f"{kind}.heldout.jsonl.xz").split(b"\n", 1)[0])
         fields = ", ".join(f"`{name}`" for name in row)
-        assert f"| `{kind}` | {splits['train']:,} | {splits['heldout']:,} | {fields} |" in readme
-    assert f"a byte-level BPE of {world.vocab_size:,} tokens" in readme
-
-
-@worlds
-def test_the_readme_names_every_source(root, world):
-    readme = (root / "data/README.md").read_text(encoding="utf-8")
+        assert f"| `{kind}` | {splits['train']:,} | {splits['heldout']:,} | {fields} |" in page
+    assert f"a byte-level BPE of {world.vocab_size:,} tokens" in page
     for path in [*world.folder.glob("*.py"), *world.folder.glob("*.json"), *world.folder.parent.glob("*.py")]:
-        assert path.name == "__init__.py" or path.name in readme
+        assert path.name == "__init__.py" or path.name in page
+
+
+@pytest.mark.parametrize("track", WORLDS)
+def test_the_page_states_shares_and_the_gold_formula(page, track):
+    module = BUILDS[track]
+    for name, share in [*WRITERS[track].items(), *zip(module.PAIR_KINDS, module.PAIR_SHARES)]:
+        assert f"| {name} | {share:.0%} |" in page
+    formula = next(line for line in GOLDS[track].__doc__.splitlines() if "gold =" in line)
+    assert f"\n{formula}\n" in page
