@@ -40,8 +40,7 @@ class AdapterConfig:
     rank: int = 8  # r, the short side of A and B
     alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # linear layers of the blocks that get an adapter
-    adapter_lr: float = 3e-3  # AdamW, beside adapters: the embedding if it learns (without Muon A and B too)
-    adapter_muon_lr: float = 1e-2  # Muon: A and B
+    adapter_lr: float = 1e-2  # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -56,7 +55,7 @@ class AdapterConfig:
     @property
     def rates(self) -> tuple[float, float]:
         """Peak learning rates of AdamW and Muon for what is trained."""
-        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, self.adapter_muon_lr)
+        return (self.lr, self.muon_lr) if self.adapter == "full" else (self.adapter_lr, 0.0)
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,7 @@ class PPOConfig(AdapterConfig):
     muon_lr: float = 2e-3
     value_lr: float = 1e-3
     value_muon_lr: float = 2e-3
-    adapter_lr: float = 1e-3
-    adapter_muon_lr: float = 2e-3
+    adapter_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
     gamma: float = 1.0
     lam: float = 0.95

@@ -19,20 +19,23 @@ from helpers.hardware import choose_device, choose_preset
 from helpers.report import ReportError, final_table, read_metrics, write_report
 from helpers.runner import CellFailure, Progress, run_notebook, write_notebook
 
-# Seconds each notebook takes on two CPU cores. Only their proportions matter once the first notebook has run.
+# Seconds each notebook takes on two CPU cores, on the default track's embedded world, and what part of that the whole
+# course takes on the others. Only proportions matter once the first notebook has run.
 EXPECTED = {
     "smoke": {"pretrain": 75, "sft": 50, "reward": 30, "ppo": 45},
     "cpu": {"pretrain": 155, "sft": 135, "reward": 145, "ppo": 140},
 }
+PART = {"tldr": 1.0, "sentiment": 0.42, "assistant": 0.64, "instruct": 0.64}
 HEARTBEAT = 20  # seconds between progress lines where output is not a terminal
 
 
 class Display:
     """Progress with an ETA for the whole course: one live line on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, preset: str, stages: Sequence[str]):
-        self.expected = {stage: EXPECTED.get(preset, {}).get(stage, 60.0) for stage in stages}
-        self.known = preset in EXPECTED
+    def __init__(self, preset: str, track: str, source: str, stages: Sequence[str]):
+        self.known = preset in EXPECTED and source == "embedded"  # on real rows it is a matter of their number
+        seconds = EXPECTED[preset] if self.known else {}
+        self.expected = {stage: PART[track] * seconds.get(stage, 60.0) for stage in stages}
         self.done: dict[str, float] = {}  # stage: seconds it took
         self.stage = ""
         self.terminal = sys.stdout.isatty()
@@ -113,7 +116,7 @@ def run_course(
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("report.json", "report.html"):
         (out / stale).unlink(missing_ok=True)
-    display = Display(preset, stages)
+    display = Display(preset, track, source, stages)
     for stage in stages:
         run_stage(stage, out, notebooks, kernel_env(preset, track, seed, out, source), display)
     waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]

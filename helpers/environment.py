@@ -130,7 +130,8 @@ class Course:
         scalars become plain numbers; a number that is not finite becomes null, and the report will say so.
         """
         path = self._metrics_path(self.stage)
-        identity = {"stage": self.stage, "preset": self.preset, "track": self.track, "seed": self.seed}
+        identity = {"stage": self.stage, "preset": self.preset, "track": self.track, "source": self.source,
+                    "seed": self.seed}  # fmt: skip
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if {key: known.get(key) for key in identity} != identity:
             known = {}  # left by other settings in the same folder

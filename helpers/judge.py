@@ -4,7 +4,8 @@
     RLHF_JUDGE_KEY     sent to that host alone, never shown
     RLHF_JUDGE_MODEL   the model's name there
 
-`judge_from_environment("tldr")` gives a judge for `helpers.win_rate.wins_by_judge`, which asks in both orders.
+`judge_from_environment("tldr")` gives a judge for `helpers.win_rate.wins_by_judge`, which asks in both orders. The
+table of policies on real rows asks it about at most 100 prompts: PPO against SFT and against people, 400 requests.
 """
 
 import json

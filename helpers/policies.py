@@ -4,7 +4,6 @@ Everything is measured for each response first; intervals are then bootstrapped 
 policies is paired, prompt by prompt.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,7 +17,7 @@ from helpers.datasets import Prompt
 from helpers.environment import Course
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.judge import JudgeError, judge_from_environment
-from helpers.losses import missing_eos_scores
+from helpers.losses import kl_best_of_n, missing_eos_scores
 from helpers.model import GPT
 from helpers.perplexity import perplexity, perplexity_ci95, response_nats
 from helpers.policy_table import table_text
@@ -102,11 +101,11 @@ def row_of(bench: Bench, found: Measured, sft: Measured, n: int) -> dict:
 
     The score is in standard deviations of the SFT model's samples, and so is the judge's unless it gives
     probabilities; perplexity is under the SFT model, the end of text counted. KL is in nats per response; for best of n
-    it is the bound log n - (n - 1) / n (Stiennon et al. 2020, 3.3; an upper bound by Beirami et al. 2024).
+    it is an upper bound.
     """
     responses = found.responses
     row = {"responses": len(responses.texts), **with_interval("score", found.scores)}
-    row |= {"kl": math.log(n) - (n - 1) / n} if found.kl is None else with_interval("kl", found.kl)
+    row |= {"kl": kl_best_of_n(n)} if found.kl is None else with_interval("kl", found.kl)
     if found.judged is not None:
         row |= with_interval("judge", bench.judge.in_units(found.judged, sft.judged))
     row |= with_interval("stop_rate", torch.tensor(responses.stopped).float()) | text_shape(responses.texts)

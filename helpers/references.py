@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from helpers.baselines import best_k, copies, lead, source_text
@@ -47,7 +48,9 @@ class References:
     def greedy(self, model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> dict:
         """The metrics of the likeliest token at every place (temperature 0), as papers report ROUGE."""
         responses = respond(model, tokenizer, self.prompts, max_new_tokens=max_new_tokens, temperature=0)
-        return self.metrics(responses.texts) | {"stop_rate": responses.stop_rate, "words": responses.words}
+        stopped = torch.tensor(responses.stopped).float()
+        stops = {"stop_rate": responses.stop_rate, "stop_rate_ci95": bootstrap_ci95(stopped)}
+        return self.metrics(responses.texts) | stops | {"words": responses.words}
 
     def responses(self, tokenizer: Tokenizer) -> Responses:
         """What people wrote, as if it were sampled: tokens with their end of text."""

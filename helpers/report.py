@@ -7,7 +7,9 @@ The notebooks call `course.record(...)` with the names in REQUIRED. They may rec
                     the rows SFT and PPO are made from the required fields
     curves  (any)   {"loss": {"x": [...], "y": [...], "xlabel": "step", "ceiling": 1.2, "label": "entropy floor"}, ...}
 
-Losses are nats per token, KL nats per response, rates and accuracies fractions, gold reward the world's own unit.
+On real rows (source "local" or "hub") no floor, Bayes accuracy or gold reward is known: there `table` is required, with
+what `helpers.policies` measures of each policy. Losses are nats per token, KL nats per response, rates and accuracies
+fractions, gold reward the world's own unit.
 """
 
 import json
@@ -16,32 +18,48 @@ from pathlib import Path
 from typing import Any
 
 from helpers.folders import NOTEBOOKS, write_json, write_text
+from helpers.policy_table import BLOCKS, all_rows, shown, used
 
 NUMBER, PAIR, GROUP = "a finite number", "a pair of finite numbers", "a group of finite numbers"
-REQUIRED: dict[str, dict[str, str]] = {
-    "pretrain": {"heldout_loss": NUMBER, "entropy_floor": NUMBER, "tokens": NUMBER},
-    "sft": {"heldout_loss": NUMBER, "entropy_floor": NUMBER, "stop_rate": NUMBER, "gold_reward": NUMBER},
-    "reward": {"accuracy": NUMBER, "bayes_accuracy": NUMBER, "comparisons": NUMBER},
-    "ppo": {"gold_reward": NUMBER, "sft_gold_reward": NUMBER, "gold_gain_ci95": PAIR, "score": NUMBER, "kl": NUMBER,
-            "stop_rate": NUMBER, "flaws": GROUP, "sft_flaws": GROUP},
+ROWS = "a row of numbers for each policy"
+REQUIRED: dict[str, dict[str, str]] = {  # on every source
+    "pretrain": {"heldout_loss": NUMBER, "tokens": NUMBER},
+    "sft": {"heldout_loss": NUMBER, "stop_rate": NUMBER},
+    "reward": {"accuracy": NUMBER},
+    "ppo": {"score": NUMBER, "kl": NUMBER, "stop_rate": NUMBER},
+}
+REQUIRED_EMBEDDED: dict[str, dict[str, str]] = {  # and where the world is known
+    "pretrain": {"entropy_floor": NUMBER},
+    "sft": {"entropy_floor": NUMBER, "gold_reward": NUMBER},
+    "reward": {"bayes_accuracy": NUMBER, "comparisons": NUMBER},
+    "ppo": {"gold_reward": NUMBER, "sft_gold_reward": NUMBER, "gold_gain_ci95": PAIR, "flaws": GROUP,
+            "sft_flaws": GROUP},
 }  # fmt: skip
-IDENTITY = ("preset", "track", "seed")
+REQUIRED_REAL: dict[str, dict[str, str]] = {
+    "pretrain": {}, "sft": {}, "reward": {"accuracy_ci95": PAIR}, "ppo": {"table": ROWS},
+}  # fmt: skip
+IDENTITY = ("preset", "track", "source", "seed")
 
 
 class ReportError(ValueError):
     """Metrics are missing, or come from runs with different settings."""
 
 
+def required(stage: str, source: str) -> dict[str, str]:
+    """{name: kind} of what a stage must record on this source of rows."""
+    return REQUIRED[stage] | (REQUIRED_EMBEDDED if source == "embedded" else REQUIRED_REAL)[stage]
+
+
 def assemble(out: Path) -> dict[str, Any]:
     """The report of the run folder `out`, from its metrics/*.json.
 
-    Returns {"preset", "track", "seed", "seconds": {stage: s}, "pretrain": {...}, "sft": {...}, ...}. Nothing in it but
-    `seconds` differs between two runs with the same settings. Raises ReportError that names what is missing.
+    Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "pretrain": {...}, "sft": {...}, ...}. Nothing
+    in it but `seconds` differs between two runs with the same settings. Raises ReportError that names what is missing.
     """
     metrics = read_metrics(out)
     missing = [f"{stage} (run {NOTEBOOKS[stage]}.ipynb)" for stage in REQUIRED if stage not in metrics]
     for stage in metrics:
-        missing += [f"{stage}.{name} ({kind})" for name, kind in REQUIRED[stage].items()
+        missing += [f"{stage}.{name} ({kind})" for name, kind in required(stage, metrics[stage].get("source")).items()
                     if not fits(metrics[stage].get(name), kind)]  # fmt: skip
     if missing:
         raise ReportError(f"the report lacks {', '.join(missing)}")
@@ -70,6 +88,9 @@ def fits(value: Any, kind: str) -> bool:
         return isinstance(value, list) and len(value) == 2 and all(fits(item, NUMBER) for item in value)
     if kind == GROUP:
         return isinstance(value, dict) and bool(value) and all(fits(item, NUMBER) for item in value.values())
+    if kind == ROWS:
+        rows = value.values() if isinstance(value, dict) else []
+        return bool(rows) and all(isinstance(row, dict) and any(fits(x, NUMBER) for x in row.values()) for row in rows)
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -96,8 +117,24 @@ def table_rows(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return ppo.get("table") or made
 
 
-def table_cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the final table as text; what a row does not know is a dash."""
+def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Header and rows of each table of policies as text: one on an embedded world, on real rows one a block."""
+    return [gold_table(report)] if report["source"] == "embedded" else real_tables(report["ppo"])
+
+
+def real_tables(ppo: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """The blocks of `helpers.policy_table`, each with the rows that have one of its numbers."""
+    rows, found = all_rows(ppo), []
+    for title, columns in BLOCKS.items():
+        there = used(columns, rows)
+        body = [[name, *(shown(row.get(column.key), column.digits) for column in there)]
+                for name, row in rows.items() if any(column.key in row for column in there)]  # fmt: skip
+        found += [([title, *(column.title for column in there)], body)] if body else []
+    return found
+
+
+def gold_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Gold reward, flaws, KL and stop rate of the policies; what a row does not know is a dash."""
     rows = table_rows(report)
     flaws = list(dict.fromkeys(flaw for row in rows.values() for flaw in row.get("flaws") or {}))
     header = ["policy", "gold reward", *(flaw.replace("_", " ") for flaw in flaws), "KL (nats)", "stop rate"]
@@ -130,29 +167,68 @@ def way_to_bayes(accuracy: float, bayes: float) -> float:
 
 
 def final_table(report: dict[str, Any]) -> str:
-    """What `make course` prints at the end: the policies side by side, then each stage against its ceiling."""
-    header, body = table_cells(report)
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
+    """What `make course` prints at the end: the policies side by side, then what each stage came to."""
     lines = []
-    for row in [header, ["-" * width for width in widths], *body]:
-        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]))
-    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
-    low, high = ppo["gold_gain_ci95"]
-    gain = ppo["gold_reward"] - ppo["sft_gold_reward"]
+    for header, body in tables(report):
+        widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
+        for row in [header, ["-" * width for width in widths], *body]:
+            lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]))
+        lines.append("")
+    lines += against_ceilings(report) if report["source"] == "embedded" else against_baselines(report)
     seconds = report["seconds"]
     minutes = " + ".join(duration(seconds[stage]) for stage in REQUIRED)
-    lines += [
-        "",
+    return "\n".join([*lines, f"time          {minutes} = {duration(sum(value or 0 for value in seconds.values()))}"])
+
+
+def against_ceilings(report: dict[str, Any]) -> list[str]:
+    """A line a stage, for an embedded world."""
+    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
+    return [
         f"pretraining   loss {pretrain['heldout_loss']:.3f}, entropy floor {pretrain['entropy_floor']:.3f} "
         f"({excess(pretrain['heldout_loss'], pretrain['entropy_floor']):+.1%})",
         f"SFT           loss {sft['heldout_loss']:.3f}, entropy floor {sft['entropy_floor']:.3f} "
         f"({excess(sft['heldout_loss'], sft['entropy_floor']):+.1%})",
         f"reward model  accuracy {reward['accuracy']:.3f}, Bayes {reward['bayes_accuracy']:.3f} "
         f"({way_to_bayes(reward['accuracy'], reward['bayes_accuracy']):.0%} of the way from chance)",
-        f"PPO           gold reward {gain:+.3f} over SFT, 95% interval {low:+.3f} to {high:+.3f}",
-        f"time          {minutes} = {duration(sum(value or 0 for value in seconds.values()))}",
+        f"PPO           {gained(ppo)}",
     ]
-    return "\n".join(lines)
+
+
+def against_baselines(report: dict[str, Any]) -> list[str]:
+    """A line a stage, for real rows."""
+    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
+    low, high = reward["accuracy_ci95"]
+    return [
+        f"pretraining   loss {pretrain['heldout_loss']:.3f}{beside(pretrain, 'bigram_loss', 'bigram')}",
+        f"SFT           loss {sft['heldout_loss']:.3f}{beside(sft, 'base_loss', 'base model')}, "
+        f"stop rate {percent(sft['stop_rate'])}",
+        f"reward model  accuracy {reward['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}",
+        f"PPO           {gained(ppo)}",
+    ]
+
+
+def beside(stage: dict[str, Any], name: str, said: str) -> str:
+    """A number to compare with, where a stage has recorded it."""
+    return f", {said} {stage[name]:.3f}" if fits(stage.get(name), NUMBER) else ""
+
+
+def gain_of(ppo: dict[str, Any]) -> tuple[str, float, list[float]] | None:
+    """What PPO gained over SFT and its 95% interval: in gold reward, else by the second judge, else in score."""
+    if "gold_gain_ci95" in ppo:
+        return "gold reward", ppo["gold_reward"] - ppo["sft_gold_reward"], ppo["gold_gain_ci95"]
+    for name, said in (("judge_gain", "second judge's verdict"), ("score_gain", "score")):
+        if fits(ppo.get(name), NUMBER) and fits(ppo.get(f"{name}_ci95"), PAIR):
+            return said, ppo[name], ppo[f"{name}_ci95"]
+    return None
+
+
+def gained(ppo: dict[str, Any]) -> str:
+    """The gain of PPO in words."""
+    found = gain_of(ppo)
+    if found is None:
+        return f"score {ppo['score']:.3f}, KL {ppo['kl']:.2f} nats per response"
+    said, gain, (low, high) = found
+    return f"{said} {gain:+.3f} over SFT, 95% interval {low:+.3f} to {high:+.3f}"
 
 
 def duration(seconds: float | None) -> str:

@@ -55,22 +55,41 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 """
 
 
+WORDS = {  # by what the rows are
+    "embedded": {
+        "table": "Responses to held-out prompts, sampled at temperature 1. The gold reward is computed from the facts "
+                 "behind each prompt; PPO never sees it.",
+        "heading": "Each stage against its ceiling",
+        "cards": "The embedded world is generated with known probabilities, so the best possible result of each stage "
+                 "is known too. The orange mark is that ceiling; where a flaw is counted, it is SFT's rate.",
+    },
+    "real": {
+        "table": "Responses to held-out prompts, sampled at temperature 1, with 95% intervals in brackets. The score "
+                 "is the reward model's, which PPO has learned from, in standard deviations of SFT's; the second judge "
+                 "has never met PPO. KL and perplexity are against the SFT model.",
+        "heading": "What each stage came to",
+        "cards": "People wrote these rows, so no best possible result is known. Where there is an orange mark, it is a "
+                 "simple baseline.",
+    },
+}  # fmt: skip
+
+
 def page(report: dict[str, Any], curves: dict[str, dict], figures: dict[str, list[Path]]) -> str:
     """The report as one HTML page. curves: {stage: {name: curve}}; figures: {stage: [PNG files]}."""
-    settings = f"preset {report['preset']} · track {report['track']} · seed {report['seed']}"
+    words = WORDS["embedded" if report["source"] == "embedded" else "real"]
+    settings = f"preset {report['preset']} · track {report['track']} · {report['source']} rows · seed {report['seed']}"
     minutes = numbers.duration(sum(value or 0 for value in report["seconds"].values()))
-    command = f"python -m helpers.course --preset {report['preset']} --track {report['track']} --seed {report['seed']}"
+    options = " ".join(f"--{name} {report[name]}" for name in numbers.IDENTITY)
+    command = f"python -m helpers.course {options}"
     body = f"""
 <h1>RLHF from scratch: what this run learned</h1>
 <p class="meta">{escape(settings)} · {minutes} min in all</p>
 {lead(report)}
 <h2>The policies side by side</h2>
-<p>Summaries of held-out posts, sampled at temperature 1. The gold reward is computed from the facts of each post;
-PPO never sees it.</p>
-{table(report)}
-<h2>Each stage against its ceiling</h2>
-<p>The embedded world is generated with known probabilities, so the best possible result of each stage is known
-too. The orange mark is that ceiling; where a flaw is counted, it is SFT's rate.</p>
+<p>{words["table"]}</p>
+{"".join(table(*cells) for cells in numbers.tables(report))}
+<h2>{words["heading"]}</h2>
+<p>{words["cards"]}</p>
 <div class="cards">{"".join(cards(report))}</div>
 {gallery(curves, figures)}
 <footer><h2>How to get this page</h2><p><code>{escape(command)}</code></p>
@@ -88,38 +107,59 @@ too. The orange mark is that ceiling; where a flaw is counted, it is SFT's rate.
 def lead(report: dict[str, Any]) -> str:
     """One sentence that says how it ended."""
     ppo = report["ppo"]
-    gain = ppo["gold_reward"] - ppo["sft_gold_reward"]
-    low, high = ppo["gold_gain_ci95"]
+    found = numbers.gain_of(ppo)
+    if found is None:
+        return f"<p>{escape(numbers.gained(ppo))}.</p>"
+    said, gain, (low, high) = found
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not clearly change"
-    return (f"<p>PPO {verdict} the gold reward: {gain:+.3f} against SFT (95% interval {low:+.3f} to {high:+.3f}), "
+    return (f"<p>PPO {verdict} the {said}: {gain:+.3f} against SFT (95% interval {low:+.3f} to {high:+.3f}), "
             f"at a KL of {ppo['kl']:.2f} nats per response.</p>")  # fmt: skip
 
 
-def table(report: dict[str, Any]) -> str:
-    """The final table as HTML; it scrolls sideways on a narrow screen."""
-    header, body = numbers.table_cells(report)
+def table(header: list[str], body: list[list[str]]) -> str:
+    """A table as HTML; it scrolls sideways on a narrow screen."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def cards(report: dict[str, Any]) -> list[str]:
-    """Number, bar and ceiling for each stage."""
+    """Number, bar and ceiling (or baseline) for each stage."""
     pretrain, sft, reward, ppo = (report[stage] for stage in numbers.REQUIRED)
-    made = [loss_card("Pretraining loss", pretrain, f"{pretrain['tokens']:,.0f} tokens"),
-            loss_card("SFT completion loss", sft, f"stop rate {numbers.percent(sft['stop_rate'])}")]  # fmt: skip
-    accuracy, bayes = reward["accuracy"], reward["bayes_accuracy"]
-    way = numbers.way_to_bayes(accuracy, bayes)
-    # this bar runs from chance (0.5) to certainty (1)
-    made.append(card("Reward model accuracy", numbers.percent(accuracy), 2 * accuracy - 1, 2 * bayes - 1,
-                     f"Bayes {numbers.percent(bayes)}: {way:.0%} of the way from chance; "
-                     f"{reward['comparisons']:,.0f} comparisons"))  # fmt: skip
-    made.append(gain_card(ppo))
+    tokens, stops = f"{pretrain['tokens']:,.0f} tokens", f"stop rate {numbers.percent(sft['stop_rate'])}"
+    if report["source"] != "embedded":
+        return [baseline_card("Pretraining loss", pretrain, "bigram_loss", "a bigram model", tokens),
+                baseline_card("SFT completion loss", sft, "base_loss", "the base model", stops),
+                accuracy_card(reward), *real_gain_card(ppo)]  # fmt: skip
+    made = [loss_card("Pretraining loss", pretrain, tokens), loss_card("SFT completion loss", sft, stops),
+            accuracy_card(reward), gain_card(ppo)]  # fmt: skip
     for flaw, rate in ppo["flaws"].items():
         before = ppo["sft_flaws"].get(flaw)
         made.append(card(f"PPO: {flaw.replace('_', ' ')}", numbers.percent(rate), rate, before,
                          f"share of its summaries; SFT {numbers.percent(before)}"))  # fmt: skip
     return made
+
+
+def accuracy_card(reward: dict[str, Any]) -> str:
+    """The reward model's accuracy; the bar runs from chance (0.5) to certainty (1)."""
+    accuracy, bayes = reward["accuracy"], reward.get("bayes_accuracy")
+    if bayes is None:
+        low, high = map(numbers.percent, reward["accuracy_ci95"])
+        return card("Reward model accuracy", numbers.percent(accuracy), 2 * accuracy - 1, None,
+                    f"95% interval {low} to {high}")  # fmt: skip
+    way = numbers.way_to_bayes(accuracy, bayes)
+    return card("Reward model accuracy", numbers.percent(accuracy), 2 * accuracy - 1, 2 * bayes - 1,
+                f"Bayes {numbers.percent(bayes)}: {way:.0%} of the way from chance; "
+                f"{reward['comparisons']:,.0f} comparisons")  # fmt: skip
+
+
+def baseline_card(what: str, stage: dict[str, Any], name: str, said: str, extra: str) -> str:
+    """A loss below its baseline, where the stage recorded one as `name`."""
+    loss, baseline = stage["heldout_loss"], stage.get(name)
+    if not numbers.fits(baseline, numbers.NUMBER):
+        return card(what, f"{loss:.3f}", None, None, f"nats per token; {extra}")
+    full = 1.25 * max(loss, baseline, 1e-9)
+    return card(what, f"{loss:.3f}", loss / full, baseline / full, f"{said}: {baseline:.3f} nats per token; {extra}")
 
 
 def loss_card(what: str, stage: dict[str, Any], extra: str) -> str:
@@ -128,6 +168,15 @@ def loss_card(what: str, stage: dict[str, Any], extra: str) -> str:
     full = 1.25 * max(loss, floor, 1e-9)
     return card(what, f"{loss:.3f}", loss / full, floor / full,
                 f"entropy floor {floor:.3f} nats per token: {numbers.excess(loss, floor):+.1%}; {extra}")  # fmt: skip
+
+
+def real_gain_card(ppo: dict[str, Any]) -> list[str]:
+    """What PPO gained on real rows; no card where no gain was measured."""
+    found = numbers.gain_of(ppo)
+    if found is None:
+        return []
+    said, gain, (low, high) = found
+    return [card(f"PPO: gain in {said}", f"{gain:+.3f}", None, None, f"95% interval {low:+.3f} to {high:+.3f}")]
 
 
 def gain_card(ppo: dict[str, Any]) -> str:

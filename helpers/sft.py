@@ -107,11 +107,13 @@ def measure(
     of the samples and of greedy ones, beside the baselines.
     """
     rows = [encode_demonstration(demonstration, tokenizer, model.config.context) for demonstration in heldout]
-    metrics = {"heldout_loss": heldout_completion_loss(model, rows, tokenizer.pad_id, dtype)}
     with autocast(model.wte.weight.device, dtype):
         asked = [Prompt(demonstration.prompt) for demonstration in heldout]
         nats, tokens = response_nats(model, tokenizer, asked, [ids[prompt:] for ids, prompt in rows])
-    metrics["heldout_loss_ci95"] = ratio_ci95(nats, tokens, [prompt.prompt for prompt in asked])
+    metrics = {
+        "heldout_loss": nats.sum().item() / tokens.sum().item(),  # `heldout_completion_loss`, row by row for its
+        "heldout_loss_ci95": ratio_ci95(nats, tokens, [prompt.prompt for prompt in asked]),  # interval
+    }
     if all(demonstration.logprob is not None for demonstration in heldout):
         metrics["entropy_floor"] = entropy_floor([item.logprob for item in heldout], int(tokens.sum()))
     responses = respond(model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed)

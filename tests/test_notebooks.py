@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from helpers.folders import NOTEBOOKS, ROOT
-from helpers.report import REQUIRED
+from helpers.report import IDENTITY, required
 from tools import hygiene
 from tools.notebooks import check, setup_cell
 
@@ -57,9 +57,9 @@ def report(chain):
 
 def test_the_report_is_complete(chain):
     out, report, printed = chain
-    assert (report["preset"], report["track"], report["seed"]) == ("smoke", "tldr", 0)
-    for stage, names in REQUIRED.items():
-        assert set(names) <= set(report[stage])
+    assert tuple(report[name] for name in IDENTITY) == ("smoke", "tldr", "embedded", 0)
+    for stage in NOTEBOOKS:
+        assert set(required(stage, "embedded")) <= set(report[stage])
     assert (out / "report.html").stat().st_size > 20_000
     assert "PPO" in printed and "95% interval" in printed
     assert sorted(path.stem for path in (out / "notebooks").iterdir()) == sorted(NOTEBOOKS.values())

@@ -105,7 +105,7 @@ def check(paths: list[Path], root: Path = ROOT, whole: bool = True, executed: bo
 def run(paths: list[Path], preset: str = "cpu", track: str = "tldr", out: Path | None = None) -> None:
     """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file is then unchanged."""
     env = kernel_env(preset, track, read_number("RLHF_SEED", 0, 0), out)
-    display = Display(preset, [STAGES.get(path.stem, path.stem) for path in paths])
+    display = Display(preset, track, "embedded", [STAGES.get(path.stem, path.stem) for path in paths])
     for path in paths:
         display.start(STAGES.get(path.stem, path.stem))
         executed = run_notebook(path, ROOT, env, display.tick)

@@ -8,15 +8,15 @@ from matplotlib.figure import Figure
 
 from helpers.policy_table import Cell, all_rows
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#2f6f8f", "#d1703c", "#5b8c5a", "#8a5a9b", "#6b6f76"
+BLUE, ORANGE, GREY = "#2f6f8f", "#d1703c", "#6b6f76"
 PANELS = {  # column: (title, dotted line at)
     "score": ("score (SFT sd)", 0.0),
+    "kl": ("KL from SFT (nats)", 0.0),
     "judge": ("second judge", None),
     "win_rate": ("wins over SFT", 0.5),
     "win_rate_people": ("wins over people", 0.5),
     "ROUGE-L": ("ROUGE-L", None),
     "greedy/ROUGE-L": ("ROUGE-L, greedy", None),
-    "kl": ("KL from SFT (nats)", 0.0),
     "stop_rate": ("stop rate", None),
     "words": ("words", None),
     "distinct-2": ("distinct-2", None),

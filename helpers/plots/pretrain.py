@@ -143,12 +143,14 @@ def attention_map(weights: Tensor, pieces: list[str], title: str = "") -> Figure
 # ---------------------------------------------------------------- training and what it came to
 
 
-def loss_curves(curves: dict[str, list[float]], levels: dict[str, float]) -> Figure:
-    """Training losses by step, with horizontal lines to compare with."""
+def loss_curves(curves: dict[str, list[float]], levels: dict[str, float | None]) -> Figure:
+    """Training losses by step, with horizontal lines to compare with; a level that is not known (None) has none."""
     fig, axes = plt.subplots()
     for name, losses in curves.items():
         axes.plot(range(1, len(losses) + 1), losses, label=name, linewidth=1.4)
     for (name, level), colour in zip(levels.items(), (GREY, GREEN, ORANGE, INK)):
+        if level is None:
+            continue
         axes.axhline(level, color=colour, linestyle="--", linewidth=1)
         place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
         axes.annotate(name, (1, level), fontsize=8, color=colour, **place)
@@ -158,14 +160,15 @@ def loss_curves(curves: dict[str, list[float]], levels: dict[str, float]) -> Fig
     return fig
 
 
-def loss_bars(losses: dict[str, float], floor: float) -> Figure:
-    """Losses as bars, best at the bottom, with the entropy floor as a line."""
+def loss_bars(losses: dict[str, float], floor: float | None) -> Figure:
+    """Losses as bars, best at the bottom, with the entropy floor as a line where it is known."""
     fig, axes = plt.subplots(figsize=(7.2, 0.5 + 0.42 * len(losses)))
     names, values = list(losses), list(losses.values())
     bars = axes.barh(names[::-1], values[::-1], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes.axvline(floor, color=ORANGE, linestyle="--", linewidth=1.4, label=f"entropy floor {floor:.2f}")
-    axes.legend(loc="lower right")
+    if floor is not None:
+        axes.axvline(floor, color=ORANGE, linestyle="--", linewidth=1.4, label=f"entropy floor {floor:.2f}")
+        axes.legend(loc="lower right")
     axes.set(xlabel=f"held-out {NATS}", xlim=(0, 1.1 * max(values)))
     axes.grid(axis="y", visible=False)
     return fig

@@ -102,8 +102,8 @@ def judged_figure(texts: Mapping[str, str], facts: Facts) -> Figure:
     return draw_pieces(pieces, colours, indent=NAME_WIDTH + 1, legend=legend)
 
 
-def training_figure(history: Sequence[Mapping], heldout: float, floor: float, base: float) -> Figure:
-    """Training loss of every step, smoothed, between the base model's loss and the entropy floor (log scale)."""
+def training_figure(history: Sequence[Mapping], heldout: float, floor: float | None, base: float) -> Figure:
+    """Training loss of every step, smoothed, between the base model's loss and a known entropy floor (log scale)."""
     losses = [row["loss"] for row in history]
     window = max(1, len(losses) // 40)
     smooth = [sum(losses[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window)) for i in range(len(losses))]
@@ -113,12 +113,14 @@ def training_figure(history: Sequence[Mapping], heldout: float, floor: float, ba
     ax.plot(steps, smooth, color=MODEL, label="training loss, smoothed")
     ax.plot([len(losses)], [heldout], "o", color=MODEL, label="held-out loss at the end")
     ax.axhline(base, color="#6b6f76", ls=":", label="base model, held-out")
-    ax.axhline(floor, color=WRITERS, ls="--", label="entropy floor")
+    if floor is not None:
+        ax.axhline(floor, color=WRITERS, ls="--", label="entropy floor")
     ticks = [0.2, 0.3, 0.5, 1, 2, 3, 5, 8]
-    ax.set(xlabel="step", ylabel="nats per completion token", yscale="log", title="Completion loss against its floor")
+    title = "Completion loss" if floor is None else "Completion loss against its floor"
+    ax.set(xlabel="step", ylabel="nats per completion token", yscale="log", title=title)
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set_ylim(0.85 * floor, 1.15 * max(base, losses[0]))
+    ax.set_ylim(0.85 * (floor or min(heldout, *losses)), 1.15 * max(base, losses[0]))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
@@ -153,13 +155,18 @@ def writer_figure(gold: Mapping[str, float], mixture: float, models: Mapping[str
 
 
 def temperature_figure(rows: Sequence[Mapping]) -> Figure:
-    """Gold reward and flaws by sampling temperature; each row has temperature, gold and flaws."""
-    temperatures = [row["temperature"] for row in rows]
+    """Gold reward and flaws by sampling temperature, or length and stop rate where no gold reward is known.
+
+    Each row is a `Responses.report()` and its temperature.
+    """
+    temperatures, known = [row["temperature"] for row in rows], "gold_reward" in rows[0]
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.9))
-    left.plot(temperatures, [row["gold"] for row in rows], "o-", color=MODEL)
-    left.set(xlabel="temperature (0 = always the likeliest token)", ylabel="gold reward, mean")
-    for name in rows[0]["flaws"]:
-        right.plot(temperatures, [row["flaws"][name] for row in rows], "o-", label=name.replace("_", " "))
-    right.set(xlabel="temperature", ylabel="share of summaries", ylim=(-0.02, None))
+    name, label = ("gold_reward", "gold reward, mean") if known else ("words", "words, mean")
+    left.plot(temperatures, [row[name] for row in rows], "o-", color=MODEL)
+    left.set(xlabel="temperature (0 = always the likeliest token)", ylabel=label)
+    shares = [row["flaws"] if known else {"stop_rate": row["stop_rate"]} for row in rows]
+    for name in shares[0]:
+        right.plot(temperatures, [share[name] for share in shares], "o-", label=name.replace("_", " "))
+    right.set(xlabel="temperature", ylabel="share of responses", ylim=(-0.02, None))
     right.legend(fontsize=8)
     return fig

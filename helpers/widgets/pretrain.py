@@ -92,9 +92,14 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str = SENTENCE, m
     return widgets.VBox([box, widgets.HBox([layer, head]), query, note, row, square])
 
 
-def sampling_explorer(model: GPT, tokenizer: Tokenizer, new_tokens: int = 40) -> widgets.Widget:
-    """Turn temperature, top-k and top-p; see the next token's probabilities and a continuation."""
-    prompt = widgets.Dropdown(options=list(PROMPTS.items()), description="prompt", **CONTROL)
+def sampling_explorer(
+    model: GPT, tokenizer: Tokenizer, prompts: dict[str, str] = PROMPTS, new_tokens: int = 40
+) -> widgets.Widget:
+    """Turn temperature, top-k and top-p; see the next token's probabilities and a continuation.
+
+    prompts: texts to continue, by the name that the menu shows.
+    """
+    prompt = widgets.Dropdown(options=list(prompts.items()), description="prompt", **CONTROL)
     slider = CONTROL | LATER
     temperature = widgets.FloatSlider(1.0, min=0.1, max=3.0, step=0.1, description="temperature", **slider)
     top_k = widgets.IntSlider(0, 0, 40, description="top-k (0: off)", **slider)

@@ -1,4 +1,4 @@
-"""The explorers of 1-SFT: the completion mask on one's own text, and summaries sampled and judged."""
+"""The explorers of 1-SFT: the completion mask on one's own text, and responses sampled and judged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,8 +8,9 @@ import ipywidgets as widgets
 
 from data.tldr.gold import Gold
 from data.tldr.posts import Facts
+from data.worlds import Judged
 from helpers.datasets import Demonstration, Prompt
-from helpers.evaluation import respond
+from helpers.evaluation import judge, respond
 from helpers.model import GPT
 from helpers.plots.sft import TOKEN_COLOURS, WORD_COLOURS, judged_words, token_kinds, visible
 from helpers.tokenizer import Tokenizer
@@ -83,11 +84,36 @@ def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.
     return widgets.VBox([prompt, completion, widgets.HBox([masked, end]), report])
 
 
-# ---------------------------------------------------------------- sampled summaries
+# ---------------------------------------------------------------- sampled responses
 
 
-def gold_html(facts: Facts, text: str, judged: Gold, stopped: bool) -> str:
-    """A summary with its judged words in colour, and the sum that makes its gold reward."""
+def response_html(prompt: Prompt, text: str, stopped: bool) -> str:
+    """A response and how it ended; its gold reward and what that is made of, where the facts behind it are known."""
+    end = "stopped by itself" if stopped else "<b>cut off: it did not stop</b>"
+    if prompt.facts is None:
+        return boxed(escape(text), f"{len(text.split())} words · {end}")
+    judged = judge(prompt, text)
+    if prompt.world == "tldr":
+        body, parts = summary_parts(Facts(**prompt.facts), text, judged)
+    else:
+        body, parts = plain_parts(text, judged)
+    return boxed(body, f"<b>gold reward {judged.reward:+.2f}</b>: {' · '.join([*parts, end])}")
+
+
+def boxed(body: str, note: str) -> str:
+    """A response with a line beside it, and a note below."""
+    style = "white-space:pre-wrap;border-left:3px solid #2f6f8f;padding:4px 10px;margin:6px 0"
+    return f'<div style="{style}">{body}</div>{note}'
+
+
+def plain_parts(text: str, judged: Judged) -> tuple[str, list[str]]:
+    """A response as HTML, and the flaws that it has."""
+    found = [name.replace("_", " ") for name, has in judged.flaws.items() if has]
+    return escape(text), [f"flaws: {', '.join(found)}" if found else "no flaw", f"{len(text.split())} words"]
+
+
+def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]]:
+    """For the world of posts: a summary with its judged words in colour, and the sum that makes its gold reward."""
     body = ""
     for piece, kind in judged_words(facts, text):
         marked = f'<span style="color:#222;background:{WORD_COLOURS[kind]}">{escape(piece)}</span>'
@@ -95,31 +121,28 @@ def gold_html(facts: Facts, text: str, judged: Gold, stopped: bool) -> str:
     counts = asdict(judged)
     parts = [f"facts covered {counts['covered']} of 8", f"invented {counts['invented']}"]
     parts += [f"small talk {counts['copied']}", f"question {'kept' if judged.question else 'missing'}"]
-    parts += [f"{counts['words']} words", "stopped by itself" if stopped else "<b>cut off: it did not stop</b>"]
-    style = "white-space:pre-wrap;border-left:3px solid #2f6f8f;padding:4px 10px;margin:6px 0"
-    return f'<div style="{style}">{body}</div><b>gold reward {judged.reward:+.2f}</b>: {" · ".join(parts)}'
+    return body, [*parts, f"{counts['words']} words"]
 
 
 def sample_report(
     model: GPT, tokenizer: Tokenizer, prompt: Prompt, max_new_tokens: int, temperature: float, seed: int, number=3
 ) -> str:
-    """HTML: `number` summaries of a post, sampled and judged, under the post."""
+    """HTML: `number` responses to a prompt, sampled, and judged where that can be done, under the prompt."""
     sampled = respond(
         model, tokenizer, [prompt] * number, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    facts = Facts(**prompt.facts)
     post = f'<div style="white-space:pre-wrap;opacity:0.75">{escape(prompt.prompt)}</div>'
-    judged = zip(sampled.texts, sampled.judged, sampled.stopped, strict=True)
-    return post + "<br>".join(gold_html(facts, *one) for one in judged)
+    pairs = zip(sampled.texts, sampled.stopped, strict=True)
+    return post + "<br>".join(response_html(prompt, text, stopped) for text, stopped in pairs)
 
 
 def explore_samples(
     models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> widgets.VBox:
-    """Sample three summaries of a post with one of the models: temperature, seed, post number; each is judged."""
+    """Sample three responses to a prompt with one of the models: temperature, seed, number of the prompt."""
     slow = {"continuous_update": False, "style": WIDE}
     name = widgets.ToggleButtons(options=list(models), value=list(models)[-1], description="model", style=WIDE)
-    post = widgets.IntSlider(0, min=0, max=len(prompts) - 1, description="post", **slow)
+    post = widgets.IntSlider(0, min=0, max=len(prompts) - 1, description="prompt", **slow)
     temperature = widgets.FloatSlider(1.0, min=0.0, max=2.0, step=0.1, description="temperature", **slow)
     seed = widgets.IntSlider(0, min=0, max=99, description="seed", **slow)
     report = widgets.HTML()

@@ -24,8 +24,7 @@ SIZES = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=32)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_counted_bytes_are_those_of_real_tensors(adapter, embeddings, muon_lr):
     targets = ("c_attn", "mlp.c_proj")
-    settings = SFTConfig(adapter=adapter, rank=3, targets=targets, train_embeddings=embeddings,
-                         muon_lr=muon_lr, adapter_muon_lr=muon_lr)  # fmt: skip
+    settings = SFTConfig(adapter=adapter, rank=3, targets=targets, train_embeddings=embeddings, muon_lr=muon_lr)
     counted, model = training_bytes(SIZES, settings), GPT(SIZES)
     add_adapters(model, settings)
     optimizers = Optimizers(model, *settings.rates)
@@ -49,7 +48,7 @@ def test_gpt2_by_hand():
     muon, adamw = blocks * 12 * C * C, 124_439_808 - blocks * 12 * C * C
     assert full["optimizer"] == 4 * (muon + 2 * adamw)
     assert lora["trained"] == qlora["trained"] == blocks * 8 * (4 * C + 2 * C + 5 * C + 5 * C)
-    assert lora["weights"] - full["weights"] == lora["gradients"] == lora["optimizer"] == 4 * lora["trained"]  # Muon
+    assert lora["weights"] - full["weights"] == lora["gradients"] == lora["optimizer"] // 2 == 4 * lora["trained"]
     bits = 8 * (qlora["weights"] - lora["weights"] + 4 * muon) / muon
     assert 4.126 < bits < 4.128  # 4 + 8 / 64 + 32 / (64 * 256), and the mean of each matrix
 

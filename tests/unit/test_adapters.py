@@ -167,8 +167,8 @@ def test_settings_that_make_no_sense_are_refused(kind, wrong, message):
 
 
 def test_rates_are_those_of_what_is_trained():
-    settings = SFTConfig(lr=0.1, muon_lr=0.2, adapter_lr=0.3, adapter_muon_lr=0.4)
-    assert settings.rates == (0.1, 0.2) and replace(settings, adapter="qlora").rates == (0.3, 0.4)
+    settings = SFTConfig(lr=0.1, muon_lr=0.2, adapter_lr=0.3)
+    assert settings.rates == (0.1, 0.2) and replace(settings, adapter="qlora").rates == (0.3, 0.0)
 
 
 def test_the_policy_shares_its_weights_with_the_reference():

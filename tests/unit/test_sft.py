@@ -6,7 +6,7 @@ from tensors import shaken
 
 from helpers.batching import right_pad
 from helpers.config import SFTConfig
-from helpers.datasets import Demonstration, load_rows, load_tokenizer
+from helpers.datasets import Demonstration, Prompt, load_rows, load_tokenizer
 from helpers.losses import completion_loss
 from helpers.model import GPT, GPTConfig
 from helpers.sft import (
@@ -15,6 +15,7 @@ from helpers.sft import (
     demonstration_batches,
     encode_demonstration,
     heldout_completion_loss,
+    measure,
     train,
 )
 
@@ -149,3 +150,14 @@ def test_training_learns_the_completion_and_not_the_prompt(capsys):
     ids, mask = right_pad([row for row, _ in rows], PAD)
     prompt_only = mask & ~completion_masks(mask, [6] * 32)
     assert completion_nll(model, ids, prompt_only).item() > 3  # random prompts: nobody tried to guess them
+
+
+def test_measure_gives_the_heldout_loss_with_its_interval():
+    tokenizer, heldout = load_tokenizer(), load_rows("demonstrations", "heldout", limit=30)
+    model = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    config = SFTConfig(response_tokens=2)
+    metrics = measure(model, tokenizer, heldout, [Prompt(heldout[0].prompt)], config)
+    rows = [encode_demonstration(item, tokenizer, 256) for item in heldout]
+    assert metrics["heldout_loss"] == pytest.approx(heldout_completion_loss(model, rows, tokenizer.pad_id), rel=1e-5)
+    low, high = metrics["heldout_loss_ci95"]
+    assert low < metrics["heldout_loss"] < high

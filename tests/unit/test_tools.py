@@ -14,7 +14,9 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
 from helpers import course  # noqa: E402
+from helpers.config import TRACKS  # noqa: E402
 from helpers.folders import NOTEBOOKS  # noqa: E402
+from helpers.report import IDENTITY  # noqa: E402
 from helpers.runner import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from tools import definitions, hygiene, notebooks, percent  # noqa: E402
 from tools.notebooks import SETUP_CELL, check, refresh, setup_cell  # noqa: E402
@@ -252,7 +254,8 @@ def test_a_dying_kernel_is_described(tmp_path):
 RECORD = """import json, os, pathlib
 folder = pathlib.Path(os.environ["RLHF_OUT"]) / "metrics"
 folder.mkdir(parents=True, exist_ok=True)
-identity = dict(preset=os.environ["RLHF_PRESET"], track=os.environ["RLHF_TRACK"], seed=int(os.environ["RLHF_SEED"]))
+identity = {name: os.environ["RLHF_" + name.upper()] for name in ("preset", "track", "source")}
+identity["seed"] = int(os.environ["RLHF_SEED"])
 (folder / "STAGE.json").write_text(json.dumps(dict(identity, **METRICS)))"""
 
 
@@ -274,7 +277,7 @@ def test_course_from_end_to_end(toys, capsys):
     assert re.search(r"\[1/4\] 0-Pretrain +done, 1 cells in 0:0\d +ETA", printed) and "[4/4] 3-PPO" in printed
     assert "policy" in printed and "+0.400 over SFT" in printed
     made = json.loads((out / "report.json").read_text())
-    assert (made["preset"], made["track"], made["seed"]) == ("smoke", "tldr", 2)
+    assert tuple(made[name] for name in IDENTITY) == ("smoke", "tldr", "embedded", 2)
     assert all(seconds > 0 for seconds in made["seconds"].values())
     assert (out / "report.html").exists()
     copies = sorted(path.name for path in (out / "notebooks").iterdir())
@@ -286,6 +289,24 @@ def test_course_from_end_to_end(toys, capsys):
                         str(toys)]) == 1  # fmt: skip
     assert "1-SFT.ipynb failed in code cell 1 of 1" in capsys.readouterr().err
     assert not (out / "report.json").exists()
+
+
+def test_the_time_left_depends_on_track_and_source():
+    stages = tuple(NOTEBOOKS)
+
+    def begun(track: str, source: str) -> course.Display:
+        display = course.Display("cpu", track, source, stages)
+        display.start("pretrain")
+        return display
+
+    left = {track: begun(track, "embedded").left(0) for track in TRACKS}
+    assert left["sentiment"] < left["assistant"] == left["instruct"] < left["tldr"]
+    assert left["tldr"] == sum(course.EXPECTED["cpu"].values())
+    real = begun("tldr", "local")
+    assert real.left(0) is None, "nobody knows how many rows there are"
+    real.done["pretrain"] = 90.0
+    real.start("sft")
+    assert real.left(10) == 80 + 2 * 90, "the rest of this one, and as long for each that is to come"
 
 
 def test_course_in_parts(toys, capsys):

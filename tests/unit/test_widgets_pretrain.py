@@ -107,6 +107,12 @@ def test_sampling_explorer_prompts_fit(model, tokenizer):
     assert all(a != b for a, b in zip(shown(widget), before))
 
 
+def test_sampling_explorer_goes_on_with_the_prompts_that_it_is_given(model, tokenizer):
+    widget = explorers.sampling_explorer(model, tokenizer, {"mine": "POST: My <aunt>"}, new_tokens=2)
+    assert control(widget, "prompt").options == (("mine", "POST: My <aunt>"),)
+    assert "POST: My &lt;aunt&gt;<b>" in shown(widget)[1]
+
+
 def test_top_k_counts_the_tokens_that_may_be_drawn(model, tokenizer):
     widget = explorers.sampling_explorer(model, tokenizer, new_tokens=2)
     control(widget, "top-k (0: off)").value = 3
@@ -129,6 +135,15 @@ def test_lay_out_breaks_lines():
     places, lines = plots.lay_out(["ab", "cd", "\n", "\n", "ef", "x" * 99], width=4)
     assert [(x, y) for x, y, _ in places] == [(0, 0), (2, 0), (0, 1), (1, 1), (0, 2), (0, 3)]
     assert places[2][2] == "↵" and places[-1][2] == "xxxx" and lines == 4
+
+
+def test_a_level_that_is_not_known_is_not_drawn():
+    for known, labels in ((0.5, 1), (None, 0)):
+        axes = plots.loss_curves({"a": [3.0, 2.0]}, {"entropy floor": known}).axes[0]
+        assert len(axes.texts) == labels
+        axes = plots.loss_bars({"a": 3.0}, known).axes[0]
+        assert len(axes.lines) == labels and (axes.get_legend() is not None) == bool(labels)
+    plt.close("all")
 
 
 def test_figures_draw():

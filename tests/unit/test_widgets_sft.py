@@ -9,7 +9,8 @@ import pytest
 
 from data.tldr.gold import gold
 from data.tldr.posts import Facts
-from helpers.datasets import load_rows, load_tokenizer
+from data.worlds import gold as gold_of_world
+from helpers.datasets import Prompt, load_rows, load_tokenizer
 from helpers.model import GPT, GPTConfig
 from helpers.plots import sft as plots
 from helpers.widgets import sft as explorers
@@ -83,9 +84,24 @@ def test_words_are_judged_as_the_gold_reward_does(prompts):
     assert "".join(piece for piece, _ in plots.judged_words(facts, text)) == text
     assert (kinds[facts.who], kinds[wrong], kinds["lasagna"]) == ("true fact", "invented", "small talk")
     judged = gold(facts, text)
-    html = explorers.gold_html(facts, text, judged, stopped=False)
-    assert "did not stop" in html and f"invented {judged.invented}" in html
+    html = explorers.response_html(prompts[0], text, stopped=False)
+    assert "did not stop" in html and f"invented {judged.invented}" in html and "background:#bcd9bb" in html
     assert plots.judged_figure({"good": text}, facts)
+
+
+@pytest.mark.parametrize("track", ["sentiment", "assistant"])
+def test_a_response_is_judged_by_its_own_world(track):
+    (prompt,) = load_rows("prompts", "heldout", track, limit=1)
+    judged = gold_of_world(prompt.world, prompt.facts, " is <b> dull and dull.")
+    html = explorers.response_html(prompt, " is <b> dull and dull.", stopped=True)
+    assert f"gold reward {judged.reward:+.2f}" in html and "&lt;b&gt;" in html and "stopped by itself" in html
+    found = [name for name, has in judged.flaws.items() if has]
+    assert found and all(name.replace("_", " ") in html for name in found)
+
+
+def test_a_response_to_a_real_prompt_is_shown_without_a_verdict():
+    html = explorers.response_html(Prompt("a real"), " film with four words", stopped=False)
+    assert "gold" not in html and "4 words" in html and "did not stop" in html
 
 
 def test_token_figures(tokenizer, demonstration):
@@ -104,4 +120,16 @@ def test_curves_and_bars():
     assert plots.training_figure([{"loss": 2.0}, {"loss": 1.0}], heldout=0.9, floor=0.5, base=4.0)
     assert plots.flaw_figure(flaws, flaws, number=50)
     assert plots.writer_figure({"good": 4.0, "verbose": 3.0}, 3.5, {"base": -1.0, "SFT": 3.0})
-    assert plots.temperature_figure([{"temperature": t, "gold": 1.0, "flaws": flaws} for t in (0.0, 1.0)])
+    rows = [{"temperature": t, "words": 9.0, "stop_rate": 0.5} for t in (0.0, 1.0)]
+    left, right = plots.temperature_figure(rows).axes
+    assert left.get_ylabel() == "words, mean" and list(right.lines[0].get_ydata()) == [0.5, 0.5]
+    left, right = plots.temperature_figure([row | {"gold_reward": 1.0, "flaws": flaws} for row in rows]).axes
+    assert left.get_ylabel() == "gold reward, mean" and len(right.lines) == len(flaws)
+
+
+def test_a_floor_that_is_not_known_is_not_drawn():
+    lines = {
+        floor: len(plots.training_figure([{"loss": 2.0}], heldout=0.9, floor=floor, base=4.0).axes[0].lines)
+        for floor in (0.5, None)
+    }
+    assert lines[None] == lines[0.5] - 1
