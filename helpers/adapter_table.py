@@ -16,7 +16,7 @@ import torch
 
 from helpers import sft
 from helpers.adapters import merge_adapters
-from helpers.checkpoints import load_stage
+from helpers.base import load_base
 from helpers.config import ADAPTERS, SFTConfig, load_config
 from helpers.datasets import Prompt
 from helpers.environment import Course, setup
@@ -85,8 +85,7 @@ def one_way(adapter: str) -> dict:
     os.environ["RLHF_ADAPTER"] = adapter
     course = setup("1-SFT")
     config, pad_id, device = course.config, course.tokenizer.pad_id, course.device
-    load = {"stage": "pretrain", "track": course.track, "tokenizer": course.tokenizer, "device": device}
-    model, _ = load_stage(course.folder("pretrain"), **load)
+    model, _ = load_base(course)
     rows, heldout = encoded(course, "train", config.demonstrations), encoded(course, "heldout")
     before, start, cpu = peak_bytes(device), time.perf_counter(), time.process_time()
     log = course.log.with_name(f"adapters-{adapter}.jsonl")
@@ -97,7 +96,7 @@ def one_way(adapter: str) -> dict:
     trained = merge_adapters(model)
     found["heldout_loss"] = sft.heldout_completion_loss(model, heldout, pad_id, course.dtype)
     if adapter == "qlora":  # the other way to merge, into weights that the adapters have never seen
-        unrounded, _ = load_stage(course.folder("pretrain"), **load)
+        unrounded, _ = load_base(course)
         trained.put_on(unrounded)
         found["loss_on_unrounded_base"] = sft.heldout_completion_loss(unrounded, heldout, pad_id, course.dtype)
     return plain(found | judged(course, model))

@@ -40,7 +40,8 @@ def push(folder: str | Path, repository: str, private: bool = True) -> str:
         api = HfApi()
         within(SECONDS, lambda: api.create_repo(repository, private=private, exist_ok=True))
         api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=[*info["files"], "stage.json", "README.md"],
+            repo_id=repository, folder_path=folder,
+            allow_patterns=[*info["files"], "adapter/*", "stage.json", "README.md"],
             commit_message=f"{info['track']}: {info['stage']}",
         )  # fmt: skip
     except Exception as error:

@@ -11,7 +11,7 @@ from helpers import ppo, presets, pretrain, reward, sft
 from helpers.checkpoints import load_stage
 from helpers.datasets import load_rows
 from helpers.environment import setup
-from helpers.folders import STAGES
+from helpers.folders import STAGES as STAGE_OF
 from helpers.policy_table import BLOCKS, all_rows
 
 SMALL = {
@@ -21,6 +21,7 @@ SMALL = {
     "reward": {"pointwise": True, "comparisons": 320, "eval_prompts": 16, "response_tokens": 12},
     "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 12, "response_tokens": 12},
 }  # fmt: skip
+STAGES = (("0-Pretrain", pretrain), ("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo))
 POSTS = SMALL | {"pretrain": SMALL["pretrain"] | {"context": 320}, "reward": SMALL["reward"] | {"pointwise": False}}
 
 
@@ -46,29 +47,23 @@ def run_stages(tmp_path, monkeypatch):
     """Runs the stages on the rows of some files: the run folder, and what each stage recorded."""
     threads = torch.get_num_threads()
 
-    def run(track: str, rows: dict[str, list[dict]], settings: dict, prepare=None, **variables: str):
+    def run(track: str, rows: dict[str, list[dict]], settings: dict | None, stages=STAGES):
         documents = [{"text": row.text} for row in load_rows("documents", "train", track, limit=250)]
         for name, part in {**rows, "fineweb-edu/train": documents}.items():
             path = tmp_path / f"rows/{name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
-        monkeypatch.setitem(presets.REAL, track, settings)
+        if settings is not None:
+            monkeypatch.setitem(presets.REAL, track, settings)
         places = {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}
-        for name, value in ({"TRACK": track, "PRESET": "cpu", "SEED": "0"} | places).items():
+        for name, value in ({"TRACK": track, "PRESET": "cpu" if settings else "smoke", "SEED": "0"} | places).items():
             monkeypatch.setenv(f"RLHF_{name}", value)
-        for name in ("RLHF_SOURCE", "RLHF_INIT"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(f"RLHF_{name}", value)
-        if prepare:
-            prepare(tmp_path / "rows", monkeypatch)
-        stages = dict(zip(STAGES, (pretrain, sft, reward, ppo)))
-        for notebook, stage in list(stages.items())[1 if "INIT" in variables else 0 :]:
+        monkeypatch.delenv("RLHF_SOURCE", raising=False)
+        for notebook, stage in stages:
             course = setup(notebook)
             assert course.source == "local"
             stage.run(course)
-        return tmp_path / "run", {STAGES[name]: course.metrics(STAGES[name]) for name in stages
-                                  if (tmp_path / f"run/metrics/{STAGES[name]}.json").exists()}  # fmt: skip
+        return tmp_path / "run", {stage: course.metrics(stage) for stage in (STAGE_OF[name] for name, _ in stages)}
 
     yield run
     torch.set_num_threads(threads)
@@ -96,6 +91,26 @@ def test_sentiment_on_a_local_folder(run_stages, capsys):
     assert AutoModelForSequenceClassification.from_pretrained(folder / "checkpoints/reward").num_labels == 1
 
 
+def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
+    """Preset smoke from weights beside the rows, without 0-Pretrain."""
+    small_gpt2(tmp_path / "rows", monkeypatch)
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=512, n_embd=16, n_layer=1, n_head=2))
+    gpt2.save_pretrained(tmp_path / "rows/gpt2")
+    monkeypatch.setenv("RLHF_INIT", "gpt2")
+    stages = (("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo))
+    folder, _ = run_stages("tldr", tldr_rows(), None, stages)
+    assert "1-SFT: preset smoke, track tldr, from gpt2, seed 0" in capsys.readouterr().out
+    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "judge", "ppo")}
+    info = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    assert info["sft"]["parent"]["checksum"] == info["base"]["files"]["model.safetensors"]
+    assert info["sft"]["parent"]["stage"] == info["judge"]["parent"]["stage"] == "base"
+    assert info["sft"]["config"]["init"] == "gpt2"
+    assert any(": 320 records" in row for row in info["sft"]["config"]["rows"])
+    assert info["ppo"]["parent"]["base"]["revision"] == info["base"]["config"]["revision"]
+    assert list(info["ppo"]["metrics"]["table"])[0] == "base" and not (folder / "checkpoints/pretrain").exists()
+    assert "first weights: gpt2, revision sha256:" in (folder / "checkpoints/ppo/README.md").read_text()
+
+
 def test_tldr_on_a_local_folder(run_stages, capsys):
     folder, metrics = run_stages("tldr", tldr_rows(), POSTS)
     printed = capsys.readouterr().out
@@ -115,23 +130,3 @@ def test_tldr_on_a_local_folder(run_stages, capsys):
     keys = {column.key for columns in BLOCKS.values() for column in columns}
     assert keys <= all_rows(found)["PPO"].keys()
     assert "wins over people" in printed and (folder / "figures/ppo-policies.png").stat().st_size > 10_000
-
-
-def gpt2_beside(rows, monkeypatch) -> None:
-    """GPT-2's files beside the rows: a small BPE, and a model of random weights."""
-    small_gpt2(rows, monkeypatch)
-    GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=192, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
-        rows / "gpt2"
-    )
-
-
-def test_the_stages_start_from_gpt2(run_stages, capsys):
-    """Preset smoke from weights beside the rows, without 0-Pretrain."""
-    folder, metrics = run_stages("sentiment", sentiment_rows(), SMALL, gpt2_beside, PRESET="smoke", INIT="gpt2")
-    assert "1-SFT: preset smoke, track sentiment, from gpt2, seed 0" in capsys.readouterr().out
-    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "ppo")}
-    info = {name: json.loads(path.read_text()) for name, path in paths.items()}
-    assert info["sft"]["parent"]["checksum"] == info["base"]["files"]["model.safetensors"]
-    assert info["sft"]["parent"]["stage"] == "base" and info["sft"]["config"]["init"] == "gpt2"
-    assert any("sst2/train.jsonl): 320 records" in line for line in info["sft"]["config"]["rows"])
-    assert list(metrics["ppo"]["table"])[0] == "base" and "pretrain" not in metrics
