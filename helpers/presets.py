@@ -62,7 +62,7 @@ REAL: dict[str, Differences] = {  # preset cpu
         "reward": {"comparisons": 6_000},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },
-}
+}  # fmt: skip
 SMOKE_REAL: Differences = {  # preset smoke, every track
     "pretrain": {"layers": 2, "heads": 2, "channels": 64, "context": 192, "vocabulary": 1024, "documents": 100,
                  "eval_documents": 10},
@@ -76,12 +76,13 @@ SMOKE_REAL_OF: dict[str, Differences] = {"sentiment": {"reward": {"pointwise": T
 
 GPT2_124M = {"layers": 12, "heads": 12, "channels": 768, "vocabulary": 0, "lr": 2e-3, "muon_lr": 1e-2}
 ADAMW = {"muon_lr": 0.0}  # for weights that are trained already
+LORA = {"adapter_lr": 2e-4}  # where RLHF_ADAPTER or the track asks for adapters
 T4: Differences = {  # every track; micro_batch is what fits
     "pretrain": GPT2_124M | {"documents": 20_000, "eval_documents": 200, "batch_size": 32, "micro_batch": 8},
-    "sft": ADAMW | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5},
+    "sft": ADAMW | LORA | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5, "train_embeddings": False},
     "reward": ADAMW | {"batch_size": 32, "micro_batch": 16, "lr": 1e-5, "lm_coef": 0.0},
-    "ppo": ADAMW | {"iterations": 150, "rollout_size": 32, "minibatch_size": 8, "lr": 1e-5, "value_lr": 1e-5,
-                    "value_muon_lr": 0.0, "kl_coef": 0.05},
+    "ppo": ADAMW | LORA | {"iterations": 150, "rollout_size": 32, "minibatch_size": 8, "lr": 1e-5, "value_lr": 1e-5,
+                           "value_muon_lr": 0.0, "kl_coef": 0.05},
 }  # fmt: skip
 H100: Differences = {  # on top of T4
     "pretrain": {"documents": 80_000, "eval_documents": 500, "batch_size": 64, "micro_batch": 32},
@@ -89,7 +90,6 @@ H100: Differences = {  # on top of T4
     "reward": {"batch_size": 64, "micro_batch": 32, "eval_prompts": 1000},
     "ppo": {"rollout_size": 128, "minibatch_size": 32, "eval_prompts": 1000},
 }
-LORA = {"adapter": "lora", "rank": 32, "alpha": 64.0, "adapter_lr": 2e-4, "train_embeddings": False}
 # Of a track, on both: whole data sets for one epoch where that is an hour or less on a T4. context: the longest prompt
 # and response (prompts of 512 and summaries of 64 tokens in tldr).
 GPU: dict[str, Differences] = {
@@ -107,7 +107,8 @@ GPU: dict[str, Differences] = {
     },
     "assistant": {
         "pretrain": {"context": 512},
-        "sft": LORA | {"demonstrations": 49_401, "epochs": 2.0, "response_tokens": 128},
+        "sft": {"adapter": "lora", "rank": 32, "alpha": 64.0, "demonstrations": 49_401, "epochs": 2.0,
+                "response_tokens": 128},
         "reward": {"comparisons": 76_256, "response_tokens": 128},
         "ppo": {"response_tokens": 128},
     },

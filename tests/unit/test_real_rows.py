@@ -94,6 +94,7 @@ def test_sentiment_on_a_local_folder(run_stages, capsys):
 def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
     """Preset smoke from weights beside the rows, without 0-Pretrain."""
     small_gpt2(tmp_path / "rows", monkeypatch)
+    monkeypatch.setitem(presets.SMOKE_REAL["pretrain"], "context", 512)  # its tokens are short
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=263, n_positions=512, n_embd=16, n_layer=1, n_head=2))
     gpt2.save_pretrained(tmp_path / "rows/gpt2")
     monkeypatch.setenv("RLHF_INIT", "gpt2")
