@@ -75,7 +75,7 @@ def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
 
     sft = run_cells(ROOT / "1-SFT.ipynb")
     printed = capsys.readouterr().out
-    (read,) = [line for line in printed.splitlines() if line.startswith(f"{track} demonstrations/train (local: ")]
+    read = next(line for line in printed.splitlines() if line.startswith(f"{track} demonstrations/train (local: "))
     assert "250 records" in read and LEFT_OUT[track] in read and "duplicate: 1" in read
     assert "gold" not in printed
     assert len(sft["demonstrations"]) == 250 and all(item.logprob is None for item in sft["demonstrations"])
@@ -83,6 +83,8 @@ def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
     assert len(compared) > 0.8 * len(sft["few"]) and "ROUGE-L" in printed
     metrics = json.loads((tmp_path / "run/metrics/sft.json").read_text())
     assert metrics["heldout_loss"] < metrics["base_loss"] and metrics["heldout_loss"] < metrics["unigram_loss"]
+    low, high = metrics["heldout_loss_ci95"]
+    assert low < metrics["heldout_loss"] < high and ("ROUGE-L_over_lead" in metrics) == (track == "tldr")
     assert not {"entropy_floor", "gold_reward", "flaws"} & set(metrics) and 0 <= metrics["stop_rate"] <= 1
     assert {path.name for path in (tmp_path / "run/figures").iterdir()} >= {
         "pretrain-the-ladder.png", "pretrain-rare-tokens-first-and-later.png", "sft-loss-against-floor.png",
