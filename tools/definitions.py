@@ -13,6 +13,8 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/generation.py": set(),
     "helpers/losses.py": set(),
     "helpers/muon.py": set(),
+    "helpers/lora.py": {"plain_linear", "lora_layers"},
+    "helpers/quantization.py": {"is_quantized", "memory_bytes", "nf4_bytes"},
 }
 ONLY: dict[str, set[str]] = {
     "helpers/training.py": {"schedule", "Optimizers", "fit"},
