@@ -178,7 +178,7 @@ def test_the_printed_table_and_the_figure_show_every_number_with_its_interval(ot
     assert all(rows["PPO"][key][1] for key in keys)  # every number has its interval
     assert rows["best of 4"]["kl"][1] is None  # but a bound
     fig = policies_figure(found)
-    drawn = [ax for ax in fig.axes if ax.get_title()]
+    drawn = [ax for ax in fig.axes if ax.axison]
     assert len(drawn) == len(PANELS)
     score = drawn[0].lines[1:]  # after the dotted line: an interval and a dot for each policy
     assert list(score[-2].get_xdata()) == pytest.approx(rows["people"]["score"][1])
