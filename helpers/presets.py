@@ -58,7 +58,7 @@ SMOKE_REAL_OF: dict[str, Differences] = {"sentiment": {"reward": {"pointwise": T
 
 GPT2_124M = {"layers": 12, "heads": 12, "channels": 768, "vocabulary": 0, "lr": 2e-3, "muon_lr": 1e-2}
 ADAMW = {"muon_lr": 0.0}  # for weights that are trained already
-LORA = {"adapter_lr": 2e-4, "adapter_muon_lr": 0.0}  # where RLHF_ADAPTER or the track asks for adapters
+LORA = {"adapter_lr": 2e-4}  # where RLHF_ADAPTER or the track asks for adapters
 T4: Differences = {  # every track; micro_batch is what fits
     "pretrain": GPT2_124M | {"documents": 20_000, "eval_documents": 200, "batch_size": 32, "micro_batch": 8},
     "sft": ADAMW | LORA | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5, "train_embeddings": False},
