@@ -6,7 +6,7 @@ import pytest
 import torch
 from in_process import run_cells
 
-from helpers import config, pretrain, sft
+from helpers import presets, pretrain, sft
 from helpers.checkpoints import read_info
 from helpers.datasets import fingerprint, load_rows
 from helpers.environment import setup
@@ -54,8 +54,8 @@ def run(request, tmp_path, monkeypatch):
         "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 8, "response_tokens": 10,
                 "adapter": "full" if track == "sentiment" else "lora", "rank": 2},
     }  # fmt: skip
-    monkeypatch.setitem(config.REAL, track, tiny)
-    monkeypatch.setitem(config.PRESETS, "smoke", {stage: {} for stage in tiny})
+    monkeypatch.setattr(presets, "SMOKE_REAL", tiny)
+    monkeypatch.setattr(presets, "SMOKE_REAL_OF", {})
     settings = {"TRACK": track, "PRESET": "smoke", "SEED": "0", "SOURCE": "local"}
     for name, value in (settings | {"DATA_DIR": str(folder), "OUT": str(tmp_path / "run"), "THREADS": "1"}).items():
         monkeypatch.setenv(f"RLHF_{name}", value)
