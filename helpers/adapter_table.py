@@ -113,7 +113,7 @@ def judged(course: Course, model: GPT) -> dict:
     """The loss's floor, stop rate and gold reward; on real rows ROUGE and BLEU instead; with 95% intervals."""
     config, sampling = course.config, {"max_new_tokens": course.config.response_tokens, "seed": course.config.seed}
     if course.source != "embedded":
-        pairs = course.rows("demonstrations", "heldout", config.eval_prompts, room=config.response_tokens)
+        pairs = course.rows("demonstrations", "heldout", config.eval_prompts)
         responses = respond(model, course.tokenizer, [Prompt(pair.prompt) for pair in pairs], **sampling)
         return responses.report() | text_metrics(responses.texts, [pair.completion for pair in pairs])
     responses = respond(model, course.tokenizer, course.rows("prompts", "heldout", config.eval_prompts), **sampling)

@@ -77,14 +77,15 @@ class Course:
         path = Path(self.init).expanduser()
         return path.name if path.exists() else self.init
 
-    def rows(self, kind: str, split: str, limit: int | None = None, room: int = 0) -> list:
+    def rows(self, kind: str, split: str, limit: int | None = None, room: int | None = None) -> list:
         """The first `limit` records of a kind ("documents", "demonstrations", ...) and split ("train" or "heldout").
 
-        room: tokens that must stay free behind a real prompt, for the response. Rows that can't be used are counted
-        in a printed line. Raises SourceError or ValueError as `helpers.sources.load_track`.
+        room: tokens that must stay free behind a real prompt, for the response or the completion; by default the
+        stage's response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError or ValueError as `helpers.sources.load_track`.
         """
         from helpers.sources import load_track
 
+        room = getattr(self.config, "response_tokens", 0) if room is None else room
         limits = None if self.source == "embedded" else self.limits(room)
         records, report = load_track(self.track, kind, split, self.source, limits, limit)
         if str(report) not in self.reports:
@@ -178,7 +179,7 @@ def setup(notebook: str) -> Course:
 
     threads = choose_threads()
     torch.set_num_threads(threads)
-    if device.type == "cuda":
+    if device.type == "cuda" and STAGES[notebook] != "ppo":  # there the ratio must start at exactly 1
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     set_seed(seed)
     set_figure_style()

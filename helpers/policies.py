@@ -71,7 +71,9 @@ def best_of(bench: Bench, n: int) -> Responses:
     """The response with the highest score among n samples of the SFT model, for each prompt."""
     repeated = [prompt for prompt in bench.prompts for _ in range(n)]
     samples = bench.sample(bench.models.reference, repeated)
-    best = score_responses(bench.models.reward, bench.tokenizer, samples).view(-1, n).argmax(1).tolist()
+    scores = score_responses(bench.models.reward, bench.tokenizer, samples)
+    scores = missing_eos_scores(scores, torch.tensor(samples.stopped), bench.config.missing_eos_score)
+    best = scores.view(-1, n).argmax(1).tolist()
     chosen = [row * n + place for row, place in enumerate(best)]
     columns = (samples.ids, samples.texts, samples.stopped)
     return Responses(bench.prompts, *([column[i] for i in chosen] for column in columns))

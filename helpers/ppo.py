@@ -288,7 +288,7 @@ def run(course: Course) -> None:
     """The whole stage: four models, PPO, held-out measurements, checkpoint, metrics."""
     config, tokenizer = course.config, course.tokenizer
     models = load_models(course, tokenizer)
-    prompts = course.rows("prompts", "train", room=config.response_tokens)
+    prompts = course.rows("prompts", "train")
     train(models, prompts, config, tokenizer, course.log)
     adapter = merge_adapters(models.policy)  # None when all weights were trained
     if prompts[0].facts is None:

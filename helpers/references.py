@@ -67,7 +67,7 @@ def heldout_references(course: Course) -> References | None:
     if course.source == "embedded" or course.track == "sentiment":
         return None
     config, track = course.config, course.track
-    rows = course.rows("demonstrations", "heldout", room=config.response_tokens)
+    rows = course.rows("demonstrations", "heldout")
     first = {row.prompt: row for row in reversed(rows)}  # of several answers to one prompt, the first
     kept = [row for row in rows if first[row.prompt] is row][: config.eval_prompts]
     prompts, texts = [row.prompt for row in kept], [row.completion for row in kept]
@@ -82,4 +82,4 @@ def heldout_prompts(course: Course, references: References | None) -> list[Promp
     config = course.config
     if references is not None:
         return references.prompts
-    return course.rows("prompts", "heldout", config.eval_prompts, room=config.response_tokens)
+    return course.rows("prompts", "heldout", config.eval_prompts)

@@ -262,7 +262,7 @@ def run(course: Course) -> None:
     policy, _ = load_stage(parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device)
     model = RewardModel(copy.deepcopy(policy)).to(course.device)
     items, metrics = learn(course, model)
-    prompts = course.rows("prompts", "train", config.eval_prompts, room=config.response_tokens)
+    prompts = course.rows("prompts", "train", config.eval_prompts)
     metrics["mean"], metrics["std"] = normalise_on(model, policy, tokenizer, prompts, config)
     save_stage(
         course.folder(), model, tokenizer, stage="reward", track=track, config=settings(course),
