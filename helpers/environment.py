@@ -81,7 +81,8 @@ class Course:
         """The first `limit` records of a kind ("documents", "demonstrations", ...) and split ("train" or "heldout").
 
         room: tokens that must stay free behind a real prompt, for the response or the completion; by default the
-        stage's response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError or ValueError as `helpers.sources.load_track`.
+        stage's response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError or
+        ValueError as `helpers.sources.load_track`.
         """
         from helpers.sources import load_track
 

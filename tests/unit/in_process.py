@@ -29,7 +29,6 @@ def run_cells(path: Path) -> dict:
             try:
                 ipython.run_cell(cell.source).raise_error()
             except BaseException as error:
-                error.add_note(f"{path.name}, code cell {number}:\n{cell.source}")
-                raise
+                raise RuntimeError(f"{path.name}, code cell {number}:\n{cell.source}") from error
             plt.close("all")
         return dict(ipython.user_ns)
