@@ -1,7 +1,8 @@
 """Full fine-tuning, LoRA and QLoRA side by side: `python -m helpers.adapter_table --track instruct`.
 
 Needs the base model of the run folder (`python -m helpers.pretrain` with the same options). Each way trains in a
-process of its own, so that the peak of its memory is its own. Prints Markdown tables and writes metrics/adapters.json.
+process of its own, so that the peak of its memory is its own. Prints Markdown tables, writes metrics/adapters.json and
+keeps the two models with adapters as checkpoints/sft-lora and sft-qlora: 3-PPO's table on real rows shows them too.
 """
 
 import os
@@ -16,17 +17,18 @@ import torch
 
 from helpers import sft
 from helpers.adapters import merge_adapters
-from helpers.base import load_base
+from helpers.base import base_folder, load_base
+from helpers.checkpoints import save_stage
 from helpers.config import ADAPTERS, SFTConfig, load_config
-from helpers.datasets import Prompt
+from helpers.datasets import fingerprint
 from helpers.environment import Course, setup
 from helpers.evaluation import bootstrap_ci95, entropy_floor, respond
 from helpers.folders import plain, write_json
 from helpers.lora import add_lora, linear_layers
 from helpers.model import GPT, GPTConfig
 from helpers.quantization import memory_bytes, nf4_bytes
-from helpers.stage import stage_main
-from helpers.text_metrics import text_metrics
+from helpers.references import heldout_prompts, heldout_references
+from helpers.stage import settings, stage_main
 
 MIB = 2**20
 
@@ -99,7 +101,14 @@ def one_way(adapter: str) -> dict:
         unrounded, _ = load_base(course)
         trained.put_on(unrounded)
         found["loss_on_unrounded_base"] = sft.heldout_completion_loss(unrounded, heldout, pad_id, course.dtype)
-    return plain(found | judged(course, model))
+    found |= judged(course, model)
+    if trained is not None:
+        save_stage(
+            course.folder("sft").with_name(f"sft-{adapter}"), model, course.tokenizer, stage="sft", track=course.track,
+            config=settings(course), metrics=plain(found), parent=base_folder(course), adapter=trained,
+            data_fingerprint=fingerprint(course.rows("demonstrations", "train", config.demonstrations)),
+        )  # fmt: skip
+    return plain(found)
 
 
 def encoded(course: Course, split: str, limit: int | None = None) -> list[tuple[list[int], int]]:
@@ -113,9 +122,9 @@ def judged(course: Course, model: GPT) -> dict:
     """The loss's floor, stop rate and gold reward; on real rows ROUGE and BLEU instead; with 95% intervals."""
     config, sampling = course.config, {"max_new_tokens": course.config.response_tokens, "seed": course.config.seed}
     if course.source != "embedded":
-        pairs = course.rows("demonstrations", "heldout", config.eval_prompts)
-        responses = respond(model, course.tokenizer, [Prompt(pair.prompt) for pair in pairs], **sampling)
-        return responses.report() | text_metrics(responses.texts, [pair.completion for pair in pairs])
+        references = heldout_references(course)
+        responses = respond(model, course.tokenizer, heldout_prompts(course, references), **sampling)
+        return responses.report() | (references.metrics(responses.texts) if references else {})
     responses = respond(model, course.tokenizer, course.rows("prompts", "heldout", config.eval_prompts), **sampling)
     items = course.rows("demonstrations", "heldout")
     tokens = sum(len(ids) - prompt for ids, prompt in encoded(course, "heldout"))
@@ -149,8 +158,8 @@ def table(ways: dict[str, dict]) -> str:
     rows = {"held-out completion loss, nats a token (over its floor)": loss_text}
     if "gold_reward" in some:
         rows["gold reward (95% interval)"] = lambda way: interval_text(way, "gold_reward")
-    if "rougeL" in some:
-        rows["ROUGE-L (95% interval)"] = lambda way: interval_text(way, "rougeL", 3)
+    if "ROUGE-L" in some:
+        rows["ROUGE-L (95% interval)"] = lambda way: interval_text(way, "ROUGE-L", 3)
     rows |= {
         "stop rate": lambda way: f"{way['stop_rate']:.3f}",
         "numbers that learn": lambda way: f"{way['trained']:,}",

@@ -68,7 +68,7 @@ def test_the_table_says_what_was_measured():
     assert "| | full | lora |\n|---|---|---|" in text and "| numbers that learn | 12,345 | 99 |" in text
     assert "0.4200 (+5.0%)" in text and "1.00 (0.90 to 1.10)" in text and "| 512 (32) |" in text
     rows = table({"lora": {name: value for name, value in way.items() if not name.startswith(("gold", "entropy"))}
-                  | {"rougeL": 0.3, "rougeL_ci95": [0.25, 0.35]}})  # fmt: skip
+                  | {"ROUGE-L": 0.3, "ROUGE-L_ci95": [0.25, 0.35]}})  # fmt: skip
     assert "gold" not in rows and "0.300 (0.250 to 0.350)" in rows and "| 0.4200 |" in rows
 
 
@@ -93,6 +93,10 @@ def test_the_command_measures_the_three_ways(tmp_path, monkeypatch, capsys):
     assert len(set(losses.values())) == 3 and max(losses.values()) < 0.8 * math.log(1536)  # a blind guess
     assert ways["qlora"]["loss_on_unrounded_base"] == pytest.approx(losses["qlora"], abs=0.3)
     assert ways["qlora"]["loss_on_unrounded_base"] != losses["qlora"]
+    for name in ("lora", "qlora"):
+        info = json.loads((tmp_path / f"checkpoints/sft-{name}/stage.json").read_text("utf-8"))
+        assert (info["stage"], info["config"]["adapter"]) == ("sft", name)
+        assert (tmp_path / f"checkpoints/sft-{name}/adapter").is_dir()
     assert all(way["steps"] == 40 and way["entropy_floor"] < way["heldout_loss"] for way in ways.values())
 
 
