@@ -21,8 +21,8 @@ Differences = dict[str, dict]  # stage -> field -> value
 
 EMBEDDED: dict[str, Differences] = {  # of a track
     "sentiment": {
-        "pretrain": {"documents": 12_000},
-        "reward": {"comparisons": 8_000},
+        "pretrain": {"documents": 12_000, "epochs": 3.0},
+        "reward": {"comparisons": 8_000, "epochs": 2.0},
     },
     "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
     "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
