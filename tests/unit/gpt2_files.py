@@ -20,7 +20,7 @@ def small_gpt2(folder: Path, monkeypatch) -> Path:
 
 def write(folder: Path, names=("encoder.json", "vocab.bpe")) -> None:
     """The vocabulary and the merges, under OpenAI's names or transformers'."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     characters = byte_characters()
     pairs = [["".join(characters[byte] for byte in part) for part in pair] for pair in MERGES]
     tokens = [*characters.values(), *("".join(pair) for pair in pairs), EOS]
