@@ -15,7 +15,6 @@ from pathlib import Path
 
 from helpers.config import default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number, whole_number, write_json
-from helpers.hardware import choose_device, choose_preset
 from helpers.report import ReportError, final_table, read_metrics, write_report
 from helpers.runner import CellFailure, Progress, run_notebook, write_notebook
 
@@ -165,7 +164,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; a setting that doesn't exist ends the program with one line and exit code 2."""
     parser = Parser(prog="python -m helpers.course", description="Run the four notebooks in order, headless.")
     add = parser.add_argument
-    add("--preset", help="size: smoke, cpu, t4, ... (RLHF_PRESET; by default cpu, on real rows what the GPU suits)")
+    add("--preset", default=os.environ.get("RLHF_PRESET"), help="size: smoke, cpu, t4, ... (RLHF_PRESET; default cpu, "
+        "or on real rows what suits the GPU)")  # fmt: skip
     add("--track", default=os.environ.get("RLHF_TRACK") or "tldr", help="data: tldr, ... (RLHF_TRACK)")
     add("--source", default=default_source(), help="rows: embedded, local (RLHF_DATA_DIR), hub (RLHF_SOURCE)")
     add("--seed", help="0, 1, 2, ... (RLHF_SEED)")
@@ -174,7 +174,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
     args = parser.parse_args(argv)
     try:
-        args.preset = args.preset or choose_preset(args.source, choose_device())[0]
+        args.preset = args.preset or suited_preset(args.source)
         args.seed = read_number("RLHF_SEED", 0, least=0) if args.seed is None else whole_number(args.seed, "seed", 0)
         check_settings(args.preset, args.track, args.seed, args.source)
     except ValueError as error:
@@ -191,6 +191,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     out = args.out or os.environ.get("RLHF_OUT")
     args.out = Path(out) if out else ROOT / default_out(args.preset, args.track, args.seed, args.source)
     return args
+
+
+def suited_preset(source: str) -> str:
+    """The preset when none is named: cpu, or for real rows the one that suits the hardware."""
+    if source == "embedded":
+        return "cpu"
+    from helpers.hardware import choose_device, choose_preset  # loads torch, which nothing else here needs
+
+    return choose_preset(source, choose_device())[0]
 
 
 def check_settings(preset: str, track: str, seed: int, source: str) -> None:

@@ -99,12 +99,12 @@ def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
     gpt2.save_pretrained(tmp_path / "rows/gpt2")
     monkeypatch.setenv("RLHF_INIT", "gpt2")
     stages = (("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo))
-    folder, _ = run_stages("tldr", tldr_rows(), None, stages)
-    assert "1-SFT: preset smoke, track tldr, from gpt2, seed 0" in capsys.readouterr().out
-    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "judge", "ppo")}
+    folder, _ = run_stages("sentiment", sentiment_rows(), None, stages)
+    assert "1-SFT: preset smoke, track sentiment, from gpt2, seed 0" in capsys.readouterr().out
+    paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "ppo")}
     info = {name: json.loads(path.read_text()) for name, path in paths.items()}
     assert info["sft"]["parent"]["checksum"] == info["base"]["files"]["model.safetensors"]
-    assert info["sft"]["parent"]["stage"] == info["judge"]["parent"]["stage"] == "base"
+    assert info["sft"]["parent"]["stage"] == "base"
     assert info["sft"]["config"]["init"] == "gpt2"
     assert any(": 320 records" in row for row in info["sft"]["config"]["rows"])
     assert info["ppo"]["parent"]["base"]["revision"] == info["base"]["config"]["revision"]
