@@ -64,6 +64,7 @@ class SFTConfig(AdapterConfig):
 
     init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
     demonstrations: int = 12_000
+    adapt_epochs: float = 0.0  # before: next-token loss on prompts and completions alike (task-adaptive pretraining)
     train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step

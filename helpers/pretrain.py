@@ -87,8 +87,9 @@ def heldout_loss(model: GPT, rows: list[list[int]], pad_id: int, dtype: torch.dt
 
 
 def train(
-    model: GPT, rows: list[list[int]], config: PretrainConfig, pad_id: int, dtype=torch.float32, log=None
-) -> list[dict]:
+    model: GPT, rows: list[list[int]], config: PretrainConfig, pad_id: int, dtype=torch.float32, log=None,
+    title: str = "pretrain",
+) -> list[dict]:  # fmt: skip
     """Pretrain in place on encoded documents; returns the metrics of every step."""
     device = model.wte.weight.device
     steps = len(batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed))
@@ -99,7 +100,7 @@ def train(
         ids, mask = (tensor.to(device) for tensor in batch)
         return next_token_loss(model, ids, mask), {}
 
-    progress, split = Progress("pretrain", steps, log), token_parts(config.micro_batch)
+    progress, split = Progress(title, steps, log), token_parts(config.micro_batch)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers import pretrain
 from helpers.accumulation import token_parts
 from helpers.adapters import add_adapters, merge_adapters
 from helpers.base import base_folder, load_base
 from helpers.batching import right_pad, rows_at_once
 from helpers.checkpoints import save_stage
-from helpers.config import SFTConfig
+from helpers.config import PretrainConfig, SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.environment import Course
 from helpers.evaluation import entropy_floor, ratio_ci95, respond
@@ -76,13 +77,21 @@ def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = 
 def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, log=None) -> list[dict]:
     """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
 
-    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one.
+    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one. With
+    config.adapt_epochs the demonstrations are first read as documents, at the same rates, prompts and all: a small base
+    model that has hardly met such texts learns from every token of them (task-adaptive pretraining, Gururangan et al.
+    2020, section 4).
     """
     device = model.wte.weight.device
+    add_adapters(model, config)
+    lr, muon_lr = config.rates
+    if config.adapt_epochs:
+        adapting = PretrainConfig(epochs=config.adapt_epochs, batch_size=config.batch_size, lr=lr, muon_lr=muon_lr,
+                                  micro_batch=config.micro_batch, seed=config.seed)  # fmt: skip
+        pretrain.train(model, [ids for ids, _ in rows], adapting, pad_id, dtype, title="adapt")
     steps = len(batch_plan([len(ids) for ids, _ in rows], config.batch_size, config.epochs, config.seed))
     batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    add_adapters(model, config)
-    optimizers = Optimizers(model, *config.rates)
+    optimizers = Optimizers(model, lr, muon_lr)
 
     def loss_of(model, batch):
         ids, mask = (tensor.to(device) for tensor in batch)
