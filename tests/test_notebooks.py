@@ -39,15 +39,19 @@ def test_room_for_widgets_and_exercises(stage):
 # --- the chain
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def run_course(track, out):
     """(run folder, report, printed text) of the whole course under the smoke preset, checkpoints handed over."""
-    out = tmp_path_factory.mktemp("course") / "smoke"
     env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
-    command = [sys.executable, "-m", "helpers.course", "--preset", "smoke", "--track", "tldr", "--seed", "0", "--out"]
+    command = [sys.executable, "-m", "helpers.course", "--preset", "smoke", "--track", track, "--seed", "0", "--out"]
     done = subprocess.run([*command, str(out)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return out, json.loads((out / "report.json").read_text(encoding="utf-8")), done.stdout
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """The course on its default track, once for all tests."""
+    return run_course("tldr", tmp_path_factory.mktemp("course") / "smoke")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +120,13 @@ def test_executed_copies_are_tidy(chain):
     for notebook in NOTEBOOKS.values():
         found = hygiene.problems(chain[0] / "notebooks" / f"{notebook}.ipynb", setup_cell(notebook))
         assert [line for line in found if "differs between machines" not in line] == []
+
+
+def test_another_track_runs_through_the_same_notebooks(tmp_path):
+    """Film reviews: cells about the posts' world are passed over, and everything else learns there too."""
+    out, report, printed = run_course("sentiment", tmp_path / "smoke")
+    assert (report["track"], report["source"]) == ("sentiment", "embedded")
+    for stage in ("pretrain", "sft"):
+        assert report[stage]["entropy_floor"] - 0.01 < report[stage]["heldout_loss"] < 2.5
+    assert 0.5 < report["reward"]["accuracy"] < report["reward"]["bayes_accuracy"] and "broken" in printed
+    assert "passed over: this cell is about" in (out / "notebooks/1-SFT.ipynb").read_text(encoding="utf-8")
