@@ -1,11 +1,11 @@
 """Rows from the Hub: the same records as from a folder, and what each refusal says, without a token in it."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from local_hub import serving
 
 from helpers.fetch import fetch
 from helpers.network import redact, within
@@ -40,7 +40,6 @@ def test_without_a_network_the_error_comes_soon_and_says_what_to_do():
 @pytest.fixture
 def hub(monkeypatch):
     """A Hub on this machine that gives the answer it is told to; it notes the tokens that it was sent."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
     seen = {"answer": (404, {}), "tokens": []}
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,13 +56,8 @@ def hub(monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield seen
-    server.shutdown()
-    server.server_close()
+    with serving(Handler, TOKEN, monkeypatch):
+        yield seen
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 import base64
 import json
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
+from local_hub import serving
 
 from helpers import publish
 from helpers.checkpoints import CheckpointError, save_stage
@@ -33,7 +33,6 @@ def folder(tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """A Hub on this machine that takes every file, or gives the answer it is told to."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
     seen = {"answer": None, "tokens": set(), "created": [], "files": {}}
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,7 +49,7 @@ def hub(monkeypatch):
         do_GET = do_POST
 
         def agree(self, body: bytes) -> dict:
-            address = f"http://127.0.0.1:{server.server_port}/someone/tiny"
+            address = f"http://{self.headers['Host']}/someone/tiny"
             if self.path.endswith("/repos/create"):
                 seen["created"].append(json.loads(body))
                 return {"url": address, "id": "someone/tiny", "name": "someone/tiny"}
@@ -66,13 +65,8 @@ def hub(monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield seen
-    server.shutdown()
-    server.server_close()
+    with serving(Handler, TOKEN, monkeypatch):
+        yield seen
 
 
 def is_private(request: dict) -> bool:
