@@ -1,0 +1,93 @@
+"""Several processes that train one model together: data parallelism by hand, over torch.distributed.
+
+Every process holds the whole model. Rank r of W takes rows r, r + W, r + 2 W, ... of each batch, and the gradients are
+added up before the update, so all processes take the same step, and the same one that a single process would take.
+Started by `python -m torch.distributed.run`; without it every function here is that of one process (W = 1).
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(minutes=30)  # for another process: rank 0 may be writing a checkpoint meanwhile
+
+
+def rank() -> int:
+    """Which of the processes this one is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process prints, measures and writes files for all."""
+    return rank() == 0
+
+
+def own_rows(rows: int) -> range:
+    """The rows of a batch of so many that are this process's."""
+    return range(rank(), rows, world())
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torch.distributed.run has started (it says so in the environment), and leave at the end.
+
+    NCCL between GPUs, gloo between CPUs. Without such an environment nothing happens.
+    """
+    if "RANK" not in os.environ:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradient of every parameter by its sum over the processes, in one message.
+
+    A process whose share of a batch was empty has no gradients: they count as 0.
+    """
+    if world() == 1:
+        return
+    parameters = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = total.view_as(parameter)
+
+
+def add_numbers(numbers: list[float], device: torch.device) -> list[float]:
+    """The sum of each number over the processes; all must give equally many, in one order."""
+    if world() == 1:
+        return numbers
+    together = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(together)
+    return together.tolist()
+
+
+def gather_rows(own: Tensor) -> Tensor:
+    """The whole batch (B, ...) from each process's rows (B / W, ...), in the order that `own_rows` took them from."""
+    if world() == 1:
+        return own
+    parts = [torch.empty_like(own) for _ in range(world())]
+    dist.all_gather(parts, own.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)  # (B / W, W, ...) to (B, ...)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.barrier()
