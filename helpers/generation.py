@@ -42,29 +42,23 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(cut, -math.inf)
 
 
-def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A token for each row of logits (B, V), from softmax(logits): lay the probabilities end to end, point at random.
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """A token for each row of logits (B, V), from softmax(logits): lay the probabilities end to end, point at u.
 
-    One random number a row, where torch.multinomial takes V of them: about ten times faster.
+    u (B,): a random number in [0, 1) for each row, where torch.multinomial takes V of them: about ten times faster.
     """
     edges = logits.softmax(dim=-1).double().cumsum(dim=-1)  # double: thousands of small steps, without rounding
-    u = torch.rand(len(logits), 1, generator=generator, device=logits.device) * edges[:, -1:]
-    return torch.searchsorted(edges, u, right=True).squeeze(1)  # (B,) the first edge above u
+    point = u[:, None] * edges[:, -1:]  # (B, 1): the last edge is 1, but for rounding
+    return torch.searchsorted(edges, point, right=True).squeeze(1)  # (B,) the first edge above it
 
 
-def next_token(
-    logits: Tensor,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The next token (B,) from logits (B, V): the likeliest one at temperature 0, else a draw."""
+def next_token(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """The next token (B,) from logits (B, V): the likeliest one at temperature 0, else a draw with u as in `draw`."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 (greedy) or more, not {temperature}")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    return draw(keep_top_p(keep_top_k(logits / temperature, top_k), top_p), generator)
+    return draw(keep_top_p(keep_top_k(logits / temperature, top_k), top_p), u)
 
 
 # ---------------------------------------------------------------- many tokens
@@ -94,6 +88,10 @@ class KVCache:
             self.length = end
         return keys[:, :, :end], values[:, :, :end]
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget the other rows of the batch; rows (B,) bool."""
+        self.data = self.data[:, :, rows]
+
 
 @dataclass
 class Samples:
@@ -104,31 +102,50 @@ class Samples:
     stopped: Tensor  # (B,) True = came to its end of text
 
 
+def up_to_end(written: Tensor, eos_id: int, pad_id: int) -> Samples:
+    """Responses from rows (B, R) that may go on behind their end of text, or end in pads."""
+    ends = (written == eos_id).long()
+    ids = written.masked_fill(ends.cumsum(1) > ends, pad_id)  # an end of text came before this token
+    mask = ids != pad_id
+    longest = int(mask.sum(1).max())
+    return Samples(ids[:, :longest], mask[:, :longest], ends.any(dim=1))
+
+
 @torch.no_grad()
 def sample(
     model: GPT, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int, eos_id: int, pad_id: int,
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-    generator: torch.Generator | None = None, use_cache: bool = True,
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None, use_cache: bool = True, drop_every: int = 8,
 ) -> Samples:  # fmt: skip
-    """Continue prompts (B, P), padded on the left, up to their end of text or for max_new_tokens.
+    """Continue prompts (B, P), padded on the left, up to their end of text or for max_new_tokens (R).
 
-    pad_id is never sampled, so it must not be eos_id. With or without the cache, one seed gives the same tokens.
+    pad_id is never sampled, so it must not be eos_id. uniforms: random numbers (B, R) in [0, 1), by default from the
+    generator: a row's response depends on its own numbers only, not on the rows beside it, nor on the cache.
+    Every drop_every tokens the finished rows leave the batch (seldom: it copies the cache, and a GPU must be asked).
     Raises ValueError for an empty prompt, one too long for the context, or a bad setting.
     """
     check_prompts(prompt_mask, max_new_tokens, model.config.context)
     if eos_id == pad_id:
         raise ValueError(f"the pad token must not be the end of text, but both are {pad_id}")
-    (B, P), longest = prompt_ids.shape, prompt_ids.size(1) + max_new_tokens
-    mask = F.pad(prompt_mask.bool(), (0, max_new_tokens), value=True)  # (B, longest)
-    cache = KVCache(model, B, longest) if use_cache else None
-    ids, stopped = prompt_ids, torch.zeros(B, dtype=torch.bool, device=prompt_ids.device)
-    while ids.size(1) < longest and not stopped.all():
-        unread = ids[:, cache.length :] if use_cache else ids  # the prompt, then a token at a time
-        hidden = model.hidden(unread, mask[:, : ids.size(1)], cache=cache)  # (B, T, C)
-        logits = model.logits(hidden[:, -1])  # (B, V): the last position is all we need
+    (B, P), R, device = prompt_ids.shape, max_new_tokens, prompt_ids.device
+    uniforms = torch.rand(R, B, generator=generator, device=device).T if uniforms is None else uniforms
+    if uniforms.shape != (B, R):
+        raise ValueError(f"uniforms must have shape {(B, R)}, a number for each new token, not {tuple(uniforms.shape)}")
+    ids = F.pad(prompt_ids, (0, R), value=pad_id)  # (B, P + R)
+    mask = F.pad(prompt_mask.bool(), (0, R), value=True)
+    rows = torch.arange(B, device=device)  # the b rows that are not finished
+    cache = KVCache(model, B, P + R) if use_cache else None
+    for t in range(R):
+        if t and t % drop_every == 0:
+            going = (ids[rows, P : P + t] != eos_id).all(dim=1)
+            rows = rows[going]
+            if len(rows) == 0:
+                break
+            if use_cache and len(rows) < len(going):
+                cache.keep(going)
+        unread = ids[rows, cache.length if use_cache else 0 : P + t]  # the prompt, then a token at a time
+        hidden = model.hidden(unread, mask[rows, : P + t], cache=cache, keep=(slice(None), -1))  # (b, C): the last
+        logits = model.logits(hidden)  # (b, V)
         logits[:, pad_id] = -math.inf
-        token = next_token(logits, temperature, top_k, top_p, generator)
-        ids = torch.cat([ids, torch.where(stopped, pad_id, token)[:, None]], dim=1)
-        stopped |= token == eos_id
-    response = ids[:, P:]
-    return Samples(response, response != pad_id, stopped)
+        ids[rows, P + t] = next_token(logits, uniforms[rows, t], temperature, top_k, top_p)
+    return up_to_end(ids[:, P:], eos_id, pad_id)

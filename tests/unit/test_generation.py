@@ -69,6 +69,30 @@ def test_greedy_responses_equal_transformers_generate(model):
     assert torch.equal(run(model, temperature=0).ids, wanted)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_leaving_the_batch_early_changes_no_token(model, use_cache):
+    prompts = [[i, i + 1] for i in range(2, 34)]
+    whole = run(model, prompts, generator=seeded(), use_cache=use_cache, drop_every=20)
+    assert 1 < whole.mask.sum(1).unique().numel(), "rows must end at different times"
+    for drop_every in (1, 3, 8):
+        some = run(model, prompts, generator=seeded(), use_cache=use_cache, drop_every=drop_every)
+        for name in ("ids", "mask", "stopped"):
+            assert torch.equal(getattr(some, name), getattr(whole, name))
+
+
+def test_a_response_depends_on_its_own_random_numbers_only(model):
+    numbers = torch.rand(20, 4, generator=seeded()).T  # as sample draws them itself
+    together = run(model, uniforms=numbers)
+    assert torch.equal(together.ids, run(model, generator=seeded()).ids)
+    for i, prompt in enumerate(PROMPTS):
+        alone = run(model, [prompt], uniforms=numbers[i : i + 1].double())
+        length = alone.ids.size(1)
+        assert torch.equal(together.ids[i, :length], alone.ids[0])
+        assert not together.mask[i, length:].any()
+    with pytest.raises(ValueError, match=r"shape \(4, 20\).*not \(20, 4\)"):
+        run(model, uniforms=numbers.T)
+
+
 def test_left_padding_changes_no_token(model):
     together = run(model, temperature=0)
     for i, prompt in enumerate(PROMPTS):
@@ -102,20 +126,20 @@ def test_sampling_under_autocast_keeps_its_cache_in_16_bits(model):
 
 
 class Scripted:
-    """Stands in for a model: row i writes script[i], one token after the other."""
+    """Stands in for a model: the row with prompt [2 + i] writes script[i], one token after the other."""
 
     def __init__(self, script: list[list[int]]):
         self.config = SimpleNamespace(context=99)
-        self.script, self.calls = torch.tensor(script), 0
+        self.script, self.sizes = torch.tensor(script), []  # of the batches that it was given
 
-    def hidden(self, ids, attention_mask, cache=None):
-        return torch.zeros(*ids.shape, 1)
+    def hidden(self, ids, attention_mask, cache=None, keep=None):
+        self.sizes.append(len(ids))
+        return self.script[ids[:, 0] - 2, ids.size(1) - 1]  # (b,) the token to write
 
     def logits(self, hidden):
-        logits = torch.full((len(self.script), 10), -50.0)
-        logits[range(len(self.script)), self.script[:, self.calls]] = 50.0
+        logits = torch.full((len(hidden), 10), -50.0)
+        logits[range(len(hidden)), hidden] = 50.0
         logits[:, PAD] = 1000.0  # it would love to write pads
-        self.calls += 1
         return logits
 
 
@@ -128,15 +152,17 @@ def test_responses_end_with_their_end_of_text():
     assert out.stopped.tolist() == [True, False, True]
 
 
-def test_sampling_ends_when_all_rows_have():
-    model = Scripted([[5, EOS, 6, 7], [EOS, 6, 7, 8]])
-    out = run(model, [[2], [3]], max_new_tokens=4, use_cache=False)
-    assert out.ids.tolist() == [[5, EOS], [EOS, PAD]]
-    assert model.calls == 2
+def test_finished_rows_leave_the_batch_and_sampling_ends_with_the_last():
+    script = [[5, EOS, 6, 7, 8], [EOS, 6, 7, 8, 9], [5, 5, 5, EOS, 7]]
+    for drop_every, sizes in ((1, [3, 2, 1, 1]), (2, [3, 3, 1, 1]), (8, [3, 3, 3, 3, 3])):
+        model = Scripted(script)
+        out = run(model, [[2], [3], [4]], max_new_tokens=5, use_cache=False, drop_every=drop_every)
+        assert out.ids.tolist() == [[5, EOS, PAD, PAD], [EOS, PAD, PAD, PAD], [5, 5, 5, EOS]]
+        assert out.stopped.all() and model.sizes == sizes
 
 
 def test_end_of_text_in_the_prompt_does_not_stop_the_response():
-    out = run(Scripted([[5, 6]]), [[EOS, EOS]], max_new_tokens=2, use_cache=False)
+    out = run(Scripted([[9, 5, 6]]), [[2, EOS]], max_new_tokens=2, use_cache=False)
     assert out.ids.tolist() == [[5, 6]] and not out.stopped.any()
 
 
@@ -145,18 +171,17 @@ def test_end_of_text_in_the_prompt_does_not_stop_the_response():
 
 def test_draws_follow_the_softmax():
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0, -1.0])
-    tokens = draw(logits.expand(200_000, 5), seeded())
+    tokens = draw(logits.expand(200_000, 5), torch.rand(200_000, generator=seeded()))
     shares = torch.bincount(tokens, minlength=5) / len(tokens)
     torch.testing.assert_close(shares, logits.softmax(0), atol=0.004, rtol=0)  # about four standard errors
     assert shares[2] == 0
 
 
-@pytest.mark.parametrize("u", [0.0, 1 - 2**-24])  # the smallest and the largest that torch.rand can give
-def test_the_ends_of_the_range_draw_possible_tokens(monkeypatch, u):
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-24, 1 - 2**-53])  # the smallest, the largest float32 and float64
+def test_the_ends_of_the_range_draw_possible_tokens(u):
     logits = torch.randn(64, 3000, generator=seeded())
     logits[:, [0, 1, -2, -1]] = -torch.inf
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, u))
-    tokens = draw(logits)
+    tokens = draw(logits, torch.full((64,), u, dtype=torch.float64))
     assert logits.gather(1, tokens[:, None]).isfinite().all()
 
 
@@ -180,9 +205,10 @@ def test_top_p_by_hand():
 
 def test_temperature_sharpens_and_zero_is_greedy():
     logits = torch.tensor([[0.0, 1.0]]).expand(50_000, 2)
-    assert (next_token(logits, 0) == 1).all()
+    u = torch.rand(50_000, generator=seeded())
+    assert (next_token(logits, u, 0) == 1).all()
     for temperature in (0.5, 1.0, 2.0):
-        share = next_token(logits, temperature, generator=seeded()).float().mean()
+        share = next_token(logits, u, temperature).float().mean()
         assert share.item() == pytest.approx(torch.sigmoid(torch.tensor(1 / temperature)).item(), abs=0.01)
 
 
