@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.checkpoints import CheckpointError, load_stage, save_stage, sha256
+from helpers.checkpoints import CheckpointError, load_stage, save_stage
+from helpers.folders import sha256
 from helpers.foreign import WeightsError, find_weights, load_foreign, weights_file
 from helpers.gpt2_bpe import load_gpt2_tokenizer
 from helpers.model import GPT

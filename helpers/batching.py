@@ -1,7 +1,23 @@
 """Rows of different lengths as rectangles: padding on either side, batches of similar length, checks of prompts."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+class Batches(Sequence):
+    """The batches of a plan (which rows each step reads), made by `make(rows)` only when they are asked for."""
+
+    def __init__(self, plan: list[list[int]], make: Callable[[list[int]], Any]):
+        self.plan, self.make = plan, make
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step):
+        return Batches(self.plan[step], self.make) if isinstance(step, slice) else self.make(self.plan[step])
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ model.safetensors, config.json and the tokenizer files are transformers' own for
 A folder is written beside its final place and then moved there, so that an interruption never leaves half a checkpoint.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.cards import base_of, model_card
+from helpers.folders import sha256
 from helpers.model import GPT, GPTConfig, RewardModel
 
 NOTEBOOKS = {  # stage: the notebook that makes its checkpoint
@@ -124,15 +124,6 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):  # a mebibyte at a time
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 # ---------------------------------------------------------------- save
 
 
@@ -214,6 +205,14 @@ def save_stage(
             adapter.write(fresh / "adapter")
         write_json(fresh / "stage.json", info)
         (fresh / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
+
+
+def checksum_of(folder: Path) -> str | None:
+    """The checksum of a checkpoint's weights, as its stage.json has it; None where there is no checkpoint."""
+    try:
+        return read_info(folder, None)["files"]["model.safetensors"]
+    except (CheckpointError, KeyError):
+        return None
 
 
 def parent_record(folder: Path) -> dict:

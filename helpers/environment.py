@@ -8,6 +8,9 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_OUT     run folder        RLHF_DEVICE cpu, cuda, mps    RLHF_DTYPE    float32, bfloat16, float16
     RLHF_THREADS CPU threads       RLHF_SOURCE embedded, local, hub   RLHF_DATA_DIR folder with rows (source local)
     RLHF_ADAPTER full, lora, qlora
+    RLHF_STOP_AFTER  e.g. 11h30m: stop by then, with the state saved     RLHF_RESUME   0: start over
+    RLHF_SAVE_EVERY  e.g. 10m, between snapshots                         RLHF_SAVE_STEPS   e.g. 500, likewise
+    RLHF_STEPS   a trial: stop after so many steps of the training
     RLHF_INIT    what 1-SFT starts from: pretrain, gpt2, another GPT-2's name, a folder, a .pt file
 """
 
@@ -18,10 +21,11 @@ import os
 import platform
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +63,7 @@ class Course:
     why: str = ""  # the preset was chosen, when it was not named
     reports: list[str] = field(default_factory=list, repr=False)  # which rows were read, and how many left out
     started: float = field(default_factory=time.perf_counter, repr=False)
+    deadline: float | None = None  # `time.perf_counter()` at which the session ends (RLHF_STOP_AFTER)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -109,10 +114,40 @@ class Course:
             raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
         return self.out / "checkpoints" / stage
 
+    def keeper(self, name: str = "") -> Any:
+        """Where a training run of this stage is logged and saved (`helpers.resume.Keeper`).
+
+        name: of a run that is not the stage's main one. A run goes on from its snapshots only with the settings and
+        the checkpoints that it began with.
+        """
+        from helpers.base import base_folder
+        from helpers.checkpoints import checksum_of
+        from helpers.resume import Keeper, seconds_of
+
+        trial = read_number("RLHF_STEPS", 0, least=0)
+        name = (name or self.stage) + ("-trial" if trial else "")
+        parents = {"sft": [base_folder(self)], "ppo": [self.folder("sft"), self.folder("reward")]}
+        parents["reward"] = [*parents["sft"], self.folder("sft")]  # the second judge starts from the base model
+        settings = asdict(self.config) | {"track": self.track, "source": self.source}
+        settings.pop("micro_batch", None)  # a matter of the machine, like its number format
+        settings |= {f"checkpoint {path.name}": checksum_of(path) for path in parents.get(self.stage, ())}
+        keeper = Keeper(
+            self.out / "logs" / f"{name}.jsonl", self.snapshots / name, plain(settings),
+            every=seconds_of(os.environ.get("RLHF_SAVE_EVERY") or "10m", "RLHF_SAVE_EVERY"),
+            every_steps=read_number("RLHF_SAVE_STEPS", 0, least=0), deadline=self.deadline, limit=trial,
+        )  # fmt: skip
+        if os.environ.get("RLHF_RESUME") == "0":
+            keeper.clear()
+        return keeper
+
     @property
-    def log(self) -> Path:
-        """Where this stage's training writes the metrics of every step, as JSON lines."""
-        return self.out / "logs" / f"{self.stage}.jsonl"
+    def snapshots(self) -> Path:
+        """Where the unfinished training runs of this stage are saved."""
+        return self.out / "snapshots" / self.stage
+
+    def forget_snapshots(self) -> None:
+        """Remove what a stage has saved on its way, once its checkpoint is written."""
+        shutil.rmtree(self.snapshots, ignore_errors=True)
 
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.
@@ -186,9 +221,17 @@ def setup(notebook: str) -> Course:
     set_figure_style()
     watch_cells(track, source)
     course = Course(notebook, STAGES[notebook], preset, track, seed, out, device, choose_dtype(device), threads,
-                    where, config, source, init, why)  # fmt: skip
+                    where, config, source, init, why, deadline=read_deadline())  # fmt: skip
     print(summary(course))
     return course
+
+
+def read_deadline() -> float | None:
+    """When the session ends, by `time.perf_counter()`: RLHF_STOP_AFTER from now. Raises ValueError."""
+    from helpers.resume import seconds_of
+
+    after = os.environ.get("RLHF_STOP_AFTER")
+    return time.perf_counter() + seconds_of(after, "RLHF_STOP_AFTER") if after else None
 
 
 def find_place() -> str:

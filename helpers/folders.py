@@ -1,5 +1,6 @@
 """Names and places that everything shares, and files written so that nobody ever reads half of one."""
 
+import hashlib
 import json
 import math
 import os
@@ -58,3 +59,12 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8", newline="\n")
     os.replace(partial, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):  # a mebibyte at a time
+            digest.update(chunk)
+    return digest.hexdigest()

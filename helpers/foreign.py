@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from helpers.checkpoints import CheckpointError, from_transformers_state, save_stage, sha256
+from helpers.checkpoints import CheckpointError, from_transformers_state, save_stage
+from helpers.folders import sha256
 from helpers.gpt2_bpe import load_gpt2_tokenizer
 from helpers.model import GPT, GPTConfig
 from helpers.network import redact, within

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import label_parts
-from helpers.batching import right_pad
+from helpers.batching import Batches, right_pad
 from helpers.config import RewardConfig
 from helpers.datasets import Labelled
 from helpers.evaluation import bootstrap_ci95
 from helpers.model import RewardModel, last_real_token
 from helpers.pretrain import batch_plan
+from helpers.resume import Keeper
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, fit
 
@@ -37,7 +38,7 @@ def label_loss(model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm
     last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]  # (B, C)
     scores = model.score(last).squeeze(1).float()  # (B,)
     loss = F.binary_cross_entropy_with_logits(scores, labels)
-    metrics = {"label": loss.item(), "accuracy": ((scores > 0) == (labels > 0.5)).float().mean().item()}
+    metrics = {"label": loss.detach(), "accuracy": ((scores > 0) == (labels > 0.5)).float().mean()}
     if lm_coef:
         guessed = mask[:, 1:]
         loss = loss + lm_coef * F.cross_entropy(model.gpt.logits(hidden[:, :-1][guessed]), ids[:, 1:][guessed])
@@ -46,17 +47,20 @@ def label_loss(model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm
 
 def train(
     model: RewardModel, rows: list[list[int]], labels: Sequence[int], config: RewardConfig, pad_id: int,
-    dtype: torch.dtype = torch.float32, log=None,
+    dtype: torch.dtype = torch.float32, keeper: Keeper | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train in place on encoded texts and their labels; returns the metrics of every step."""
     plan = batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed)
     device, known = model.score.weight.device, torch.tensor(labels, dtype=torch.float32)
-    padded = ((right_pad([rows[i] for i in index], pad_id, multiple=16), known[index]) for index in plan)
-    batches = ((ids.to(device), mask.to(device), y.to(device)) for (ids, mask), y in padded)
+    batches = Batches(plan, lambda index: (*right_pad([rows[i] for i in index], pad_id, multiple=16), known[index]))
     optimizers = Optimizers(model, config.lr, config.muon_lr)
-    progress = Progress("reward", len(plan), log)
-    split = label_parts(config.micro_batch, config.lm_coef)
-    return fit(model, batches, lambda m, part: label_loss(m, *part), optimizers, progress, dtype=dtype, split=split)
+
+    def loss_of(model, part):
+        *tensors, lm_coef = part
+        return label_loss(model, *(tensor.to(device) for tensor in tensors), lm_coef)
+
+    progress, split = Progress("reward", len(plan), keeper), label_parts(config.micro_batch, config.lm_coef)
+    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
 def measure(scores: Tensor, items: Sequence[Labelled]) -> dict:

@@ -11,6 +11,7 @@ from helpers.batching import left_pad, right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt, fingerprint
+from helpers.distributed import add_numbers, gather_rows, is_main, own_rows, world
 from helpers.environment import Course
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.generation import sample
@@ -29,6 +30,7 @@ from helpers.losses import (
     whiten,
 )
 from helpers.model import GPT, RewardModel
+from helpers.resume import Keeper
 from helpers.reward import score_responses
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
@@ -102,12 +104,17 @@ def response_values(model: RewardModel, batch: Batch) -> Tensor:
 def collect(
     models: Models, prompt_ids: Tensor, prompt_mask: Tensor, config: PPOConfig, tokenizer: Tokenizer, generator
 ) -> Rollout:
-    """Sample a response to each prompt (B, P), score it, and work out advantages and returns."""
+    """Sample a response to each prompt (B, P), score it, and work out advantages and returns.
+
+    Of several processes each takes its own prompts; then all have all rows, and whiten over all of them.
+    """
+    uniforms = torch.rand(config.response_tokens, len(prompt_ids), generator=generator).T  # (B, R), whoever draws
+    own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
     samples = sample(
-        models.policy, prompt_ids, prompt_mask, max_new_tokens=config.response_tokens,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, generator=generator,
+        models.policy, prompt_ids[own], prompt_mask[own], max_new_tokens=config.response_tokens,
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, uniforms=uniforms[own],
     )  # fmt: skip
-    ids, mask = torch.cat([prompt_ids, samples.ids], 1), torch.cat([prompt_mask, samples.mask], 1)
+    ids, mask = torch.cat([prompt_ids[own], samples.ids], 1), torch.cat([prompt_mask[own], samples.mask], 1)
     batch = Batch(ids, mask, prompt_ids.size(1))
     with autocast(ids.device, models.dtype):
         scores = missing_eos_scores(models.reward(ids, mask), samples.stopped, config.missing_eos_score)  # (B,)
@@ -115,10 +122,13 @@ def collect(
         ref_logprobs = token_logprobs(response_logits(models.reference, batch), batch.response)
         values = response_values(models.value, batch)
     logprobs = token_logprobs(logits, batch.response)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, samples.mask, config.kl_coef)  # (B, R)
-    advantages, returns = gae(rewards, values, samples.mask, config.gamma, config.lam)
-    advantages = whiten(advantages, samples.mask)  # after the returns: the critic's targets keep their units
-    return Rollout(batch, scores, samples.stopped, logprobs, ref_logprobs, values, advantages, returns, entropy(logits))
+    found = (ids, mask, scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
+    ids, mask, scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
+    batch = Batch(ids, mask, batch.P)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, batch.response_mask, config.kl_coef)  # (B, R)
+    advantages, returns = gae(rewards, values, batch.response_mask, config.gamma, config.lam)
+    advantages = whiten(advantages, batch.response_mask)  # after the returns: the critic's targets keep their units
+    return Rollout(batch, scores, stopped, logprobs, ref_logprobs, values, advantages, returns, entropies)
 
 
 def minibatch_losses(models: Models, rollout: Rollout, index: Tensor, config: PPOConfig) -> dict[str, Tensor]:
@@ -135,16 +145,22 @@ def minibatch_losses(models: Models, rollout: Rollout, index: Tensor, config: PP
 
 
 def update(models: Models, rollout: Rollout, optimizers: list[Optimizers], config: PPOConfig, generator, factor: float):
-    """All gradient steps on one rollout: `epochs` passes in fresh random order. Returns the mean of each metric."""
-    seen = []
+    """All gradient steps on one rollout: `epochs` passes in fresh random order. Returns the mean of each metric.
+
+    A loss is a mean over tokens: a process that has a share of a minibatch's tokens has that share of its gradients.
+    """
+    seen, tokens = [], rollout.batch.response_mask.sum(1).double()  # (B,)
     for _ in range(config.epochs):
         order = torch.randperm(len(rollout.scores), generator=generator)
         for index in order.split(config.minibatch_size):
-            losses = minibatch_losses(models, rollout, index, config)
-            (losses["policy"] + losses["value"]).backward()  # separate models: each loss reaches its own
-            for optimizer in optimizers:
+            own = index[list(own_rows(len(index)))]
+            share = (tokens[own].sum() / tokens[index].sum()).item()  # 1 in a single process
+            losses = minibatch_losses(models, rollout, own, config)
+            for optimizer, loss in zip(optimizers, (losses["policy"], losses["value"]), strict=True):
+                optimizer.scaler.scale(share * loss).backward()  # separate models: each loss reaches its own
                 optimizer.step(factor)
-            seen.append({name: loss.item() for name, loss in losses.items()})
+            numbers = add_numbers([share * loss.item() for loss in losses.values()])
+            seen.append(dict(zip(losses, numbers, strict=True)))
     return {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]} | {"first": seen[0]}
 
 
@@ -179,34 +195,45 @@ def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) ->
 
 
 def train(
-    models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, log=None, watch=None
-) -> list[dict]:
+    models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer,
+    keeper: Keeper | None = None, watch=None,
+) -> list[dict]:  # fmt: skip
     """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration.
 
-    `watch(history)` is called after each iteration, for a live picture.
+    With a keeper the run is logged and saved, and goes on where one that was stopped has left off. `watch(history)` is
+    called after each iteration, for a live picture. Raises ValueError if several processes can't share the work evenly.
     """
+    if config.rollout_size % world() or config.minibatch_size % world():
+        sizes = f"rollout_size {config.rollout_size} and minibatch_size {config.minibatch_size}"
+        raise ValueError(f"{world()} processes can't share {sizes} evenly: take multiples of {world()}")
     device = models.policy.wte.weight.device
     encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
     choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
-    draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
+    draw = torch.Generator().manual_seed(config.seed)  # which tokens
     optimizers = [
         Optimizers(models.policy, *config.rates),
         Optimizers(models.value, config.value_lr, config.value_muon_lr),
     ]
-    progress = Progress("ppo", config.iterations, log)
-    for iteration in range(config.iterations):
-        chosen = torch.randperm(len(prompts), generator=choose)[: config.rollout_size].tolist()
-        ids, mask = (tensor.to(device) for tensor in left_pad([encoded[i] for i in chosen], tokenizer.pad_id))
-        rollout = collect(models, ids, mask, config, tokenizer, draw)
-        metrics = rollout_metrics(rollout)
-        if prompts[0].facts is not None:
-            metrics["gold"] = gold_rewards(rollout, [prompts[i] for i in chosen], tokenizer)
-        steps = update(models, rollout, optimizers, config, choose, 1 - iteration / config.iterations)
-        if iteration == 0:
-            check_first_minibatch(metrics, steps["first"])
-        progress.update(**metrics, clip_fraction=steps["clip_fraction"], value_loss=steps["value"])
-        if watch:
-            watch(progress.history)
+    for optimizer in optimizers:
+        optimizer.scale_for(models.dtype)
+    progress = Progress("ppo", config.iterations, keeper)
+    saved = {"policy": models.policy, "value": models.value, "policy_optimizer": optimizers[0],
+             "value_optimizer": optimizers[1], "choose": choose, "draw": draw}  # fmt: skip
+    with progress.steps_left(**saved) as iterations:
+        for iteration in iterations:
+            chosen = torch.randperm(len(prompts), generator=choose)[: config.rollout_size].tolist()
+            ids, mask = (tensor.to(device) for tensor in left_pad([encoded[i] for i in chosen], tokenizer.pad_id))
+            rollout = collect(models, ids, mask, config, tokenizer, draw)
+            metrics = rollout_metrics(rollout)
+            if prompts[0].facts is not None:
+                metrics["gold"] = gold_rewards(rollout, [prompts[i] for i in chosen], tokenizer)
+            with progress.guard(rollout.batch):
+                steps = update(models, rollout, optimizers, config, choose, 1 - iteration / config.iterations)
+            if iteration == 0:
+                check_first_minibatch(metrics, steps["first"])
+            progress.update(**metrics, clip_fraction=steps["clip_fraction"], value_loss=steps["value"])
+            if watch:
+                watch(progress.history)
     return progress.history
 
 
@@ -289,7 +316,9 @@ def run(course: Course) -> None:
     config, tokenizer = course.config, course.tokenizer
     models = load_models(course, tokenizer)
     prompts = course.rows("prompts", "train")
-    train(models, prompts, config, tokenizer, course.log)
+    train(models, prompts, config, tokenizer, course.keeper())
+    if not is_main():
+        return
     adapter = merge_adapters(models.policy)  # None when all weights were trained
     if prompts[0].facts is None:
         from helpers.policies import on_real_rows, show  # builds on this module
@@ -304,6 +333,7 @@ def run(course: Course) -> None:
         metrics=metrics, parent=course.folder("sft"), data_fingerprint=fingerprint(prompts),
         adapter=adapter,
     )  # fmt: skip
+    course.forget_snapshots()
     course.record(**metrics)
 
 

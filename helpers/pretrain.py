@@ -1,19 +1,19 @@
 """Stage 0: a language model from random weights (taught in 0-Pretrain). `python -m helpers.pretrain --preset cpu`."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import token_parts
-from helpers.batching import length_buckets, right_pad, rows_at_once
+from helpers.batching import Batches, length_buckets, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig
 from helpers.datasets import Document, fingerprint
+from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import entropy_floor
 from helpers.model import GPT, GPTConfig
+from helpers.resume import Keeper
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast, fit
@@ -54,10 +54,10 @@ def encode_documents(documents: list[Document], tokenizer: Tokenizer, context: i
 
 def document_batches(
     rows: list[list[int]], batch_size: int, epochs: float, pad_id: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Batches:
     """Batches (ids, mask) of documents of similar length, in an order fixed by the seed."""
-    for index in batch_plan([len(row) for row in rows], batch_size, epochs, seed):
-        yield right_pad([rows[i] for i in index], pad_id, multiple=16)
+    plan = batch_plan([len(row) for row in rows], batch_size, epochs, seed)
+    return Batches(plan, lambda index: right_pad([rows[i] for i in index], pad_id, multiple=16))
 
 
 def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -87,12 +87,14 @@ def heldout_loss(model: GPT, rows: list[list[int]], pad_id: int, dtype: torch.dt
 
 
 def train(
-    model: GPT, rows: list[list[int]], config: PretrainConfig, pad_id: int, dtype=torch.float32, log=None,
-    title: str = "pretrain",
+    model: GPT, rows: list[list[int]], config: PretrainConfig, pad_id: int, dtype=torch.float32,
+    keeper: Keeper | None = None, title: str = "pretrain",
 ) -> list[dict]:  # fmt: skip
-    """Pretrain in place on encoded documents; returns the metrics of every step."""
+    """Pretrain in place on encoded documents; returns the metrics of every step.
+
+    With a keeper the run is logged and saved, and goes on where one that was stopped has left off.
+    """
     device = model.wte.weight.device
-    steps = len(batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed))
     batches = document_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
     optimizers = Optimizers(model, config.lr, config.muon_lr)
 
@@ -100,7 +102,7 @@ def train(
         ids, mask = (tensor.to(device) for tensor in batch)
         return next_token_loss(model, ids, mask), {}
 
-    progress, split = Progress(title, steps, log), token_parts(config.micro_batch)
+    progress, split = Progress(title, len(batches), keeper), token_parts(config.micro_batch)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
@@ -114,13 +116,16 @@ def run(course: Course) -> None:
     model = GPT(GPTConfig(tokenizer.vocab_size, config.context, config.layers, config.heads, config.channels))
     sinusoidal_start(model)
     model.to(course.device)
-    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
+    if not is_main():
+        return  # the other processes have only helped with the training
     metrics = measure(model, heldout, heldout_rows, tokenizer.pad_id, course.dtype)
     metrics["tokens"] = trained_tokens(rows, config)
     save_stage(
         course.folder(), model, tokenizer, stage="pretrain", track=course.track, config=settings(course),
         metrics=metrics, parent=None, data_fingerprint=fingerprint(documents),
     )  # fmt: skip
+    course.forget_snapshots()
     course.record(**metrics, first_loss=history[0]["loss"])
 
 

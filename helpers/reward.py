@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +13,18 @@ from torch import Tensor
 from helpers import pointwise
 from helpers.accumulation import pair_parts
 from helpers.base import base_folder, load_base
-from helpers.batching import right_pad
+from helpers.batching import Batches, right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.classifier import fit_rows
 from helpers.config import RewardConfig
 from helpers.datasets import Comparison, Prompt, fingerprint
+from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import Responses, ratio_ci95, respond
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, RewardModel
 from helpers.pretrain import batch_plan
+from helpers.resume import Keeper
 from helpers.rows.common import digest
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
@@ -90,14 +92,14 @@ def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, T
     return scores[:, 0], scores[:, 1], hidden
 
 
-def reward_loss(model: RewardModel, batch: PairBatch, lm_coef: float) -> tuple[Tensor, dict[str, float]]:
+def reward_loss(model: RewardModel, batch: PairBatch, lm_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Bradley-Terry loss plus `lm_coef` times the language-model loss on both completions.
 
     The second keeps the model reading: a pair says one bit about 60 tokens, their text says much more.
     """
     chosen, rejected, hidden = score_pairs(model, batch)
     loss = bradley_terry_loss(chosen, rejected)
-    metrics = {"pairwise": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
+    metrics = {"pairwise": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
     if lm_coef:
         guessed = batch.targets >= 0
         logits = model.gpt.logits(hidden[guessed])  # (completion tokens, V)
@@ -105,15 +107,19 @@ def reward_loss(model: RewardModel, batch: PairBatch, lm_coef: float) -> tuple[T
     return loss, metrics
 
 
-def train(model: RewardModel, pairs: list[Pair], config: RewardConfig, pad_id: int, dtype=torch.float32, log=None):
+def train(model: RewardModel, pairs: list[Pair], config: RewardConfig, pad_id: int, dtype=torch.float32,
+          keeper: Keeper | None = None) -> list[dict]:  # fmt: skip
     """Train in place on encoded pairs; returns the metrics of every step."""
     plan = batch_plan([len(pair) for pair in pairs], config.batch_size, config.epochs, config.seed)
-    device = model.score.weight.device
-    batches: Iterator[PairBatch] = (pair_batch([pairs[i] for i in index], pad_id).to(device) for index in plan)
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
-    progress = Progress("reward", len(plan), log)
-    split = pair_parts(config.micro_batch, config.lm_coef)
-    return fit(model, batches, lambda m, part: reward_loss(m, *part), optimizers, progress, dtype=dtype, split=split)
+    batches = Batches(plan, lambda index: pair_batch([pairs[i] for i in index], pad_id))
+    device, optimizers = model.score.weight.device, Optimizers(model, config.lr, config.muon_lr)
+
+    def loss_of(model, part):
+        batch, lm_coef = part
+        return reward_loss(model, batch.to(device), lm_coef)
+
+    progress, split = Progress("reward", len(plan), keeper), pair_parts(config.micro_batch, config.lm_coef)
+    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
 @torch.no_grad()
@@ -211,14 +217,17 @@ def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Com
     """
     folder, tokenizer = judge_folder(course), course.tokenizer
     if not comparisons:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
         return {}
     config = replace(course.config, seed=course.config.seed + 1)
     base, _ = load_base(course)
     torch.manual_seed(config.seed)  # of the head
     model = RewardModel(base).to(course.device)
     pairs = [encode_comparison(item, tokenizer, base.config.context) for item in comparisons]
-    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.log.with_name("judge.jsonl"))
+    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.keeper("judge"))
+    if not is_main():
+        return {}
     found = measure(model, tokenizer, heldout)
     metrics = {"judge_accuracy": found["accuracy"], "judge_accuracy_ci95": found["accuracy_ci95"],
                "judge_comparisons": len(comparisons)}  # fmt: skip
@@ -244,15 +253,18 @@ def learn(course: Course, model: RewardModel) -> tuple[list, dict]:
         rows, heldout_rows = ([pointwise.encode_labelled(item, tokenizer, context) for item in part]
                               for part in (items, heldout))  # fmt: skip
         labels = [item.label for item in items]
-        pointwise.train(model, rows, labels, config, tokenizer.pad_id, course.dtype, course.log)
+        pointwise.train(model, rows, labels, config, tokenizer.pad_id, course.dtype, course.keeper())
+        if not is_main():
+            return items, {}
         words = fit_rows(items, heldout, config.seed)[1]  # what a bag of words makes of the same rows
         return items, pointwise.measure(score_rows(model, heldout_rows, tokenizer.pad_id), heldout) | {
             f"bag_of_words_{name}": value for name, value in words.items()
         }
     items, apart = set_apart(course, items)
     pairs = [encode_comparison(item, tokenizer, context) for item in items]
-    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.log)
-    return items, measure(model, tokenizer, heldout) | train_judge(course, apart, heldout)
+    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.keeper())
+    judged = train_judge(course, apart, heldout)  # by all processes; what follows is one's work
+    return items, (measure(model, tokenizer, heldout) | judged if is_main() else {})
 
 
 def run(course: Course) -> None:
@@ -262,12 +274,15 @@ def run(course: Course) -> None:
     policy, _ = load_stage(parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device)
     model = RewardModel(copy.deepcopy(policy)).to(course.device)
     items, metrics = learn(course, model)
+    if not is_main():
+        return
     prompts = course.rows("prompts", "train", config.eval_prompts)
     metrics["mean"], metrics["std"] = normalise_on(model, policy, tokenizer, prompts, config)
     save_stage(
         course.folder(), model, tokenizer, stage="reward", track=track, config=settings(course),
         metrics=metrics, parent=parent, data_fingerprint=fingerprint(items),
     )  # fmt: skip
+    course.forget_snapshots()
     course.record(**metrics)
 
 

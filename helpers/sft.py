@@ -1,7 +1,5 @@
 """Stage 1: supervised fine-tuning on demonstrations (taught in 1-SFT). `python -m helpers.sft --preset cpu`."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,16 +8,18 @@ from helpers import pretrain
 from helpers.accumulation import token_parts
 from helpers.adapters import add_adapters, merge_adapters
 from helpers.base import base_folder, load_base
-from helpers.batching import right_pad, rows_at_once
+from helpers.batching import Batches, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig, SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
+from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import entropy_floor, ratio_ci95, respond
 from helpers.model import GPT
 from helpers.perplexity import response_nats
 from helpers.pretrain import batch_plan
 from helpers.references import References, heldout_prompts, heldout_references
+from helpers.resume import Keeper
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast, fit
@@ -55,11 +55,14 @@ def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
 
 def demonstration_batches(
     rows: list[tuple[list[int], int]], batch_size: int, epochs: float, pad_id: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Batches:
     """Batches (ids, completion mask) of demonstrations of similar length, in an order fixed by the seed."""
-    for index in batch_plan([len(ids) for ids, _ in rows], batch_size, epochs, seed):
+
+    def make(index: list[int]) -> tuple[Tensor, Tensor]:
         ids, mask = right_pad([rows[i][0] for i in index], pad_id, multiple=16)
-        yield ids, completion_masks(mask, [rows[i][1] for i in index])
+        return ids, completion_masks(mask, [rows[i][1] for i in index])
+
+    return Batches(batch_plan([len(ids) for ids, _ in rows], batch_size, epochs, seed), make)
 
 
 @torch.no_grad()
@@ -74,7 +77,7 @@ def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = 
     return total / tokens
 
 
-def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, log=None) -> list[dict]:
+def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, keeper: Keeper | None = None):
     """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
 
     With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one. With
@@ -88,8 +91,8 @@ def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32,
     if config.adapt_epochs:
         adapting = PretrainConfig(epochs=config.adapt_epochs, batch_size=config.batch_size, lr=lr, muon_lr=muon_lr,
                                   micro_batch=config.micro_batch, seed=config.seed)  # fmt: skip
-        pretrain.train(model, [ids for ids, _ in rows], adapting, pad_id, dtype, title="adapt")
-    steps = len(batch_plan([len(ids) for ids, _ in rows], config.batch_size, config.epochs, config.seed))
+        pretrain.train(model, [ids for ids, _ in rows], adapting, pad_id, dtype,
+                       keeper and keeper.named("adapt"), title="adapt")  # fmt: skip
     batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
     optimizers = Optimizers(model, lr, muon_lr)
 
@@ -97,7 +100,7 @@ def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32,
         ids, mask = (tensor.to(device) for tensor in batch)
         return completion_nll(model, ids, mask), {}
 
-    progress, split = Progress("sft", steps, log), token_parts(config.micro_batch)
+    progress, split = Progress("sft", len(batches), keeper), token_parts(config.micro_batch)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
@@ -138,7 +141,9 @@ def run(course: Course) -> None:
     model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
-    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.log)
+    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
+    if not is_main():
+        return
     adapter = merge_adapters(model)  # None when all weights were trained
     heldout = course.rows("demonstrations", "heldout")
     references = heldout_references(course)
@@ -148,6 +153,7 @@ def run(course: Course) -> None:
         course.folder(), model, tokenizer, stage="sft", track=course.track, config=settings(course),
         metrics=metrics, parent=base_folder(course), data_fingerprint=fingerprint(demonstrations), adapter=adapter,
     )  # fmt: skip
+    course.forget_snapshots()
     course.record(**metrics, first_loss=history[0]["loss"])
 
 

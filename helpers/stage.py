@@ -8,14 +8,19 @@ from dataclasses import asdict
 
 from helpers.checkpoints import CheckpointError
 from helpers.config import PRESETS, TRACKS
+from helpers.distributed import barrier, is_main, process_group
 from helpers.environment import Course, setup
 from helpers.foreign import WeightsError
+from helpers.resume import ResumeError, Stopped
 from helpers.tracks import SourceError
 
 OPTIONS = {
     "preset": ", ".join(PRESETS), "track": ", ".join(TRACKS), "seed": "a whole number", "out": "the run folder",
     "init": "what 1-SFT starts from: pretrain, gpt2, a folder, a .pt file",
     "adapter": "full, lora or qlora: what SFT and PPO train",
+    "stop-after": "a time such as 11h30m: stop by then, with the state saved", "steps": "a trial of so many steps",
+    "save-every": "the time between snapshots, such as 10m", "save-steps": "the steps between them",
+    "resume": "0: start over, without what an unfinished run has saved",
 }  # fmt: skip
 
 
@@ -26,14 +31,32 @@ def settings(course: Course) -> dict:
 
 
 def stage_main(notebook: str, run: Callable[[Course], None]) -> None:
-    """Run one stage without its notebook: its options win over RLHF_PRESET and so on."""
+    """Run one stage without its notebook: its options win over RLHF_PRESET and so on.
+
+    Also in each of the processes that `python -m torch.distributed.run` starts; then the first one speaks for all.
+    """
     parser = argparse.ArgumentParser(description=f"The stage of {notebook}.ipynb, without the notebook.")
     for name, meaning in OPTIONS.items():
-        parser.add_argument(f"--{name}", help=f"{meaning} (default: RLHF_{name.upper()})")
+        parser.add_argument(f"--{name}", help=f"{meaning} (default: {variable(name)})")
     for name, value in vars(parser.parse_args()).items():
         if value is not None:
-            os.environ[f"RLHF_{name.upper()}"] = value
+            os.environ[variable(name)] = value
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     try:
-        run(setup(notebook))
-    except (CheckpointError, SourceError, WeightsError, OSError, FloatingPointError, ValueError) as error:
+        course = setup(notebook)
+        with process_group(course.device):
+            if is_main():
+                _ = course.tokenizer  # made now, if it is not there yet, so that the others only read it
+            barrier()
+            run(course)
+    except Stopped as stop:
+        print(stop)
+        sys.exit(stop.code)
+    except (CheckpointError, ResumeError, SourceError, WeightsError, OSError, ValueError, ArithmeticError) as error:
         sys.exit(f"{notebook}: {error}")
+
+
+def variable(option: str) -> str:
+    """The environment variable behind an option: RLHF_STOP_AFTER of stop-after."""
+    return f"RLHF_{option.upper().replace('-', '_')}"

@@ -3,15 +3,18 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from helpers.accumulation import WHOLE, Parts
+from helpers.distributed import add_gradients, add_numbers, is_main
 from helpers.muon import Muon
+from helpers.resume import Keeper, resumable
+from helpers.state import write_state
 
 
 def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) -> float:
@@ -42,25 +45,44 @@ class Optimizers:
             self.parts.append(Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
         self.peaks = [lr, muon_lr]
         self.parameters = matrices + others
+        self.scale_for(torch.float32)
 
-    def step(self, factor: float = 1.0, clip: float = 1.0, scaler: torch.amp.GradScaler | None = None) -> float:
+    def scale_for(self, dtype: torch.dtype) -> None:
+        """Losses in float16 are made larger before `backward` (`scaler.scale`), or small gradients would round to 0."""
+        device = self.parameters[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+
+    def step(self, factor: float = 1.0, clip: float = 1.0) -> float:
         """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before.
 
-        scaler: what made the loss larger for float16; gradients that overflowed are dropped, without an update.
+        Raises FloatingPointError, before any weight has changed, if a gradient is not finite. In float16 that is an
+        overflow: the update is left out, and the next losses are made less large.
         """
-        scaled = scaler is not None and scaler.is_enabled()
-        for optimizer in self.parts if scaled else ():
-            scaler.unscale_(optimizer)
+        add_gradients(self.parameters)  # of all processes
+        half = self.scaler.is_enabled()
+        for optimizer in self.parts if half else ():
+            self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, clip)
+        finite = bool(norm.isfinite())
+        if not finite and not (half and self.scaler.get_scale() > 1e-6):
+            raise FloatingPointError("the gradient is not finite")
         for optimizer, peak in zip(self.parts, self.peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
-            if norm.isfinite() or not scaled:
+            if finite:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if scaled:
-            scaler.update()  # smaller after an overflow, larger after many steps without one
+        if half:
+            self.scaler.update()  # smaller after an overflow, larger after many steps without one
         return norm.item()
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts], "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def autocast(device: torch.device | str, dtype: torch.dtype):
@@ -70,64 +92,110 @@ def autocast(device: torch.device | str, dtype: torch.dtype):
 
 
 class Progress:
-    """Prints a line of metrics now and then with the time left, and keeps every step in a JSON-lines file."""
+    """Prints a line of metrics now and then with the time left, and keeps every step in a JSON-lines file.
 
-    def __init__(self, title: str, steps: int, log: Path | None = None, lines: int = 10):
+    With a keeper the run is saved now and then, and goes on from there when it is started again.
+    """
+
+    def __init__(self, title: str, steps: int, keeper: Keeper | None = None, lines: int = 10):
         self.title, self.steps, self.every = title, steps, max(1, steps // lines)
+        self.keeper = keeper
         self.history: list[dict[str, float]] = []
-        self.start = time.perf_counter()
-        self.file = None
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            self.file = log.open("w", encoding="utf-8")
+        self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, this process began
 
     def update(self, **metrics: float) -> None:
         """Record the metrics of one step (numbers only)."""
         self.history.append({"step": len(self.history) + 1, **metrics})
         done = len(self.history)
-        if self.file:
-            row = {name: value if math.isfinite(value) else None for name, value in self.history[-1].items()}
-            self.file.write(json.dumps(row) + "\n")  # JSON knows no NaN
-            self.file.flush()
-        if done % self.every == 0 or done in (1, self.steps):
+        if not is_main():
+            return
+        if self.keeper:
+            self.write_log(self.history[-1:], "w" if done == 1 else "a")
+        if done % self.every == 0 or done in (self.resumed + 1, self.steps):
             seconds = time.perf_counter() - self.start
-            left = seconds / done * (self.steps - done)
+            left = seconds / (done - self.resumed) * (self.steps - done)
             numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
             print(f"{self.title} {done:>4}/{self.steps}  {numbers}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
-        if self.file and done == self.steps:
-            self.file.close()
+
+    def steps_left(self, **parts: Any):
+        """For `with`: gives the numbers of the steps to take, from 0 or from where `parts` were last saved."""
+        return resumable(self.title, self.steps, self.keeper, {**parts, "progress": self})
+
+    @contextmanager
+    def guard(self, batch: Any) -> Iterator[None]:
+        """Says at which step a number was not finite, and keeps the batch that led to it."""
+        try:
+            yield
+        except FloatingPointError as error:
+            step, kept = len(self.history) + 1, ""
+            if self.keeper and is_main():
+                folder = self.keeper.log.with_name(f"{self.keeper.log.stem}-batch-of-step-{step}")
+                write_state(folder, {"step": step, "batch": vars(batch) if hasattr(batch, "ids") else batch})
+                kept = f" Its batch is kept in {folder}."
+            raise FloatingPointError(f"{self.title}: {error} at step {step}; lower the rate.{kept}") from None
+
+    def state_dict(self) -> dict:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.history[:] = state["history"]
+        self.start, self.resumed = time.perf_counter(), len(self.history)
+        if self.keeper and is_main():
+            self.write_log(self.history, "w")
+
+    def write_log(self, rows: list[dict[str, float]], mode: str) -> None:
+        """Put steps into the log, a line each: into a new one (mode "w"), or behind those that are there ("a")."""
+        self.keeper.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.keeper.log.open(mode, encoding="utf-8") as file:
+            for row in rows:
+                known = {name: value if math.isfinite(value) else None for name, value in row.items()}
+                file.write(json.dumps(known) + "\n")  # JSON knows no NaN
+
+
+def gradients(
+    model: nn.Module, batch: Any, loss_of: Callable, optimizers: Optimizers, dtype: torch.dtype, split: Parts
+) -> dict[str, float]:
+    """Gradients of a batch's loss, part by part: they add up. Returns the batch's loss and metrics, of all processes.
+
+    Parts get smaller when the memory runs out. Raises FloatingPointError if the loss is not finite.
+    """
+    device = next(model.parameters()).device
+
+    def backward(part: Any, share: float) -> dict[str, Any]:
+        with autocast(device, dtype):
+            loss, metrics = loss_of(model, part)
+        optimizers.scaler.scale(share * loss).backward()
+        return {"loss": loss.detach(), **metrics}
+
+    seen = split.add_up(batch, backward, again=model.zero_grad)
+    numbers = torch.stack([torch.as_tensor(value, device=device) for value in seen.values()]).tolist()
+    found = dict(zip(seen, add_numbers(numbers), strict=True))
+    if not math.isfinite(found["loss"]):
+        raise FloatingPointError(f"the loss is {found['loss']}")
+    return found
 
 
 def fit(
     model: nn.Module,
-    batches: Iterable,
-    loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
+    batches: Sequence,
+    loss_of: Callable[..., tuple[Tensor, dict]],
     optimizers: Optimizers,
     progress: Progress,
     *,
     dtype: torch.dtype = torch.float32,
-    split: Callable[[Any], list[tuple[Any, float]]] | None = None,
+    split: Parts = WHOLE,
 ) -> list[dict[str, float]]:
     """Train on each batch once: loss, gradients, update. Returns the metrics of every step.
 
-    `loss_of(model, batch)` returns a scalar loss and extra metrics. `split(batch)` cuts a batch that the memory can't
-    hold into parts with their shares of the loss: gradients add up. Raises FloatingPointError if the loss is not
-    finite.
+    `loss_of(model, batch)` returns a scalar loss and extra metrics. `split` cuts a batch into parts with their shares
+    of the loss: for the memory, and for several processes. Raises FloatingPointError if a number is not finite.
     """
-    device = next(model.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # keeps small gradients from being 0
-    for step, batch in enumerate(batches):
-        seen: dict[str, float] = {}
-        for part, share in split(batch) if split else [(batch, 1.0)]:
-            with autocast(device, dtype):
-                loss, metrics = loss_of(model, part)
-            if not torch.isfinite(loss):
-                where = f"{progress.title}: the loss is {loss.item()} at step {step + 1}"
-                raise FloatingPointError(f"{where}; lower the rate.")
-            scaler.scale(share * loss).backward()
-            for name, value in {"loss": loss.item(), **metrics}.items():
-                seen[name] = seen.get(name, 0.0) + share * value
-        factor = schedule(step, progress.steps)
-        norm = optimizers.step(factor, scaler=scaler)
-        progress.update(**seen, grad_norm=norm, rate=factor)
+    optimizers.scale_for(dtype)
+    with progress.steps_left(model=model, optimizers=optimizers) as steps:
+        for step in steps:
+            batch, factor = batches[step], schedule(step, progress.steps)
+            with progress.guard(batch):
+                seen = gradients(model, batch, loss_of, optimizers, dtype, split)
+                norm = optimizers.step(factor)
+            progress.update(**seen, grad_norm=norm, rate=factor)
     return progress.history

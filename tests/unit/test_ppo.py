@@ -32,6 +32,7 @@ from helpers.ppo import (
     train,
     update,
 )
+from helpers.resume import Keeper
 from helpers.training import Optimizers
 
 SETTINGS = PPOConfig(
@@ -307,7 +308,8 @@ def test_training_is_deterministic_and_logged(models, prompts, tokenizer, tmp_pa
     for run in range(2):
         own = Models(copy.deepcopy(models.policy), models.reference, models.reward, copy.deepcopy(models.value))
         seen: list[int] = []
-        history = train(own, prompts, SETTINGS, tokenizer, tmp_path / f"{run}.jsonl", lambda h: seen.append(len(h)))  # noqa: B023
+        keeper = Keeper(tmp_path / f"{run}.jsonl", tmp_path / f"{run}")
+        history = train(own, prompts, SETTINGS, tokenizer, keeper, lambda h: seen.append(len(h)))  # noqa: B023
         assert seen == [1, 2]
         logged = [json.loads(line) for line in (tmp_path / f"{run}.jsonl").read_text(encoding="utf-8").splitlines()]
         assert logged == history

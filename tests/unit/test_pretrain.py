@@ -22,6 +22,7 @@ from helpers.pretrain import (
     train,
     trained_tokens,
 )
+from helpers.resume import Keeper
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
@@ -167,7 +168,8 @@ def test_training_lowers_the_loss_and_two_runs_are_equal(capsys, tmp_path):
     for run in range(2):
         torch.manual_seed(0)
         model = GPT(CONFIG)
-        histories.append(train(model, rows, toy_config(), PAD, log=tmp_path / f"{run}.jsonl"))
+        keeper = Keeper(tmp_path / f"{run}.jsonl", tmp_path / f"{run}")
+        histories.append(train(model, rows, toy_config(), PAD, keeper=keeper))
         models.append(model)
     assert histories[0] == histories[1]
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters()))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.resume import Keeper
 from helpers.training import Optimizers, Progress, autocast, fit, schedule
 
 CONFIG = GPTConfig(vocab_size=30, context=16, layers=2, heads=2, channels=16)
@@ -182,7 +183,7 @@ def test_autocast_changes_matrix_products_only_when_asked():
 
 def test_progress_writes_a_json_line_a_step(tmp_path, capsys):
     log = tmp_path / "logs" / "toy.jsonl"
-    progress = Progress("toy", 3, log)
+    progress = Progress("toy", 3, Keeper(log, tmp_path / "snapshots"))
     for step in range(3):
         progress.update(loss=1.0 / (step + 1), rate=0.5)
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -193,7 +194,7 @@ def test_progress_writes_a_json_line_a_step(tmp_path, capsys):
 
 def test_a_number_that_is_not_finite_is_null_in_the_log(tmp_path, capsys):
     log = tmp_path / "toy.jsonl"
-    progress = Progress("toy", 1, log)
+    progress = Progress("toy", 1, Keeper(log, tmp_path / "snapshots"))
     progress.update(explained=float("nan"), ratio=float("inf"), loss=1.0)
     row = json.loads(log.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert row == {"step": 1, "explained": None, "ratio": None, "loss": 1.0}
@@ -212,7 +213,7 @@ def test_progress_prints_about_ten_lines_with_the_time_left(capsys):
 
 def test_a_new_run_starts_a_new_log(tmp_path, capsys):
     for _ in range(2):
-        progress = Progress("toy", 1, tmp_path / "log.jsonl")
+        progress = Progress("toy", 1, Keeper(tmp_path / "log.jsonl", tmp_path / "snapshots"))
         progress.update(loss=1.0)
     assert len((tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
@@ -251,11 +252,11 @@ def test_float16_drops_updates_that_overflow_and_goes_on(capsys):
 def test_an_overflow_leaves_the_weights_and_the_scale_falls():
     model = nn.Linear(2, 1)
     before = model.weight.detach().clone()
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     optimizers = Optimizers(model, lr=0.1)
+    optimizers.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(model(torch.ones(1, 2)).sum() * float("inf")).backward()
-    assert not math.isfinite(optimizers.step(scaler=scaler)) and torch.equal(model.weight, before)
+    assert not math.isfinite(optimizers.step()) and torch.equal(model.weight, before)
     assert scaler.get_scale() == 4.0
     scaler.scale(model(torch.ones(1, 2)).sum()).backward()
-    assert optimizers.step(clip=10.0, scaler=scaler) == pytest.approx(3**0.5)  # in its own units again
+    assert optimizers.step(clip=10.0) == pytest.approx(3**0.5)  # in its own units again
     assert not torch.equal(model.weight, before)
