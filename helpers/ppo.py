@@ -108,7 +108,8 @@ def collect(
 
     Of several processes each takes its own prompts; then all have all rows, and whiten over all of them.
     """
-    uniforms = torch.rand(config.response_tokens, len(prompt_ids), generator=generator).T  # (B, R), whoever draws
+    size = config.response_tokens, len(prompt_ids)
+    uniforms = torch.rand(size, generator=generator, device=generator.device).T  # (B, R): one a token, whoever draws it
     own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
     samples = sample(
         models.policy, prompt_ids[own], prompt_mask[own], max_new_tokens=config.response_tokens,
@@ -209,7 +210,7 @@ def train(
     device = models.policy.wte.weight.device
     encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
     choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
-    draw = torch.Generator().manual_seed(config.seed)  # which tokens
+    draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
     optimizers = [
         Optimizers(models.policy, *config.rates),
         Optimizers(models.value, config.value_lr, config.value_muon_lr),

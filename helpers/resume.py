@@ -198,7 +198,7 @@ def remaining_steps(title: str, steps: int, keeper: Keeper, parts: dict[str, Any
         if stop:
             distributed.barrier()  # nobody leaves before the first process has saved
             message = f"{title}: stopped after step {done} of {steps}, saved; the same run goes on from there"
-            if distributed.is_main():
+            if distributed.is_main() and not over:
                 print(message, flush=True)
             raise KeyboardInterrupt if interrupted else SystemExit(143) if ended else Stopped(message, OUT_OF_TIME)
 

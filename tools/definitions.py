@@ -17,7 +17,7 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/quantization.py": {"is_quantized", "memory_bytes", "nf4_bytes"},
 }
 ONLY: dict[str, set[str]] = {
-    "helpers/training.py": {"schedule", "Optimizers", "fit"},
+    "helpers/training.py": {"schedule", "Optimizers", "gradients", "fit"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {
         "next_token_loss", "sinusoidal_start", "batch_plan", "document_batches", "heldout_loss",
