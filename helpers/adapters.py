@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from helpers.checkpoints import replaced_folder, write_json
+from helpers.checkpoints import write_json
 from helpers.config import AdapterConfig, SFTConfig
-from helpers.folders import sha256
+from helpers.folders import replaced_folder, sha256
 from helpers.lora import add_lora, lora_layers, merge_lora, shared_copy
 from helpers.model import GPT
 from helpers.quantization import dequantize_model, is_quantized, quantize_model

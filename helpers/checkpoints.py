@@ -5,10 +5,7 @@ A folder is written beside its final place and then moved there, so that an inte
 """
 
 import json
-import os
 import platform
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.cards import base_of, model_card
-from helpers.folders import sha256
+from helpers.folders import replaced_folder, restore_folder, sha256
 from helpers.model import GPT, GPTConfig, RewardModel
 
 NOTEBOOKS = {  # stage: the notebook that makes its checkpoint
@@ -125,36 +122,6 @@ def write_json(path: Path, content: dict) -> None:
 
 
 # ---------------------------------------------------------------- save
-
-
-@contextmanager
-def replaced_folder(folder: Path):
-    """Gives an empty folder to write in; takes the place of `folder` only when everything in it is written.
-
-    Whatever is raised inside leaves an old `folder` as it was.
-    """
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    restore_folder(folder)
-    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-    except BaseException:
-        restore_folder(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def restore_folder(folder: Path) -> None:
-    """Put the old checkpoint back if a run was killed between moving it away and moving the new one in."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_stage(

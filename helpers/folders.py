@@ -4,6 +4,9 @@ import hashlib
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +71,45 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):  # a mebibyte at a time
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def flush(*paths: Path) -> None:
+    """Have the system put files and folders on the disk now: a power cut must not find only their names there."""
+    for path in paths:
+        if os.name == "nt" and path.is_dir():
+            continue  # Windows opens no folders
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write in; takes the place of `folder` only when everything in it is written.
+
+    Whatever is raised inside leaves an old `folder` as it was.
+    """
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    restore_folder(folder)
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    except BaseException:
+        restore_folder(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put the old checkpoint back if a run was killed between moving it away and moving the new one in."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)

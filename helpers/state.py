@@ -5,8 +5,6 @@ pickled. A folder is written beside its final place and moved there, so half a s
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers.folders import sha256
+from helpers.folders import flush, replaced_folder, restore_folder, sha256
 
 TENSORS, VALUES, CHECKSUMS = "tensors.safetensors", "values.json", "checksums.json"
 
@@ -48,39 +46,24 @@ def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def write_state(folder: Path, state: dict) -> None:
-    """Write a state as a new folder, as a whole or not at all. Raises OSError (a full disk, say) and leaves nothing."""
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
+    """Write a state as a folder, as a whole or not at all. Raises OSError (a full disk, say); an old one then stays."""
+    tensors: dict[str, Tensor] = {}
+    values = flatten(state, tensors)
     try:
-        fresh.mkdir(parents=True)
-        tensors: dict[str, Tensor] = {}
-        (fresh / VALUES).write_text(json.dumps(flatten(state, tensors)), encoding="utf-8")
-        save_file(tensors, fresh / TENSORS)
-        sums = {name: sha256(fresh / name) for name in (TENSORS, VALUES)}
-        (fresh / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
-        for path in (*fresh.iterdir(), fresh):
-            flush(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
+        with replaced_folder(folder) as fresh:
+            (fresh / VALUES).write_text(json.dumps(values), encoding="utf-8")
+            save_file(tensors, fresh / TENSORS)
+            sums = {name: sha256(fresh / name) for name in (TENSORS, VALUES)}
+            (fresh / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
+            flush(*fresh.iterdir(), fresh)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
         raise OSError(f"could not save to {folder}: {error}") from error
-
-
-def flush(path: Path) -> None:
-    """Have the system put a file or folder on the disk now: a power cut must not find only its name there."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(folder: Path) -> dict:
     """A state from its folder. Raises DamagedState, with the file's name, when it is not what was written."""
     try:
+        restore_folder(folder)
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         for name in (TENSORS, VALUES):
             if sha256(folder / name) != sums[name]:

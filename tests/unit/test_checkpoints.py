@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 import torch
@@ -194,14 +195,14 @@ def test_a_save_replaces_the_old_checkpoint_and_leaves_nothing_beside_it(tmp_pat
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch, place, old, error):
     if old:
         save(tmp_path / "a", tiny(seed=1))
-    whole = getattr(checkpoints.os if place == "replace" else checkpoints, place)
+    whole = getattr(os if place == "replace" else checkpoints, place)
 
     def breaks(*args, **options):
         if place == "replace" and not str(args[0]).endswith(".new"):
             return whole(*args, **options)  # break only when the new folder should move in
         raise error("the power went")
 
-    monkeypatch.setattr(checkpoints.os if place == "replace" else checkpoints, place, breaks)
+    monkeypatch.setattr(os if place == "replace" else checkpoints, place, breaks)
     with pytest.raises(error, match="the power went"):
         save(tmp_path / "a", tiny(seed=2))
     monkeypatch.undo()
