@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import label_parts
-from helpers.batching import Batches, right_pad
+from helpers.batching import Batches, moved, right_pad
 from helpers.config import RewardConfig
 from helpers.datasets import Labelled
 from helpers.evaluation import bootstrap_ci95
@@ -57,7 +57,7 @@ def train(
 
     def loss_of(model, part):
         *tensors, lm_coef = part
-        return label_loss(model, *(tensor.to(device) for tensor in tensors), lm_coef)
+        return label_loss(model, *moved(tuple(tensors), device), lm_coef)
 
     progress, split = Progress("reward", len(plan), keeper), label_parts(config.micro_batch, config.lm_coef)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import token_parts
-from helpers.batching import Batches, length_buckets, right_pad, rows_at_once
+from helpers.batching import Batches, length_buckets, moved, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig
 from helpers.datasets import Document, fingerprint
@@ -99,7 +99,7 @@ def train(
     optimizers = Optimizers(model, config.lr, config.muon_lr)
 
     def loss_of(model, batch):
-        ids, mask = (tensor.to(device) for tensor in batch)
+        ids, mask = moved(batch, device)
         return next_token_loss(model, ids, mask), {}
 
     progress, split = Progress(title, len(batches), keeper), token_parts(config.micro_batch)

@@ -8,7 +8,7 @@ from helpers import pretrain
 from helpers.accumulation import token_parts
 from helpers.adapters import add_adapters, merge_adapters
 from helpers.base import base_folder, load_base
-from helpers.batching import Batches, right_pad, rows_at_once
+from helpers.batching import Batches, moved, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig, SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
@@ -97,8 +97,7 @@ def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32,
     optimizers = Optimizers(model, lr, muon_lr)
 
     def loss_of(model, batch):
-        ids, mask = (tensor.to(device) for tensor in batch)
-        return completion_nll(model, ids, mask), {}
+        return completion_nll(model, *moved(batch, device)), {}
 
     progress, split = Progress("sft", len(batches), keeper), token_parts(config.micro_batch)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)

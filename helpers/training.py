@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.accumulation import WHOLE, Parts
+from helpers.batching import ahead
 from helpers.distributed import add_gradients, add_numbers, is_main
 from helpers.muon import Muon
 from helpers.resume import Keeper, resumable
@@ -191,6 +192,7 @@ def fit(
     of the loss: for the memory, and for several processes. Raises FloatingPointError if a number is not finite.
     """
     optimizers.scale_for(dtype)
+    batches = ahead(batches, next(model.parameters()).device)
     with progress.steps_left(model=model, optimizers=optimizers) as steps:
         for step in steps:
             batch, factor = batches[step], schedule(step, progress.steps)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.batching import check_prompts, left_pad, length_buckets, right_pad
+from helpers.batching import Ahead, Batches, ahead, check_prompts, left_pad, length_buckets, right_pad
 
 
 def test_pads_go_where_they_are_told():
@@ -71,3 +71,28 @@ def test_bad_prompts_are_named(mask, new, message):
 
 def test_good_prompts_pass():
     check_prompts(torch.tensor([[0, 1], [1, 1]]), 8, context=10)
+
+
+# ---------------------------------------------------------------- batches on demand
+
+
+def test_batches_are_made_when_they_are_asked_for():
+    made = []
+    batches = Batches([[0, 1], [2], [3, 4]], lambda rows: made.append(rows) or tuple(rows))
+    assert len(batches) == 3 and made == []
+    assert batches[1] == (2,) and made == [[2]]
+    assert list(batches[1:]) == [(2,), (3, 4)] and len(batches[:2]) == 2
+
+
+def test_batches_ahead_are_the_same_from_any_step():
+    batches = Batches([[i] for i in range(6)], lambda rows: (torch.tensor(rows),))
+    early = Ahead(batches)
+    assert [early[step][0].item() for step in (3, 4, 5, 0, 1, 1)] == [3, 4, 5, 0, 1, 1]
+    assert ahead(batches, torch.device("cpu")) is batches and isinstance(ahead(batches, torch.device("cuda")), Ahead)
+
+
+def test_an_error_in_a_batch_is_raised_where_it_is_asked_for():
+    early = Ahead(Batches([[0], [1]], lambda rows: (1 // (1 - rows[0]),)))
+    assert early[0] == (1,)
+    with pytest.raises(ZeroDivisionError):
+        early[1]
