@@ -64,7 +64,8 @@ class SFTConfig(AdapterConfig):
 
     init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
     demonstrations: int = 12_000
-    adapt_epochs: float = 0.0  # before: next-token loss on prompts and completions alike (task-adaptive pretraining)
+    copying_rows: int = 0  # before, on real posts: practice in copying (helpers/adapt.py),
+    adapt_epochs: float = 0.0  # and the demonstrations read as documents
     train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step

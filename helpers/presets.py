@@ -40,7 +40,7 @@ SMALL_GPT = {"layers": 6, "channels": 256, "eval_documents": 40}  # six million 
 REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
         "pretrain": SMALL_GPT | {"context": 512, "documents": 2_600, "batch_size": 8},
-        "sft": {"demonstrations": 100_000, "adapt_epochs": 4.0, "epochs": 3.0},
+        "sft": {"demonstrations": 100_000, "copying_rows": 8_000, "adapt_epochs": 3.0, "lr": 1e-3, "muon_lr": 3e-3},
         "reward": {"comparisons": 100_000, "epochs": 2.0},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },
@@ -70,7 +70,10 @@ SMOKE_REAL: Differences = {  # preset smoke, every track
     "reward": {"comparisons": 320, "best_of": 2, "eval_prompts": 16, "response_tokens": 24},
     "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 12, "response_tokens": 24},
 }  # fmt: skip
-SMOKE_REAL_OF: dict[str, Differences] = {"sentiment": {"reward": {"pointwise": True}}}
+SMOKE_REAL_OF: dict[str, Differences] = {
+    "tldr": {"sft": {"copying_rows": 64, "adapt_epochs": 0.2}},
+    "sentiment": {"reward": {"pointwise": True}},
+}
 
 # ---------------------------------------------------------------- real rows: GPUs
 

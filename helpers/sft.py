@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import pretrain
 from helpers.accumulation import token_parts
+from helpers.adapt import adapt_if_wanted
 from helpers.adapters import add_adapters, merge_adapters
 from helpers.base import base_folder, load_base
 from helpers.batching import Batches, moved, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
-from helpers.config import PretrainConfig, SFTConfig
+from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
@@ -80,21 +80,12 @@ def heldout_completion_loss(model: GPT, rows, pad_id: int, dtype: torch.dtype = 
 def train(model: GPT, rows, config: SFTConfig, pad_id: int, dtype=torch.float32, keeper: Keeper | None = None):
     """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
 
-    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one. With
-    config.adapt_epochs the demonstrations are first read as documents, at the same rates, prompts and all: a small base
-    model that has hardly met such texts learns from every token of them (task-adaptive pretraining, Gururangan et al.
-    2020, section 4).
+    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a plain one.
     """
     device = model.wte.weight.device
     add_adapters(model, config)
-    lr, muon_lr = config.rates
-    if config.adapt_epochs:
-        adapting = PretrainConfig(epochs=config.adapt_epochs, batch_size=config.batch_size, lr=lr, muon_lr=muon_lr,
-                                  micro_batch=config.micro_batch, seed=config.seed)  # fmt: skip
-        pretrain.train(model, [ids for ids, _ in rows], adapting, pad_id, dtype,
-                       keeper and keeper.named("adapt"), title="adapt")  # fmt: skip
     batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    optimizers = Optimizers(model, lr, muon_lr)
+    optimizers = Optimizers(model, *config.rates)
 
     def loss_of(model, batch):
         return completion_nll(model, *moved(batch, device)), {}
@@ -140,6 +131,7 @@ def run(course: Course) -> None:
     model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
+    adapt_if_wanted(model, course, demonstrations)
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
     if not is_main():
         return

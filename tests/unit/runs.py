@@ -73,8 +73,7 @@ RUNS: dict[str, Callable] = {  # run(muon_lr, keeper) gives the history and what
     "pretrain": run_of(False, lambda m, muon, keeper: pretrain.train(
         m, ROWS, PretrainConfig(**SIZES, muon_lr=muon), 1, keeper=keeper)),
     "sft": run_of(False, lambda m, muon, keeper: sft.train(
-        m, [(ids, len(ids) // 3) for ids in ROWS], SFTConfig(**SIZES, muon_lr=muon, adapt_epochs=1.0), 1,
-        keeper=keeper)),
+        m, [(ids, len(ids) // 3) for ids in ROWS], SFTConfig(**SIZES, muon_lr=muon), 1, keeper=keeper)),
     "lora": run_of(False, lambda m, muon, keeper: sft.train(
         m, [(ids, len(ids) // 3) for ids in ROWS], SFTConfig(**SIZES, adapter="lora", rank=2, adapter_lr=1e-3), 1,
         keeper=keeper)),

@@ -161,17 +161,3 @@ def test_measure_gives_the_heldout_loss_with_its_interval():
     assert metrics["heldout_loss"] == pytest.approx(heldout_completion_loss(model, rows, tokenizer.pad_id), rel=1e-5)
     low, high = metrics["heldout_loss_ci95"]
     assert low < metrics["heldout_loss"] < high
-
-
-def test_adaptation_learns_the_prompts_too(capsys):
-    rows, losses = some_rows(), {}
-    for epochs in (0.0, 20.0):
-        torch.manual_seed(0)
-        model = GPT(CONFIG)
-        settings = SFTConfig(adapt_epochs=epochs, epochs=1.0, batch_size=4, lr=3e-3, muon_lr=1e-2)
-        history = train(model, rows, settings, PAD)
-        assert len(history) == 3, "the steps of SFT alone"
-        prompts = [(row[: prompt + 1], 1) for row, prompt in rows]  # guess the prompt, and one token more
-        losses[epochs] = heldout_completion_loss(model, prompts, PAD)
-    assert losses[20.0] < losses[0.0] - 0.3
-    assert "adapt" in capsys.readouterr().out
