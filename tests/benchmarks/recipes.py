@@ -2,10 +2,10 @@
 
     RLHF_DATA_DIR=rows python -m tests.benchmarks.recipes
 
-A GPT-2 of 4 layers x 128 reads text of its own vocabulary of 4,096 tokens (prose/ or fineweb-edu/ of the folder). AdamW's
-rate and schedule are chosen first, at half of the tokens. Then both recipes train on N tokens, and the fast one on 0.6 N
-and 0.5 N as well, each with a schedule of its own that ends there. The question: with what share of N does the fast
-recipe reach AdamW's loss? Writes docs/recipes.json and docs/recipes.png; runs that are done stay in runs/recipes/.
+A GPT-2 of 4 layers x 128 with a vocabulary of its own, of 4,096 tokens, reads prose/ or fineweb-edu/ of that folder.
+AdamW's rate and schedule are chosen first, at half of the tokens. Then both recipes train on N tokens, and the fast one
+on 0.6 N and 0.5 N as well, each with a schedule of its own that ends there. The question: with what share of N does the
+fast recipe reach AdamW's loss? Writes docs/recipes.json and docs/recipes.png; runs that are done stay in runs/recipes/.
 """
 
 import argparse
