@@ -161,12 +161,12 @@ class ShardSet:
 
     def window(self, number: int, context: int) -> Tensor:
         """Row `number` of range(windows(context)), in the order of the files: int64, (T,)."""
+        before = 0  # rows of earlier shards
         for shard in self.mapped:
-            here = fitting(len(shard), context)
-            if number < here:
-                start = number * (context - 1)
+            start = (number - before) * (context - 1)
+            before += fitting(len(shard), context)
+            if number < before:
                 return shard[start : start + context].long()
-            number -= here
         raise IndexError(f"the shards have no row {number} of {context} tokens")
 
     def batch(

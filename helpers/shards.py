@@ -21,6 +21,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from helpers.checkpoints import sha256 as checksum
 from helpers.config import SOURCES, TRACKS, default_source
 from helpers.datasets import load_tokenizer
 from helpers.gpt2_bpe import load_gpt2_tokenizer
@@ -51,21 +52,22 @@ def build(
     manifest, lines = open_folder(out, origin(track, source, tokenizer) | sizes | {"seed": seed})
     yield from lines
     check_room(out, tokens + heldout_tokens - manifest.tokens - (manifest.heldout.tokens if manifest.heldout else 0))
-    tokenizer.save(out)
-    report = Report(f"{track} documents", source)
+    if not (out / "tokenizer.json").is_file() or checksum(out / "tokenizer.json") != tokenizer.fingerprint:
+        tokenizer.save(out)
     if manifest.heldout is None:
-        texts = document_texts(track, source, "heldout", report)
+        texts = document_texts(track, source, "heldout", Report("heldout", source))
         shard = write_shard(out / "heldout.bin", TokenStream(texts, tokenizer, threads), heldout_tokens)
         check_heldout(shard, heldout_tokens)
         manifest = replace(manifest, heldout=shard)
         manifest.write(out)
         yield f"{shard.file}: {shard.tokens:,} tokens to measure with"
+    report = Report("train", source)
     texts = shuffled(document_texts(track, source, "train", report), seed, buffer)
     for grown in grow(out, manifest, tokens, texts, tokenizer, threads):
         manifest, shard = grown, grown.shards[-1]
         yield f"{shard.file}: {shard.tokens:,} tokens, {manifest.tokens:,} of {tokens:,}"
     if report.left_out:
-        yield f"{report.left_out.total():,} rows left out ({', '.join(report.left_out)})"
+        yield "rows left out: " + ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
     if manifest.tokens < tokens:
         raise ShardError(
             f"the rows have only {manifest.tokens:,} tokens to train on, not {tokens:,}: all of them are in {out} now "
