@@ -14,7 +14,6 @@ from helpers.pretrain import batch_plan
 from helpers.tokenizer import Tokenizer
 
 
-@torch.no_grad()
 def response_nats(
     model: GPT, tokenizer: Tokenizer, prompts: list[Prompt], ids: list[list[int]], batch_size: int = 16
 ) -> tuple[Tensor, Tensor]:
@@ -26,13 +25,19 @@ def response_nats(
     """
     if len(prompts) != len(ids):
         raise ValueError(f"{len(prompts)} prompts, but {len(ids)} responses")
-    before = [tokenizer.encode(prompt.prompt) for prompt in prompts]
-    for i, (prompt, response) in enumerate(zip(before, ids)):
+    nats = continuation_nats(model, [tokenizer.encode(prompt.prompt) for prompt in prompts], ids, batch_size)
+    return nats, torch.tensor([len(response) for response in ids])
+
+
+@torch.no_grad()
+def continuation_nats(model: GPT, before: list[list[int]], ids: list[list[int]], batch_size: int = 16) -> Tensor:
+    """- log p(ids | before) in nats, (N,), of rows of tokens. Raises ValueError for a row without a token."""
+    for i, (prompt, response) in enumerate(zip(before, ids, strict=True)):
         if not prompt or not response:
             raise ValueError(f"row {i}: the {'response' if prompt else 'prompt'} has no token")
     nats, device = torch.empty(len(ids)), model.wte.weight.device
     for index in batch_plan([len(p) + len(r) for p, r in zip(before, ids)], batch_size, 1, seed=0):
-        tokens, mask = right_pad([before[i] + ids[i] for i in index], tokenizer.pad_id)
+        tokens, mask = right_pad([before[i] + ids[i] for i in index], pad_id=0)  # whatever the pad: it counts nowhere
         starts = torch.tensor([len(before[i]) for i in index])[:, None]
         counted = (mask & (torch.arange(tokens.size(1)) >= starts)).to(device)  # (B, T) tokens of the response
         tokens, guesses = tokens.to(device), counted.roll(-1, 1)  # position t predicts token t + 1
@@ -40,7 +45,7 @@ def response_nats(
         losses = torch.zeros(counted.shape, device=device)
         losses[counted] = F.cross_entropy(logits, tokens[counted], reduction="none")
         nats[index] = losses.sum(1).cpu()
-    return nats, torch.tensor([len(response) for response in ids])
+    return nats
 
 
 def perplexity(nats: Tensor, tokens: Tensor) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], token: str, monkeypatch) -> Iterator[str]:
@@ -21,3 +23,23 @@ def serving(handler: type[BaseHTTPRequestHandler], token: str, monkeypatch) -> I
     finally:
         server.shutdown()
         server.server_close()
+
+
+def served(monkeypatch, rows) -> list:
+    """Let `datasets` give these rows (by split where a dict; or raise this error) after the Hub has agreed.
+
+    Returns the calls.
+    """
+    datasets = pytest.importorskip("datasets")
+    calls = []
+
+    def load_dataset(*names, **options):
+        calls.append((*names, options))
+        if isinstance(rows, Exception):
+            raise rows
+        wanted = rows[options["split"]] if isinstance(rows, dict) else rows
+        return datasets.IterableDataset.from_generator(lambda: iter(wanted))
+
+    monkeypatch.setattr("helpers.hub.check_hub", lambda data: None)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls

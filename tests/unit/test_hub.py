@@ -5,7 +5,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from local_hub import serving
+from local_hub import served, serving
 
 from helpers.fetch import fetch
 from helpers.network import redact, within
@@ -77,26 +77,6 @@ def test_each_answer_of_the_hub_is_told_apart_and_no_token_is_shown(hub, answer,
     assert "stanfordnlp/sst2" in message and says in message and "RLHF_DATA_DIR" in message
     assert hub["tokens"] == [f"Bearer {TOKEN}"]
     assert TOKEN not in message + caplog.text + "".join(capfd.readouterr())
-
-
-def served(monkeypatch, rows) -> list:
-    """Let `datasets` give these rows (by split where a dict; or raise this error) after the Hub has agreed.
-
-    Returns the calls.
-    """
-    datasets = pytest.importorskip("datasets")
-    calls = []
-
-    def load_dataset(*names, **options):
-        calls.append((*names, options))
-        if isinstance(rows, Exception):
-            raise rows
-        wanted = rows[options["split"]] if isinstance(rows, dict) else rows
-        return datasets.IterableDataset.from_generator(lambda: iter(wanted))
-
-    monkeypatch.setattr("helpers.hub.check_hub", lambda data: None)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return calls
 
 
 def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
