@@ -10,7 +10,6 @@ machines (`--nnodes 2 --rdzv-endpoint host:port`) are told how to reach each oth
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from helpers.config import default_source, load_config
+from helpers.distributed import end_with_parent
 from helpers.environment import Course
 from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number
 from helpers.hardware import choose_device, choose_preset, choose_threads
@@ -157,7 +157,7 @@ def run(own: argparse.Namespace, module: list[str]) -> None:
     from torch.distributed import run as torch_run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
 
     if own.with_parent:
         end_with_parent()
@@ -172,6 +172,8 @@ def run(own: argparse.Namespace, module: list[str]) -> None:
         torch_run.run(torch_run.parse_args(command))
     except ChildFailedError as error:
         raise RuntimeError(death(error)) from None
+    except RendezvousClosedError:
+        raise RuntimeError("another machine has given up; its own last words say why") from None
     except RendezvousError as error:
         raise RuntimeError(f"the machines did not meet at {own.rdzv_endpoint}: {error.__cause__ or error}") from None
     except SignalException as error:
@@ -206,12 +208,6 @@ def divide_threads(processes: int) -> None:
     """Give each process its share of the cores, or all would run on all."""
     share = str(max(1, choose_threads() // processes))
     os.environ |= {"OMP_NUM_THREADS": share, "RLHF_THREADS": share}
-
-
-def end_with_parent() -> None:
-    """Have Linux send SIGTERM when the process that started this one is gone: a dead kernel leaves nothing running."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_an_interrupt_reaches_the_command_once_and_waits_for_it(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
 def test_a_killed_parent_takes_the_command_along():
-    child = "from helpers.launch import end_with_parent; end_with_parent(); print('ready'); import time; time.sleep(60)"
+    child = "import time, helpers.distributed as d; d.end_with_parent(); print('ready'); time.sleep(60)"
     parent = f"""
         import subprocess, sys, time
         child = subprocess.Popen([sys.executable, "-u", "-c", {child!r}], stdout=subprocess.PIPE)
@@ -184,15 +184,13 @@ def test_another_programs_port_is_noticed():
 # ---------------------------------------------------------------- real runs
 
 
-def test_two_processes_have_the_losses_of_one(run_folder, capsys):
-    two = launch("pretrain", processes=2, steps=4)
+def test_a_cell_gets_the_history_of_two_processes(run_folder, capsys):
+    history = launch("pretrain", processes=2, steps=3)
     printed = capsys.readouterr().out
-    one = launch("pretrain", processes=1, steps=4)
     assert printed.startswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
+    assert printed.count("machine ") == 1, "one process speaks for both"
     assert str(run_folder) not in printed, "cells are committed: no path of this machine"
-    assert [row["step"] for row in two] == [1, 2, 3, 4]
-    apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True)]
-    assert max(apart[:2]) < 1e-5 and max(apart) < 1e-4  # Muon's products in 16 bits make last digits larger
+    assert [row["step"] for row in history] == [1, 2, 3] and history[2]["loss"] < history[0]["loss"]
 
 
 def test_a_process_that_dies_ends_all_with_a_line(run_folder):
