@@ -5,7 +5,10 @@ added up before the update, so all processes take the same step, and the same on
 Started by `python -m torch.distributed.run`; without it every function here is that of one process (W = 1).
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -50,18 +53,31 @@ def own_rows(rows: int) -> range:
 def process_group(of: torch.device) -> Iterator[None]:
     """Join the processes that torch.distributed.run has started (it says so in the environment), and leave at the end.
 
-    NCCL between GPUs, gloo between CPUs. Without such an environment nothing happens.
+    NCCL between GPUs, gloo between CPUs. Without such an environment nothing happens. Raises ConnectionError when
+    another process is gone.
     """
     if "RANK" not in os.environ:
         yield
         return
+    end_with_parent()
     if of.type == "cuda":
         torch.cuda.set_device(of)
     dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
+        barrier()  # whoever leaves while another still sends may bring it down
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, dist.DistBackendError):
+            raise
+        raise ConnectionError("another process is gone; its own last words say why") from None
     finally:
         dist.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """Have Linux send SIGTERM when the process that started this one is gone: nothing goes on behind its back."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -115,7 +115,8 @@ class Keeper:
             set_state_of(part, state["parts"][name])
         rows = state["random"]
         mine = distributed.rank() if distributed.rank() < len(rows["cpu"]) else 0  # there were fewer processes
-        set_random_state({name: of_ranks[mine].cpu() for name, of_ranks in rows.items()})
+        # clone: of a view torch would read the memory before it, and crash
+        set_random_state({name: of_ranks[mine].cpu().clone() for name, of_ranks in rows.items()})
         return state["step"]
 
     def check(self, state: dict) -> None:
@@ -189,6 +190,7 @@ def remaining_steps(title: str, steps: int, keeper: Keeper, parts: dict[str, Any
         done = step + 1
         if done == keeper.limit:
             keeper.clear()
+            distributed.barrier()
             raise Stopped(f"{title}: a trial of {done} of {steps} steps", code=0)
         votes = (signal.SIGINT in signals.seen, signal.SIGTERM in signals.seen, clock.is_over(), clock.is_due(done))
         interrupted, ended, over, due = (number > 0 for number in distributed.add_numbers(list(map(float, votes))))

@@ -53,6 +53,8 @@ def stage_main(notebook: str, run: Callable[[Course], None]) -> None:
     except Stopped as stop:
         print(stop)
         sys.exit(stop.code)
+    except KeyboardInterrupt:
+        sys.exit(130)  # saved, and said so
     except (CheckpointError, ResumeError, SourceError, WeightsError, OSError, ValueError, ArithmeticError) as error:
         sys.exit(f"{notebook}: {error}")
 

@@ -1,0 +1,223 @@
+"""Several processes from a cell or a shell: output as it comes, failures in one line, and nothing left running."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+
+from helpers import launch as launching
+from helpers.folders import ROOT
+from helpers.launch import as_flags, last_words, launch, stream
+from helpers.machines import check_free, check_rendezvous
+from tests.unit.worker_pids import pid_of_rank, wait_for_lines
+
+
+@pytest.fixture
+def run_folder(monkeypatch, tmp_path):
+    """The settings of a short run, and its folder."""
+    for name in [name for name in os.environ if name.startswith("RLHF_")]:
+        monkeypatch.delenv(name)
+    settings = {"PRESET": "smoke", "OUT": str(tmp_path), "DTYPE": "float32", "THREADS": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"RLHF_{name}", value)
+    return tmp_path
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", textwrap.dedent(code)]
+
+
+# ---------------------------------------------------------------- a command in a cell
+
+
+def test_lines_appear_while_the_command_runs(monkeypatch, tmp_path):
+    """The second line is printed only once the first has been seen here."""
+    code = f"""
+        import pathlib, sys, time
+        print("first", flush=True)
+        while not pathlib.Path({str(tmp_path)!r}, "seen").exists(): time.sleep(0.01)
+        print("second", file=sys.stderr, flush=True)
+    """
+    lines = []
+
+    def see(line, **_):
+        lines.append(line)
+        (tmp_path / "seen").touch()
+
+    monkeypatch.setattr(launching, "print", see, raising=False)
+    stream(python(code), {}, "a test")
+    assert lines == ["first\n", "second\n"]
+
+
+def test_a_failure_is_raised_with_the_last_lines(capsys):
+    code = "print('\\n'.join(f'line {n}' for n in range(40))); raise SystemExit('no checkpoint: run 1-SFT first')"
+    with pytest.raises(RuntimeError, match=r"(?s)^ppo failed:\n.*line 39\nno checkpoint: run 1-SFT first$") as failed:
+        stream(python(code), {}, "ppo")
+    assert "line 5\n" not in str(failed.value) and "line 5\n" in capsys.readouterr().out
+
+
+def test_settings_reach_the_command_and_nothing_else_changes(capsys, monkeypatch):
+    monkeypatch.setenv("RLHF_TRACK", "instruct")
+    stream(python("import os; print(os.environ['RLHF_SEED'], os.environ['RLHF_TRACK'])"), {"RLHF_SEED": "3"}, "x")
+    assert capsys.readouterr().out == "3 instruct\n" and "RLHF_SEED" not in os.environ
+
+
+def test_an_interrupt_reaches_the_command_once_and_waits_for_it(monkeypatch):
+    code = """
+        import signal, time
+        got = []
+        signal.signal(signal.SIGINT, lambda *_: got.append(1))
+        print("ready", flush=True)
+        while not got: time.sleep(0.01)
+        time.sleep(0.5)
+        print("saved after", len(got), "signal", flush=True)
+    """
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    lines = []
+
+    def see(line, **_):
+        lines.append(line)
+        if line == "ready\n":
+            interrupt.start()
+
+    monkeypatch.setattr(launching, "print", see, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        stream(python(code), {}, "ppo")
+    assert lines == ["ready\n", "saved after 1 signal\n"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_killed_parent_takes_the_command_along():
+    child = "import time, helpers.distributed as d; d.end_with_parent(); print('ready'); time.sleep(60)"
+    parent = f"""
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-u", "-c", {child!r}], stdout=subprocess.PIPE)
+        assert child.stdout.readline()
+        print(child.pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(python(parent), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    child.wait(20)  # raises if it lives on
+
+
+def test_the_lost_partners_traceback_is_left_out():
+    lines = ["3-PPO: no prompts\n", "[rank0]: RuntimeError: Connection closed by peer\n",
+             "helpers.launch: process 1 of helpers.ppo ended with exit code 1\n"]  # fmt: skip
+    assert last_words(lines) == [lines[0], lines[2]]
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def test_options_become_flags():
+    assert as_flags({"steps": 6, "stop_after": "11h30m"}) == ["--steps", "6", "--stop-after", "11h30m"]
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1.5, True, "2"])
+def test_an_impossible_number_of_processes_is_one_line(run_folder, processes):
+    with pytest.raises(ValueError, match="processes=.*must be a whole number, 1 or more"):
+        launch("ppo", processes=processes)
+
+
+def test_names_that_do_not_exist(run_folder, monkeypatch):
+    with pytest.raises(ValueError, match="no stage 'dpo': choose from pretrain"):
+        launch("dpo")
+    monkeypatch.setenv("RLHF_PRESET", "huge")
+    with pytest.raises(ValueError, match="no preset 'huge'"):
+        launch("ppo")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Pretend that there are so many GPUs."""
+
+    def have(count):
+        monkeypatch.delenv("RLHF_DEVICE", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return have
+
+
+def test_on_one_gpu_a_sentence(run_folder, cuda, capsys):
+    cuda(1)
+    assert launch("ppo", steps=2) == []
+    assert capsys.readouterr().out.startswith("skipped: one GPU")
+
+
+def test_more_processes_than_gpus(run_folder, cuda):
+    cuda(2)
+    with pytest.raises(ValueError, match="processes=3: this machine has 2 GPUs"):
+        launch("ppo", processes=3)
+
+
+@pytest.mark.parametrize("endpoint, words", [
+    ("", "give host:port"), ("host", "give host:port"), ("10.0.0.1:99999", "give host:port"),
+    ("nobody.invalid:29500", "no machine 'nobody.invalid' is known"), ("localhost:29500", "only this machine itself"),
+])  # fmt: skip
+def test_a_meeting_point_that_cannot_work(monkeypatch, endpoint, words):
+    with pytest.raises(SystemExit, match=words):
+        launching.main(["pretrain", "--nnodes", "2", "--rdzv-endpoint", endpoint])
+
+
+def test_another_programs_port_is_noticed():
+    """It accepts the connection and never answers, for which torch's own client waits without end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConnectionError, match=f"no rendezvous has answered at 127.0.0.1:{port}"):
+            check_rendezvous("127.0.0.1", port, seconds=2)
+        with pytest.raises(ValueError, match=f"port {port} can't be used"):
+            check_free(port)
+
+
+# ---------------------------------------------------------------- real runs
+
+
+def test_a_cell_gets_the_history_of_two_processes(run_folder, capsys):
+    history = launch("pretrain", processes=2, steps=3)
+    printed = capsys.readouterr().out
+    assert printed.startswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
+    assert printed.count("machine ") == 1, "one process speaks for both"
+    assert str(run_folder) not in printed, "cells are committed: no path of this machine"
+    assert [row["step"] for row in history] == [1, 2, 3] and history[2]["loss"] < history[0]["loss"]
+
+
+def test_a_process_that_dies_ends_all_with_a_line(run_folder):
+    command = [sys.executable, "-m", "helpers.launch", "pretrain", "--processes", "2"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_for_lines(2, run_folder / "logs" / "pretrain.jsonl")
+            started = time.monotonic()
+            os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 60 and process.returncode == 1
+    assert printed.splitlines()[-1].startswith("helpers.launch: process 1 of helpers.pretrain was killed by SIGKILL")
+
+
+def test_ctrl_c_saves_and_the_next_launch_goes_on(run_folder):
+    command = [sys.executable, "-m", "helpers.launch", "pretrain", "--processes", "2"]
+    log = run_folder / "logs" / "pretrain.jsonl"
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_for_lines(2, log)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "saved; the same run goes on from there" in printed
+    assert "Traceback" not in printed
+    assert list((run_folder / "snapshots" / "pretrain" / "pretrain").glob("step-*"))
+    assert json.loads(log.read_text().splitlines()[-1])["step"] >= 2
