@@ -1,5 +1,9 @@
 """Stage 0: a language model from random weights (taught in 0-Pretrain). `python -m helpers.pretrain --preset cpu`."""
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +18,7 @@ from helpers.environment import Course
 from helpers.evaluation import entropy_floor
 from helpers.model import GPT, GPTConfig
 from helpers.resume import Keeper
+from helpers.shard_set import ShardError, ShardSet
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast, fit
@@ -94,36 +99,79 @@ def train(
 
     With a keeper the run is logged and saved, and goes on where one that was stopped has left off.
     """
-    device = model.wte.weight.device
     batches = document_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
+    return train_on(model, batches, config, dtype, keeper, title)
+
+
+def train_on(
+    model: GPT, batches: Sequence, config: PretrainConfig, dtype=torch.float32, keeper: Keeper | None = None,
+    title: str = "pretrain",
+) -> list[dict]:  # fmt: skip
+    """The same on batches (ids, mask), wherever they are from."""
+    device = model.wte.weight.device
 
     def loss_of(model, batch):
         ids, mask = moved(batch, device)
         return next_token_loss(model, ids, mask), {}
 
+    optimizers = Optimizers(model, config.lr, config.muon_lr)
     progress, split = Progress(title, len(batches), keeper), token_parts(config.micro_batch)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 
-def run(course: Course) -> None:
-    """The whole stage: data, model, training, held-out loss against its floor, checkpoint, metrics."""
+@dataclass
+class Data:
+    """What a run learns from and is measured with."""
+
+    batches: Sequence  # of (ids, mask), (B, T)
+    heldout: list[list[int]]  # encoded rows
+    tokens: int  # that training reads, repeated ones counted again
+    fingerprint: str
+    documents: list[Document]  # the held-out ones; none where tokens come from shards
+
+
+def document_data(course: Course) -> Data:
+    """The track's documents, in memory."""
     config, tokenizer = course.config, course.tokenizer
     documents = course.rows("documents", "train", config.documents)
     heldout = course.rows("documents", "heldout", config.eval_documents)
-    rows = encode_documents(documents, tokenizer, config.context)
-    heldout_rows = encode_documents(heldout, tokenizer, config.context)
+    rows, heldout_rows = (encode_documents(part, tokenizer, config.context) for part in (documents, heldout))
+    batches = document_batches(rows, config.batch_size, config.epochs, tokenizer.pad_id, config.seed)
+    return Data(batches, heldout_rows, trained_tokens(rows, config), fingerprint(documents), heldout)
+
+
+def shard_data(course: Course, folder: str) -> Data:
+    """Tokens that `python -m helpers.shards` has put on disk: as many as there are, `epochs` times."""
+    config = course.config
+    shards = ShardSet(folder, course.tokenizer, checksums=is_main())
+    steps = round(config.epochs * shards.windows(config.context) / config.batch_size)
+    if steps < 1:
+        raise ShardError(f"{folder} has {shards.tokens:,} tokens: too few for one batch of {config.batch_size} rows")
+    batches = Batches(range(steps), lambda step: shards.batch(step, config.batch_size, config.context, config.seed))
+    heldout = shards.heldout_rows(config.context, config.eval_documents * config.context)
+    return Data(batches, heldout, steps * config.batch_size * config.context, shards.fingerprint, [])
+
+
+def run(course: Course) -> None:
+    """The whole stage: data, model, training, held-out loss against its floor, checkpoint, metrics.
+
+    Reads the track's documents, or where RLHF_SHARDS names a folder of shards, those.
+    """
+    config, tokenizer = course.config, course.tokenizer
+    shards = os.environ.get("RLHF_SHARDS")
+    data = shard_data(course, shards) if shards else document_data(course)
     model = GPT(GPTConfig(tokenizer.vocab_size, config.context, config.layers, config.heads, config.channels))
     sinusoidal_start(model)
     model.to(course.device)
-    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
+    keeper = course.keeper()
+    keeper = replace(keeper, settings=keeper.settings | {"data": data.fingerprint})
+    history = train_on(model, data.batches, config, course.dtype, keeper)
     if not is_main():
         return  # the other processes have only helped with the training
-    metrics = measure(model, heldout, heldout_rows, tokenizer.pad_id, course.dtype)
-    metrics["tokens"] = trained_tokens(rows, config)
+    metrics = measure(model, data.documents, data.heldout, tokenizer.pad_id, course.dtype) | {"tokens": data.tokens}
     save_stage(
         course.folder(), model, tokenizer, stage="pretrain", track=course.track, config=settings(course),
-        metrics=metrics, parent=None, data_fingerprint=fingerprint(documents),
+        metrics=metrics, parent=None, data_fingerprint=data.fingerprint,
     )  # fmt: skip
     course.forget_snapshots()
     course.record(**metrics, first_loss=history[0]["loss"])
@@ -132,7 +180,7 @@ def run(course: Course) -> None:
 def measure(model: GPT, heldout: list[Document], rows: list[list[int]], pad_id: int, dtype=torch.float32) -> dict:
     """Held-out loss in nats per token, and its entropy floor where the documents' log-probabilities are known."""
     metrics = {"heldout_loss": heldout_loss(model, rows, pad_id, dtype)}
-    if all(document.logprob is not None for document in heldout):
+    if heldout and all(document.logprob is not None for document in heldout):
         tokens = sum(len(row) - 1 for row in rows)
         metrics["entropy_floor"] = entropy_floor([document.logprob for document in heldout], tokens)
     return metrics

@@ -12,14 +12,19 @@ from helpers.distributed import barrier, is_main, process_group
 from helpers.environment import Course, setup
 from helpers.foreign import WeightsError
 from helpers.resume import ResumeError, Stopped
+from helpers.shard_set import ShardError
 from helpers.tracks import SourceError
 
+ERRORS = (
+    CheckpointError, ResumeError, ShardError, SourceError, WeightsError, OSError, ValueError, ArithmeticError
+)  # fmt: skip
 OPTIONS = {
     "preset": ", ".join(PRESETS), "track": ", ".join(TRACKS), "seed": "a whole number", "out": "the run folder",
     "init": "what 1-SFT starts from: pretrain, gpt2, a folder, a .pt file",
     "adapter": "full, lora or qlora: what SFT and PPO train",
     "stop-after": "a time such as 11h30m: stop by then, with the state saved", "steps": "a trial of so many steps",
     "save-every": "the time between snapshots, such as 10m", "save-steps": "the steps between them",
+    "shards": "a folder made by `python -m helpers.shards`: 0-Pretrain reads it instead of documents",
     "resume": "0: start over, without what an unfinished run has saved",
 }  # fmt: skip
 
@@ -55,7 +60,7 @@ def stage_main(notebook: str, run: Callable[[Course], None]) -> None:
         sys.exit(stop.code)
     except KeyboardInterrupt:
         sys.exit(130)  # saved, and said so
-    except (CheckpointError, ResumeError, SourceError, WeightsError, OSError, ValueError, ArithmeticError) as error:
+    except ERRORS as error:
         sys.exit(f"{notebook}: {error}")
 
 

@@ -19,10 +19,14 @@ from helpers.pretrain import (
     heldout_loss,
     measure,
     next_token_loss,
+    shard_data,
     train,
+    train_on,
     trained_tokens,
 )
 from helpers.resume import Keeper
+from helpers.shard_set import ShardError
+from helpers.shards import build
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
@@ -182,3 +186,26 @@ def test_trained_tokens_counts_repeated_ones():
     total = sum(map(len, rows))
     assert trained_tokens(rows, toy_config(epochs=2)) == 2 * total
     assert trained_tokens(rows, SimpleNamespace(batch_size=5, epochs=1, seed=9)) == total
+
+
+# ---------------------------------------------------------------- shards
+
+
+def test_a_run_reads_shards_and_says_what_is_wrong_with_them(tmp_path):
+    tokenizer = load_tokenizer("tldr")
+    list(build(tmp_path, 30_000, tokenizer, source="embedded", heldout_tokens=4_000, shard_tokens=8_000))
+    config = toy_config(context=48, batch_size=16, epochs=1.5, eval_documents=9)
+    course = SimpleNamespace(tokenizer=tokenizer, config=config)
+    data = shard_data(course, str(tmp_path))
+    windows = sum((tokens - 1) // 47 for tokens in (8_000, 8_000, 8_000, 6_000))
+    assert len(data.batches) == round(1.5 * windows / 16) and data.tokens == len(data.batches) * 16 * 48
+    ids, mask = data.batches[7]
+    assert ids.shape == (16, 48) and mask.all() and torch.equal(ids, data.batches[7][0])
+    assert not torch.equal(ids, data.batches[8][0])
+    assert sum(map(len, data.heldout)) >= 9 * 48 and max(map(len, data.heldout)) <= 48 and data.documents == []
+    model = GPT(GPTConfig(tokenizer.vocab_size, 48, 1, 2, 16))
+    before = heldout_loss(model, data.heldout, tokenizer.pad_id)
+    history = train_on(model, data.batches[:30], course.config)
+    assert len(history) == 30 and measure(model, [], data.heldout, tokenizer.pad_id)["heldout_loss"] < before - 1
+    with pytest.raises(ShardError, match="too few for one batch of 90000 rows"):
+        shard_data(SimpleNamespace(tokenizer=tokenizer, config=toy_config(context=48, batch_size=90_000)), str(tmp_path))
