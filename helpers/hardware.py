@@ -38,7 +38,9 @@ def choose_preset(source: str, device: torch.device) -> tuple[str, str]:
     gpu, count = torch.cuda.get_device_properties(device), torch.cuda.device_count()
     if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= 40e9:
         return "h100", "a GPU with 40 GB or more"
-    return ("t4x2", f"{count} GPUs, of which one is used") if count > 1 else ("t4", "a GPU with less than 40 GB")
+    if count > 1:
+        return "t4x2", f"{count} GPUs; the notebook uses one, `launch` all"
+    return "t4", "a GPU with less than 40 GB"
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:

@@ -21,7 +21,7 @@ from helpers.losses import kl_best_of_n, missing_eos_scores
 from helpers.model import GPT
 from helpers.perplexity import perplexity, perplexity_ci95, response_nats
 from helpers.policy_table import table_text
-from helpers.ppo import Models
+from helpers.ppo_models import Models
 from helpers.references import References, heldout_prompts, heldout_references
 from helpers.reward import score_responses
 from helpers.second_judge import Judge, load_judge

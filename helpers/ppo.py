@@ -1,14 +1,13 @@
 """Stage 3: PPO against the reward model (taught in 3-PPO). `python -m helpers.ppo --preset cpu`."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from helpers.adapters import merge_adapters, policy_and_reference
+from helpers.adapters import merge_adapters
 from helpers.batching import left_pad, right_pad
-from helpers.checkpoints import load_stage, save_stage
+from helpers.checkpoints import save_stage
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt, fingerprint
 from helpers.distributed import add_numbers, gather_rows, is_main, own_rows, world
@@ -30,22 +29,12 @@ from helpers.losses import (
     whiten,
 )
 from helpers.model import GPT, RewardModel
+from helpers.ppo_models import Models, load_models
 from helpers.resume import Keeper
 from helpers.reward import score_responses
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast
-
-
-@dataclass(frozen=True)
-class Models:
-    """The four models of PPO. Policy and value are trained; reference and reward stay as they are."""
-
-    policy: GPT  # starts as the SFT model
-    reference: GPT  # the SFT model
-    reward: RewardModel
-    value: RewardModel  # starts as the reward model (Stiennon et al. 2020, appendix G.1)
-    dtype: torch.dtype = torch.float32  # of the matrix products, when rollouts are scored and learned from
 
 
 @dataclass(frozen=True)
@@ -282,34 +271,6 @@ def measure(
             **{f"{name}_drop_ci95": bootstrap_ci95(drop) for name, drop in drops.items()},
         }
     return metrics, both
-
-
-def rows_are_independent(dtype: torch.dtype) -> bool:
-    """Whether this CPU's matrix products give a row the same bits whatever rows stand beside it."""
-    generator = torch.Generator().manual_seed(0)  # its own: the run's random numbers stay as they are
-    x, w = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((4096, 512), (512, 128)))
-    whole = x @ w
-    return all(torch.equal(whole[:rows], x[:rows] @ w) for rows in (1, 32, 700, 2048))
-
-
-def products_dtype(course: Course) -> torch.dtype:
-    """The number format of PPO's matrix products: 16 bits only where the ratio still starts at exactly 1.
-
-    A minibatch has fewer rows than its rollout, so a row's bits must not depend on their number. On a GPU they do.
-    """
-    on_cpu = torch.device(course.device).type == "cpu"
-    return course.dtype if on_cpu and rows_are_independent(course.dtype) else torch.float32
-
-
-def load_models(course: Course, tokenizer: Tokenizer) -> Models:
-    """Policy and reference from the SFT checkpoint, reward and value from the reward model's."""
-    sft, reward = (
-        load_stage(course.folder(stage), stage=stage, track=course.track, tokenizer=tokenizer, device=course.device)[0]
-        for stage in ("sft", "reward")
-    )
-    policy, reference = policy_and_reference(sft, course.config)
-    value = copy.deepcopy(reward)
-    return Models(policy, reference, reward.requires_grad_(False), value, products_dtype(course))
 
 
 def run(course: Course) -> None:

@@ -3,7 +3,7 @@
     smoke   to see that everything runs, in minutes (on an embedded world) or a minute (on real rows)
     cpu     the course, on two CPU cores; its defaults stand in helpers/config.py
     t4      one T4 (or another GPU with 15 GB), GPT-2 124M, real rows
-    t4x2    Kaggle's two T4s: the settings of t4; the course is one process yet, and uses one of them
+    t4x2    Kaggle's two T4s: the settings of t4, as two processes share the very same batches (helpers/launch.py)
     h100    one GPU with 40 GB or more
 
 On an embedded world the three GPU presets are the cpu settings: that is all there is to learn. On real rows they

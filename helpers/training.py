@@ -153,7 +153,7 @@ class Progress:
                 file.write(json.dumps(known) + "\n")  # JSON knows no NaN
 
 
-def gradients(
+def batch_gradients(
     model: nn.Module, batch: Any, loss_of: Callable, optimizers: Optimizers, dtype: torch.dtype, split: Parts
 ) -> dict[str, float]:
     """Gradients of a batch's loss, part by part: they add up. Returns the batch's loss and metrics, of all processes.
@@ -197,7 +197,7 @@ def fit(
         for step in steps:
             batch, factor = batches[step], schedule(step, progress.steps)
             with progress.guard(batch):
-                seen = gradients(model, batch, loss_of, optimizers, dtype, split)
+                seen = batch_gradients(model, batch, loss_of, optimizers, dtype, split)
                 norm = optimizers.step(factor)
             progress.update(**seen, grad_norm=norm, rate=factor)
     return progress.history

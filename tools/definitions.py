@@ -17,7 +17,7 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/quantization.py": {"is_quantized", "memory_bytes", "nf4_bytes"},
 }
 ONLY: dict[str, set[str]] = {
-    "helpers/training.py": {"schedule", "Optimizers", "gradients", "fit"},
+    "helpers/training.py": {"schedule", "Optimizers", "batch_gradients", "fit"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {
         "next_token_loss", "sinusoidal_start", "batch_plan", "document_batches", "heldout_loss",
@@ -31,8 +31,9 @@ ONLY: dict[str, set[str]] = {
         "normalise_on",
     },
     "helpers/pointwise.py": {"label_loss"},
+    "helpers/ppo_models.py": {"Models"},
     "helpers/ppo.py": {
-        "Models", "Batch", "Rollout", "response_logits", "response_values", "collect", "minibatch_losses", "update",
+        "Batch", "Rollout", "response_logits", "response_values", "collect", "minibatch_losses", "update",
         "rollout_metrics", "check_first_minibatch", "mean_kl",
     },
 }  # fmt: skip

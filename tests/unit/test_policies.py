@@ -16,7 +16,8 @@ from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.plots.policies import PANELS, policies_figure
 from helpers.policies import PEOPLE, Bench, asked_wins, best_of, compare_policies, measure_responses
 from helpers.policy_table import BLOCKS, all_rows, table_text
-from helpers.ppo import Models, mean_kl
+from helpers.ppo import mean_kl
+from helpers.ppo_models import Models
 from helpers.references import References
 from helpers.reward import score_responses
 from helpers.second_judge import Judge, whole_texts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import ppo
+from helpers import ppo_models
 from helpers.batching import left_pad
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt, load_rows, load_tokenizer
@@ -144,14 +144,14 @@ def test_the_ratio_is_1_in_every_minibatch_before_the_first_step(moved, prompts,
     ("cpu", True, torch.bfloat16), ("cpu", False, torch.float32), ("cuda", True, torch.float32),
 ])  # fmt: skip
 def test_sixteen_bits_are_used_only_where_rows_are_independent(monkeypatch, device, independent, used):
-    monkeypatch.setattr(ppo, "rows_are_independent", lambda dtype: independent)
-    assert ppo.products_dtype(SimpleNamespace(device=device, dtype=torch.bfloat16)) == used
+    monkeypatch.setattr(ppo_models, "rows_are_independent", lambda dtype: independent)
+    assert ppo_models.products_dtype(SimpleNamespace(device=device, dtype=torch.bfloat16)) == used
 
 
 @pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16 units, so PPO uses float32")
 def test_sixteen_bits_keep_the_ratio_at_1_on_a_cpu(models, prompts, tokenizer):
     """Where a row's bits don't depend on the size of its batch, `products_dtype` may ask for bfloat16."""
-    if not ppo.rows_are_independent(torch.bfloat16):
+    if not ppo_models.rows_are_independent(torch.bfloat16):
         pytest.skip("this CPU's rows depend on their batch, so PPO uses float32")
     short = replace(models, dtype=torch.bfloat16)
     rollout = rollout_of(short, prompts, tokenizer)

@@ -208,4 +208,5 @@ def test_a_run_reads_shards_and_says_what_is_wrong_with_them(tmp_path):
     history = train_on(model, data.batches[:30], course.config)
     assert len(history) == 30 and measure(model, [], data.heldout, tokenizer.pad_id)["heldout_loss"] < before - 1
     with pytest.raises(ShardError, match="too few for one batch of 90000 rows"):
-        shard_data(SimpleNamespace(tokenizer=tokenizer, config=toy_config(context=48, batch_size=90_000)), str(tmp_path))
+        course.config = toy_config(context=48, batch_size=90_000)
+        shard_data(course, str(tmp_path))
