@@ -1,6 +1,7 @@
 """A batch in parts: the same gradients, loss and weights as in one piece, for each stage's loss."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -86,3 +87,38 @@ def test_a_batch_in_one_piece_is_untouched():
     ((part, share),) = label_parts(0, 0.3)((ids, mask, torch.ones(len(ids))))
     assert part[3] == 0.3 and share == 1.0
     assert [len(range(23)[rows]) for rows in row_slices(23, 8)] == [8, 8, 7]
+
+
+# ---------------------------------------------------------------- when the memory runs out
+
+
+LACKS = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", LACKS)
+def test_parts_get_smaller_until_they_fit(error, capsys):
+    """A machine that holds at most three rows at once: the run is the one that was in small parts from the start."""
+    whole, limited = model(False), model(False)
+    expected = pretrain.train(whole, ROWS, PretrainConfig(**TWICE, micro_batch=2), 1)
+    hidden = GPT.hidden
+
+    def tight(self, ids, *rest, **options):
+        if self is limited and len(ids) > 3:
+            raise error
+        return hidden(self, ids, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GPT, "hidden", tight)
+        found = pretrain.train(limited, ROWS, PretrainConfig(**TWICE), 1)
+    assert re.search(r"out of memory with \d rows at once: from now on \d, in \d parts instead of 1; the batch stays",
+                     capsys.readouterr().out)  # fmt: skip
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+
+
+def test_one_row_that_does_not_fit_and_other_errors_are_raised():
+    parts = token_parts(1)
+    batch = reward.right_pad(ROWS, 1)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        parts.shrink(torch.OutOfMemoryError("CUDA out of memory"), batch)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        token_parts(0).shrink(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), batch)

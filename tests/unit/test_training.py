@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.resume import Keeper
+from helpers.state import read_state
 from helpers.training import Optimizers, Progress, autocast, fit, schedule
 
 CONFIG = GPTConfig(vocab_size=30, context=16, layers=2, heads=2, channels=16)
@@ -216,6 +218,39 @@ def test_a_new_run_starts_a_new_log(tmp_path, capsys):
         progress = Progress("toy", 1, Keeper(tmp_path / "log.jsonl", tmp_path / "snapshots"))
         progress.update(loss=1.0)
     assert len((tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+def test_the_batch_that_led_to_nan_is_kept(tmp_path, capsys):
+    model, keeper = nn.Linear(3, 1), Keeper(tmp_path / "toy.jsonl", tmp_path / "snapshots")
+    batches = [(torch.full((4, 3), float(i)), torch.zeros(4, 1)) for i in range(5)]
+    batches[2][0][1, 1] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 3; .* Its batch is kept in .*step-3\.") as error:
+        fit(model, batches, squared, Optimizers(model, lr=0.1), Progress("toy", 5, keeper))
+    kept = read_state(Path(str(error.value).rstrip(".").split(" kept in ")[1]))
+    torch.testing.assert_close(kept["batch"][0], batches[2][0], rtol=0, atol=0, equal_nan=True)
+    assert kept["step"] == 3 and torch.equal(kept["batch"][1], batches[2][1])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(capsys):
+    class Root(torch.autograd.Function):  # a finite loss whose gradient is infinite
+        @staticmethod
+        def forward(context, x):
+            return x * 0
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * float("inf")
+
+    model = nn.Linear(3, 1)
+    before = model.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="toy: the gradient is not finite at step 1"):
+        batches = [(torch.randn(4, 3), torch.zeros(4, 1))]
+        fit(model, batches, lambda m, b: (Root.apply(m(b[0])).sum(), {}), Optimizers(model, lr=0.1), Progress("toy", 1))
+    assert torch.equal(model.weight, before)
 
 
 # ---------------------------------------------------------------- float16
