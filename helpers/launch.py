@@ -29,6 +29,7 @@ from helpers.environment import Course
 from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number
 from helpers.hardware import choose_device, choose_preset, choose_threads
 from helpers.machines import meet
+from helpers.resume import OUT_OF_TIME
 
 LAST_LINES = 12  # of what failing processes printed, in the error
 DIED = re.compile(r"process (\d+) of ")
@@ -142,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, for_stage = parser.parse_known_args(arguments)
     try:
         check_processes(own.processes)
+        if own.max_restarts and ("--stop-after" in for_stage or os.environ.get("RLHF_STOP_AFTER")):
+            raise ValueError("--stop-after with --max-restarts: a restart would begin the time anew; take one of them")
         run(own, [f"helpers.{own.stage}", *for_stage])
     except (ValueError, ConnectionError, RuntimeError) as error:
         sys.exit(f"helpers.launch: {error}")
@@ -166,11 +169,14 @@ def run(own: argparse.Namespace, module: list[str]) -> None:
     print(f"python -m torch.distributed.run {shlex.join(command)}", flush=True)
     divide_threads(own.processes)
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or a restart may find the dead processes' addresses
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # host names that nobody needs can't be looked up
     # The end is told below, in one line; a death that is followed by a restart, by torch.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR if own.max_restarts else logging.CRITICAL)
     try:
         torch_run.run(torch_run.parse_args(command))
     except ChildFailedError as error:
+        if error.get_first_failure()[1].exitcode == OUT_OF_TIME:
+            sys.exit(OUT_OF_TIME)  # as it was asked to, and said so
         raise RuntimeError(death(error)) from None
     except RendezvousClosedError:
         raise RuntimeError("another machine has given up; its own last words say why") from None
