@@ -69,7 +69,7 @@ def test_shards_are_the_documents_with_end_of_text_in_shuffled_order(tmp_path):
     assert sum(train, []) == expected[:22_000]
     assert token_ids(tmp_path / "out" / "heldout.bin") == stream("heldout")[:2_000]
     assert lines[-2] == "train-00004.bin: 2,000 tokens, 22,000 of 22,000"
-    assert lines[-1] == "rows left out: 1 line is not JSON, 1 empty text, 1 thousands of blanks in a row"
+    assert lines[-1] == "rows left out: 1 line is not JSON, 1 empty text, 1 100,000 blanks in a row"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["tokens"] == 22_000 and manifest["made_from"]["tokenizer"]["fingerprint"] == TOKENIZER.fingerprint
     assert manifest["documents"] == expected[:22_000].count(TOKENIZER.eos_id) + 1  # the last one is cut
@@ -83,7 +83,7 @@ def test_no_held_out_document_is_trained_on_and_none_is_lost():
     found = {split: list(document_texts("tldr", "local", split, report)) for split in ("train", "heldout")}
     assert set(found["train"]).isdisjoint(found["heldout"])
     assert sorted(found["train"] + found["heldout"]) == sorted(text.strip() for text in TEXTS)
-    assert report.left_out == {"line is not JSON": 2, "empty text": 2, "thousands of blanks in a row": 2}  # read twice
+    assert report.left_out == {"line is not JSON": 2, "empty text": 2, "100,000 blanks in a row": 2}  # read twice
 
 
 def test_the_shuffle_keeps_every_text_once_and_depends_on_the_seed():
