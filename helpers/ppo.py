@@ -62,6 +62,11 @@ class Batch:
         """The rows of a minibatch."""
         return Batch(self.ids[index], self.mask[index], self.P)
 
+    def beside(self, model: GPT) -> "Batch":
+        """The batch on a model's device."""
+        device = model.wte.weight.device
+        return Batch(self.ids.to(device), self.mask.to(device), self.P)
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -106,12 +111,15 @@ def collect(
     )  # fmt: skip
     ids, mask = torch.cat([prompt_ids[own], samples.ids], 1), torch.cat([prompt_mask[own], samples.mask], 1)
     batch = Batch(ids, mask, prompt_ids.size(1))
+    there = batch.beside(models.reference)  # and the reward model: on the same device as the others, or on its own
     with autocast(ids.device, models.dtype):
-        scores = missing_eos_scores(models.reward(ids, mask), samples.stopped, config.missing_eos_score)  # (B,)
+        scores = models.reward(there.ids, there.mask)  # (B,)
+        ref_logprobs = token_logprobs(response_logits(models.reference, there), there.response)
         logits = response_logits(models.policy, batch)  # (B, R, V)
-        ref_logprobs = token_logprobs(response_logits(models.reference, batch), batch.response)
         values = response_values(models.value, batch)
     logprobs = token_logprobs(logits, batch.response)
+    scores, ref_logprobs = scores.to(ids.device), ref_logprobs.to(ids.device)  # now: two GPUs have worked side by side
+    scores = missing_eos_scores(scores, samples.stopped, config.missing_eos_score)
     found = (ids, mask, scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
     ids, mask, scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
     batch = Batch(ids, mask, batch.P)
@@ -237,8 +245,10 @@ def mean_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, responses: Respon
         answers, answer_mask = right_pad(responses.ids[start : start + batch_size], tokenizer.pad_id)
         both, both_mask = torch.cat([ids, answers], 1).to(device), torch.cat([mask, answer_mask], 1).to(device)
         batch = Batch(both, both_mask, ids.size(1))
-        logprobs = [token_logprobs(response_logits(model, batch), batch.response) for model in (policy, reference)]
-        total += (kl_k1(*logprobs) * batch.response_mask).sum().item()
+        there = batch.beside(reference)
+        logprobs = token_logprobs(response_logits(policy, batch), batch.response)
+        ref_logprobs = token_logprobs(response_logits(reference, there), there.response).to(device)
+        total += (kl_k1(logprobs, ref_logprobs) * batch.response_mask).sum().item()
     return total / len(responses.ids)
 
 

@@ -1,7 +1,7 @@
 """The four models of PPO, from the checkpoints of the stages before, and the number format that they compute in."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,11 @@ class Models:
     reward: RewardModel
     value: RewardModel  # starts as the reward model (Stiennon et al. 2020, appendix G.1)
     dtype: torch.dtype = torch.float32  # of the matrix products, when rollouts are scored and learned from
+
+    def on_two(self, first: torch.device | str, second: torch.device | str) -> "Models":
+        """The same models: those that learn moved to one device, those that only read to another."""
+        learn = {"policy": self.policy.to(first), "value": self.value.to(first)}
+        return replace(self, **learn, reference=self.reference.to(second), reward=self.reward.to(second))
 
 
 def rows_are_independent(dtype: torch.dtype) -> bool:

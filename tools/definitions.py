@@ -17,6 +17,7 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/quantization.py": {"is_quantized", "memory_bytes", "nf4_bytes"},
 }
 ONLY: dict[str, set[str]] = {
+    "helpers/distributed.py": {"add_gradients"},
     "helpers/training.py": {"schedule", "Optimizers", "batch_gradients", "fit"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {

@@ -14,6 +14,7 @@ from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from helpers.datasets import Prompt
 from helpers.distributed import process_group
 from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.ppo_models import Models
 from helpers.resume import Keeper
 from helpers.reward import Pair
 
@@ -53,7 +54,7 @@ def run_ppo(muon_lr: float, keeper: Keeper | None) -> tuple[list, torch.nn.Modul
     """PPO on random models; the module holds the two that are trained."""
     config = PPOConfig(iterations=10, rollout_size=8, minibatch_size=4, response_tokens=12, lr=1e-3, muon_lr=muon_lr,
                        value_lr=1e-3, value_muon_lr=muon_lr)  # fmt: skip
-    models = ppo.Models(model(), model(), model(True), model(True))
+    models = Models(model(), model(), model(True), model(True))
     prompts = [Prompt(text) for text in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")]
     history = ppo.train(models, prompts, config, Letters(), keeper)
     return history, torch.nn.ModuleList([models.policy, models.value])
