@@ -9,23 +9,11 @@ import torch
 from helpers import pointwise, pretrain, reward, sft
 from helpers.accumulation import label_parts, pair_parts, row_slices, token_parts
 from helpers.config import PretrainConfig, RewardConfig, SFTConfig
-from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.reward import Pair, pair_batch, reward_loss
+from helpers.model import GPT
+from helpers.reward import pair_batch, reward_loss
+from tests.unit.runs import LABELS, PAIRS, ROWS, model
 
-CONFIG = GPTConfig(vocab_size=40, context=48, layers=2, heads=2, channels=16)
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def row(low: int = 3, high: int = 20) -> list[int]:
-    """A row of random tokens and length."""
-    length = torch.randint(low, high, (), generator=GENERATOR).item()
-    return torch.randint(2, 40, (length,), generator=GENERATOR).tolist()
-
-
-ROWS = [row() for _ in range(23)]
-PAIRS = [Pair(row(2, 9), row(), row()) for _ in range(11)]
 SPLIT_ROWS = [(ids, len(ids) // 3) for ids in ROWS]  # with the prompt's length
-LABELS = [i % 2 for i in range(23)]
 TWICE = dict(batch_size=8, epochs=2.0)
 STAGES = {  # name: train(model, micro_batch), and whether the model is a reward model
     "pretrain": (lambda m, n: pretrain.train(m, ROWS, PretrainConfig(**TWICE, micro_batch=n), 1), False),
@@ -33,12 +21,6 @@ STAGES = {  # name: train(model, micro_batch), and whether the model is a reward
     "pairs": (lambda m, n: reward.train(m, PAIRS, RewardConfig(**TWICE, micro_batch=n), 1), True),
     "labels": (lambda m, n: pointwise.train(m, ROWS, LABELS, RewardConfig(**TWICE, micro_batch=n), 1), True),
 }  # fmt: skip
-
-
-def model(scored: bool) -> GPT | RewardModel:
-    torch.manual_seed(0)
-    gpt = GPT(CONFIG)
-    return RewardModel(gpt) if scored else gpt
 
 
 @pytest.mark.parametrize("stage", STAGES)
