@@ -28,7 +28,7 @@ from helpers.training import autocast
 ENDINGS = 4
 DATA = HubData(
     "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", ("ctx", "endings", "label"), train="validation",
-    stand_ins=("hellaswag/hellaswag_val",),
+    streaming=True, stand_ins=("hellaswag/hellaswag_val",),
 )  # fmt: skip
 # The test split has no labels, so everybody measures on the 10,042 questions of "validation"; nothing is trained.
 

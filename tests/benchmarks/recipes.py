@@ -154,7 +154,7 @@ def draw(results: dict, path: Path) -> None:
     axis.axhline(statistics.mean(level), color="tab:gray", linestyle=":", linewidth=1)
     axis.set(xlabel="tokens read, in millions", ylabel="held-out loss, nats a token",
              title=f"{results['model']}: {len(level)} seeds")  # fmt: skip
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
 

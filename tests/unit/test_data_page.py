@@ -4,10 +4,12 @@ import re
 
 import pytest
 
+from helpers.hellaswag import DATA as HELLASWAG
 from helpers.row_files import ENDINGS
 from helpers.tracks import TRACKS
 
 DATA = {role.data.repository: role.data for track in TRACKS.values() for role in track.roles.values()}
+DATA[HELLASWAG.repository] = HELLASWAG
 
 
 @pytest.fixture(scope="module")

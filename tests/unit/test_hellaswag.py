@@ -99,7 +99,7 @@ def test_rows_of_the_hub_and_of_a_folder(tmp_path, monkeypatch):
                                "no ending": 1}  # fmt: skip
     calls = served(monkeypatch, {"validation": ROWS})
     assert load_hellaswag("hub")[0] == questions
-    assert calls == [("Rowan/hellaswag", None, {"split": "validation", "revision": DATA.revision, "streaming": False})]
+    assert calls == [("Rowan/hellaswag", None, {"split": "validation", "revision": DATA.revision, "streaming": True})]
     assert load_hellaswag("hub", limit=2)[0] == questions[:2]
 
 
