@@ -15,7 +15,7 @@ def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU. Apple's mps only on request: RLHF_DEVICE=mps."""
     wanted = os.environ.get("RLHF_DEVICE", "").strip().lower()
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not wanted and found["cuda"]:  # of several processes each takes a GPU of its own
+    if wanted in ("", "cuda") and found["cuda"]:  # of several processes each takes a GPU of its own
         index = os.environ.get("LOCAL_RANK")
         return torch.device("cuda") if index is None else torch.device("cuda", int(index))
     if not wanted:

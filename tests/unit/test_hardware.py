@@ -73,3 +73,14 @@ def test_the_preset_by_gpu(monkeypatch, capability, gigabytes, count, expected):
 def test_without_a_gpu_the_preset_is_cpu():
     assert hardware.choose_preset("embedded", torch.device("cpu")) == ("cpu", "")
     assert hardware.choose_preset("hub", torch.device("cpu")) == ("cpu", "there is no CUDA device")
+
+
+@pytest.mark.parametrize("wanted", ["", "cuda"])
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch, wanted):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("RLHF_DEVICE", wanted)
+    assert hardware.choose_device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert hardware.choose_device() == torch.device("cuda", 1)
+    monkeypatch.setenv("RLHF_DEVICE", "cpu")
+    assert hardware.choose_device() == torch.device("cpu")
