@@ -34,7 +34,7 @@ import torch
 
 from helpers.config import AdapterConfig, default_init, default_source, load_config
 from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
-from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads
+from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads, keep_freed_memory
 from helpers.only import watch_cells
 from helpers.presets import GPU_PRESETS
 
@@ -215,6 +215,7 @@ def setup(notebook: str) -> Course:
 
     threads = choose_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if device.type == "cuda" and STAGES[notebook] != "ppo":  # there the ratio must start at exactly 1
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     set_seed(seed)

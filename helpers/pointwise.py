@@ -12,6 +12,7 @@ from torch import Tensor
 from helpers.accumulation import label_parts
 from helpers.batching import Batches, moved, right_pad
 from helpers.config import RewardConfig
+from helpers.cross_entropy import token_cross_entropy
 from helpers.datasets import Labelled
 from helpers.evaluation import bootstrap_ci95
 from helpers.model import RewardModel, last_real_token
@@ -41,7 +42,7 @@ def label_loss(model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm
     metrics = {"label": loss.detach(), "accuracy": ((scores > 0) == (labels > 0.5)).float().mean()}
     if lm_coef:
         guessed = mask[:, 1:]
-        loss = loss + lm_coef * F.cross_entropy(model.gpt.logits(hidden[:, :-1][guessed]), ids[:, 1:][guessed])
+        loss = loss + lm_coef * token_cross_entropy(hidden[:, :-1][guessed], model.gpt.wte.weight, ids[:, 1:][guessed])
     return loss, metrics
 
 

@@ -107,7 +107,7 @@ def collect(
     own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
     samples = sample(
         models.policy, prompt_ids[own], prompt_mask[own], max_new_tokens=config.response_tokens,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, uniforms=uniforms[own],
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, uniforms=uniforms[own], dtype=models.dtype,
     )  # fmt: skip
     ids, mask = torch.cat([prompt_ids[own], samples.ids], 1), torch.cat([prompt_mask[own], samples.mask], 1)
     batch = Batch(ids, mask, prompt_ids.size(1))

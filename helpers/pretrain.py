@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.accumulation import token_parts
 from helpers.batching import Batches, length_buckets, moved, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import PretrainConfig
+from helpers.cross_entropy import token_cross_entropy
 from helpers.datasets import Document, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
@@ -26,10 +26,10 @@ from helpers.training import Optimizers, Progress, autocast, fit
 
 def next_token_loss(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy, in nats, of each token given those before it. ids, mask (B, T), padded on the right."""
-    logits = model(ids)  # (B, T, V): position t guesses token t+1
+    hidden = model.hidden(ids)  # (B, T, C): position t guesses token t+1
     targets = torch.full_like(ids, -100)  # -100: no guess, for pads and behind the last token
     targets[:, :-1] = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return token_cross_entropy(hidden.flatten(0, 1), model.wte.weight, targets.flatten())
 
 
 @torch.no_grad()

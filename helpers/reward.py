@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers import pointwise
@@ -17,6 +16,7 @@ from helpers.batching import Batches, right_pad
 from helpers.checkpoints import load_stage, save_stage
 from helpers.classifier import fit_rows
 from helpers.config import RewardConfig
+from helpers.cross_entropy import token_cross_entropy
 from helpers.datasets import Comparison, Prompt, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
@@ -102,8 +102,7 @@ def reward_loss(model: RewardModel, batch: PairBatch, lm_coef: float) -> tuple[T
     metrics = {"pairwise": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
     if lm_coef:
         guessed = batch.targets >= 0
-        logits = model.gpt.logits(hidden[guessed])  # (completion tokens, V)
-        loss = loss + lm_coef * F.cross_entropy(logits, batch.targets[guessed])
+        loss = loss + lm_coef * token_cross_entropy(hidden[guessed], model.gpt.wte.weight, batch.targets[guessed])
     return loss, metrics
 
 

@@ -11,6 +11,7 @@ from helpers.base import base_folder, load_base
 from helpers.batching import Batches, moved, right_pad, rows_at_once
 from helpers.checkpoints import save_stage
 from helpers.config import SFTConfig
+from helpers.cross_entropy import token_cross_entropy
 from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
@@ -50,7 +51,7 @@ def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
     """
     guesses = F.pad(completion_mask[:, 1:], (0, 1))  # position t guesses token t+1, the last one nothing
     hidden = model.hidden(ids, keep=guesses)  # (completion tokens, C)
-    return F.cross_entropy(model.logits(hidden), ids[:, 1:][completion_mask[:, 1:]])
+    return token_cross_entropy(hidden, model.wte.weight, ids[:, 1:][completion_mask[:, 1:]])
 
 
 def demonstration_batches(
