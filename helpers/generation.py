@@ -3,12 +3,13 @@
 Shapes: B batch, P prompt, R response, V vocabulary, H heads, D channels of a head, T new and S all tokens read so far.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.batching import check_prompts
 from helpers.model import GPT
@@ -111,16 +112,25 @@ def up_to_end(written: Tensor, eos_id: int, pad_id: int) -> Samples:
     return Samples(ids[:, :longest], mask[:, :longest], ends.any(dim=1))
 
 
+def in_dtype(model: GPT, dtype: torch.dtype) -> GPT:
+    """A copy of the model for sampling, its weights rounded to dtype; the model itself if they are of that dtype."""
+    if model.wte.weight.dtype == dtype:
+        return model
+    rounded = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, rounded)  # these are taken instead of copies: no second set of large weights
+
+
 @torch.no_grad()
 def sample(
     model: GPT, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int, eos_id: int, pad_id: int,
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None,
-    uniforms: Tensor | None = None, use_cache: bool = True, drop_every: int = 8,
+    uniforms: Tensor | None = None, dtype: torch.dtype | None = None, use_cache: bool = True, drop_every: int = 8,
 ) -> Samples:  # fmt: skip
     """Continue prompts (B, P), padded on the left, up to their end of text or for max_new_tokens (R).
 
     pad_id is never sampled, so it must not be eos_id. uniforms: random numbers (B, R) in [0, 1), by default from the
     generator: a row's response depends on its own numbers only, not on the rows beside it, nor on the cache.
+    dtype: that of weights and cache meanwhile, by default the weights'. 16 bits are faster where they multiply fast.
     Every drop_every tokens the finished rows leave the batch (seldom: it copies the cache, and a GPU must be asked).
     Raises ValueError for an empty prompt, one too long for the context, or a bad setting.
     """
@@ -131,6 +141,7 @@ def sample(
     uniforms = torch.rand(R, B, generator=generator, device=device).T if uniforms is None else uniforms
     if uniforms.shape != (B, R):
         raise ValueError(f"uniforms must have shape {(B, R)}, a number for each new token, not {tuple(uniforms.shape)}")
+    model = model if dtype is None else in_dtype(model, dtype)
     ids = F.pad(prompt_ids, (0, R), value=pad_id)  # (B, P + R)
     mask = F.pad(prompt_mask.bool(), (0, R), value=True)
     rows = torch.arange(B, device=device)  # the b rows that are not finished

@@ -1,5 +1,6 @@
 """Sampling: the cache changes nothing, padding changes nothing, the draw follows the softmax, and it stops as told."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, TopKLogitsWarper, TopPLogi
 
 from helpers.batching import left_pad
 from helpers.checkpoints import to_transformers_state
-from helpers.generation import KVCache, draw, keep_top_k, keep_top_p, next_token, sample
+from helpers.generation import KVCache, draw, in_dtype, keep_top_k, keep_top_p, next_token, sample
+from helpers.lora import add_lora
 from helpers.model import GPT, GPTConfig
+from helpers.quantization import quantize_model
 
 EOS, PAD = 0, 1
 CONFIG = GPTConfig(vocab_size=50, context=40, layers=2, heads=4, channels=32)
@@ -120,6 +123,27 @@ def test_sampling_under_autocast_keeps_its_cache_in_16_bits(model):
         assert KVCache(model, 1, 4).data.dtype == torch.bfloat16
         assert run(model, generator=seeded()).ids.shape[0] == 4
     assert KVCache(model, 1, 4).data.dtype == torch.float32
+
+
+def test_sampling_in_16_bits_reads_rounded_weights_and_leaves_the_model_alone(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rounded = copy.deepcopy(model).bfloat16()
+    for use_cache in (True, False):
+        fast = run(model, generator=seeded(), dtype=torch.bfloat16, use_cache=use_cache)
+        assert torch.equal(fast.ids, run(rounded, generator=seeded(), use_cache=use_cache).ids)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert in_dtype(model, torch.float32) is model
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_a_model_with_adapters_samples_in_16_bits(model, adapter):
+    if adapter == "qlora":
+        quantize_model(model)
+    add_lora(model, rank=2, alpha=4.0)
+    fast = run(model, temperature=0, dtype=torch.bfloat16, max_new_tokens=4)
+    agree = (fast.ids == run(model, temperature=0, max_new_tokens=4).ids).float().mean()
+    assert agree > 0.5 and model.wte.weight.dtype == torch.float32
 
 
 # ---------------------------------------------------------------- stops and pads
