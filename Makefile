@@ -6,6 +6,7 @@
 #   make test       lint and tests
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
 #   make data       write the embedded data again, bit for bit
+#   make bench      ours against transformers, side by side: bench.json; make bench BENCH_ARGS=--with-trl also TRL
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,6 +17,7 @@ VENV ?= .venv
 NAME ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
+BENCH_ARGS ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -26,7 +28,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course test lab notebooks data clean
+.PHONY: help course test lab notebooks data bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +53,10 @@ data: $(STAMP)
 	@$(PY) -m data.tldr.build
 	@$(PY) -m data.sentiment.build
 	@$(PY) -m data.advice.build
+
+bench: $(STAMP)
+	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
+	@$(PY) -m tools.bench_table
 
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache

@@ -1,12 +1,17 @@
 """Device, number format, threads and preset by what the machine has."""
 
 import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import hardware
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +89,33 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch, wanted):
     assert hardware.choose_device() == torch.device("cuda", 1)
     monkeypatch.setenv("RLHF_DEVICE", "cpu")
     assert hardware.choose_device() == torch.device("cpu")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """Counted in page faults, in a process of its own, as it can't be undone."""
+    program = """
+import resource, torch
+from helpers.hardware import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.zeros(5_000_000)  # 20 MB, 5000 pages
+        torch.zeros(20_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+without, kept = faults(), keep_freed_memory()
+faults()  # takes the memory that will be kept
+print(kept, without, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, without, faults = run.stdout.split()
+    if kept == "False":
+        pytest.skip("no glibc")
+    assert int(faults) < int(without) / 20
+
+
+def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    assert hardware.keep_freed_memory() is False
