@@ -13,6 +13,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.attention = "auto"  # or "explicit", or "sdpa"
+        self.checkpointing = False  # True: keep no activations inside a block, but work them out again for gradients
         self.wte = nn.Embedding(config.vocab_size, config.channels)  # which token
         self.wpe = nn.Embedding(config.context, config.channels)  # at which position
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -200,7 +202,9 @@ class GPT(nn.Module):
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
             chosen = keep if block is self.h[-1] else None
-            x = block(x, mask, None if cache is None else partial(cache.append, layer), attend, keep=chosen)
+            run = block if cache is None else block.forward  # not compiled: a cache changes its shape at every token
+            run = partial(checkpoint, block, use_reentrant=False) if self.checkpointing else run
+            x = run(x, mask, None if cache is None else partial(cache.append, layer), attend, keep=chosen)
         return self.ln_f(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -321,3 +321,43 @@ def test_normalise_changes_every_value_and_nothing_else():
     for std in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="std"):
             model.normalise(0.0, std)
+
+
+# ---------------------------------------------------------------- options
+
+
+def gradients(model: GPT, ids: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients():
+    model, ids = tiny(SIZES[2]), torch.randint(0, 300, (2, 48), generator=torch.Generator().manual_seed(0))
+    kept: list[int] = []
+
+    def gradients_and_kept_numbers() -> tuple[list[torch.Tensor], int]:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            return gradients(model, ids), sum(kept)
+
+    wanted, many = gradients_and_kept_numbers()
+    model.checkpointing = True
+    found, few = gradients_and_kept_numbers()
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+    assert few < many / 3
+
+
+def test_compiled_blocks_give_the_same_gradients_and_still_sample():
+    """Each block is one graph. It is traced but not turned into machine code, which would take a minute."""
+    from helpers.generation import sample
+
+    model, ids = tiny(SIZES[0]), torch.randint(2, 61, (2, 16), generator=torch.Generator().manual_seed(0))
+    wanted, settings = gradients(model, ids), dict(max_new_tokens=6, eos_id=0, pad_id=1, temperature=0)
+    written = sample(model, ids, torch.ones_like(ids), **settings).ids
+    for block in model.h:
+        block.compile(backend="aot_eager", fullgraph=True)
+    for found in (gradients(model, ids), gradients(model, ids)):
+        for a, b in zip(wanted, found, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert torch.equal(sample(model, ids, torch.ones_like(ids), **settings).ids, written)
