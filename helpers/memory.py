@@ -51,15 +51,15 @@ def cache_bytes(model: GPTConfig, rows: int, length: int) -> int:
 def ppo_bytes(model: GPTConfig, config: PPOConfig, length: int) -> int:
     """PPO's four models, two of them trained, in float32, at the largest of its three phases.
 
-    length: tokens of the longest prompt and response. Sampling keeps a cache. Scoring keeps four times the logits of
-    all responses (the policy's, the reference's, two log-softmaxes) and a block's work. Learning keeps the activations
+    length: tokens of the longest prompt and response. Sampling keeps a cache. Scoring keeps five times the logits of
+    all responses (the policy's, and the steps of their entropy) and a block's work. Learning keeps the activations
     of policy and value model for a minibatch.
     """
     muon = config.muon_lr > 0
     state = 2 * state_bytes(model, muon) + 2 * state_bytes(model, muon, trained=False)
     logits = config.rollout_size * config.response_tokens * model.vocab_size
     sampling = cache_bytes(model, config.rollout_size, length)
-    scoring = 4 * FLOAT * logits + KEPT[32] * config.rollout_size * length * model.channels
+    scoring = 5 * FLOAT * logits + KEPT[32] * config.rollout_size * length * model.channels
     learned = config.minibatch_size * config.response_tokens * model.vocab_size
     learning = 2 * activation_bytes(model, config.minibatch_size * length, 32) + LOGIT * learned
     return state + max(sampling, scoring, learning)
