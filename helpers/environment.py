@@ -10,6 +10,7 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_ADAPTER full, lora, qlora
     RLHF_STOP_AFTER  e.g. 11h30m: stop by then, with the state saved     RLHF_RESUME   0: start over
     RLHF_SAVE_EVERY  e.g. 10m, between snapshots                         RLHF_SAVE_STEPS   e.g. 500, likewise
+    RLHF_CHECKPOINTING, RLHF_COMPILE   1: less memory, or compiled blocks, in a stage's command (helpers/hardware.py)
     RLHF_STEPS   a trial: stop after so many steps of the training
     RLHF_INIT    what 1-SFT starts from: pretrain, gpt2, another GPT-2's name, a folder, a .pt file
 """

@@ -11,7 +11,7 @@ from data.worlds import Judged, gold
 from helpers.batching import left_pad
 from helpers.datasets import Prompt
 from helpers.generation import sample
-from helpers.hardware import choose_dtype
+from helpers.hardware import sampling_dtype
 from helpers.model import GPT
 from helpers.tokenizer import Tokenizer
 
@@ -102,7 +102,7 @@ def respond(
         batch, mask = (tensor.to(generator.device) for tensor in left_pad(encoded, tokenizer.pad_id))
         samples = sample(
             model, batch, mask, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
-            temperature=temperature, generator=generator, dtype=choose_dtype(generator.device),
+            temperature=temperature, generator=generator, dtype=sampling_dtype(generator.device),
         )  # fmt: skip
         ids += [row[keep].tolist() for row, keep in zip(samples.ids, samples.mask, strict=True)]
         stopped += samples.stopped.tolist()

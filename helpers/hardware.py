@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from helpers.folders import read_number
+from helpers.model import GPT
 
 
 def choose_device() -> torch.device:
@@ -61,6 +62,15 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """The number format of the weights while texts are sampled: 16 bits on a CPU that multiplies them fast.
+
+    A small model's distribution hardly moves by that. GPT-2's logits are so large that 16 bits would show: a GPU, where
+    they gain little, samples in float32.
+    """
+    return choose_dtype(device) if device.type == "cpu" else torch.float32
 
 
 def cpu_has_bfloat16() -> bool:
@@ -122,3 +132,15 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
     return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**30))
+
+
+def prepare(gpt: GPT) -> None:
+    """Have a model trained with less memory (RLHF_CHECKPOINTING=1) or, after a slow start, faster (RLHF_COMPILE=1).
+
+    Checkpointing works activations out again for the gradients instead of keeping them: a third more time. Compiled
+    blocks take a minute or more to begin with, and a C++ compiler or Triton.
+    """
+    gpt.checkpointing = os.environ.get("RLHF_CHECKPOINTING") == "1"
+    if os.environ.get("RLHF_COMPILE") == "1":
+        for block in gpt.h:
+            block.compile(dynamic=True)

@@ -14,6 +14,7 @@ from helpers.distributed import add_numbers, gather_rows, is_main, own_rows, wor
 from helpers.environment import Course
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.generation import sample
+from helpers.hardware import prepare
 from helpers.losses import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -287,6 +288,8 @@ def run(course: Course) -> None:
     """The whole stage: four models, PPO, held-out measurements, checkpoint, metrics."""
     config, tokenizer = course.config, course.tokenizer
     models = load_models(course, tokenizer)
+    for gpt in (models.policy, models.value.gpt):
+        prepare(gpt)
     prompts = course.rows("prompts", "train")
     train(models, prompts, config, tokenizer, course.keeper())
     if not is_main():

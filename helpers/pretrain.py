@@ -16,6 +16,7 @@ from helpers.datasets import Document, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import entropy_floor
+from helpers.hardware import prepare
 from helpers.model import GPT, GPTConfig
 from helpers.resume import Keeper
 from helpers.shard_set import ShardError, ShardSet
@@ -163,6 +164,7 @@ def run(course: Course) -> None:
     model = GPT(GPTConfig(tokenizer.vocab_size, config.context, config.layers, config.heads, config.channels))
     sinusoidal_start(model)
     model.to(course.device)
+    prepare(model)
     keeper = course.keeper()
     keeper = replace(keeper, settings=keeper.settings | {"data": data.fingerprint})
     history = train_on(model, data.batches, config, course.dtype, keeper)

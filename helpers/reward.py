@@ -21,6 +21,7 @@ from helpers.datasets import Comparison, Prompt, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import Responses, ratio_ci95, respond
+from helpers.hardware import prepare
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, RewardModel
 from helpers.pretrain import batch_plan
@@ -272,6 +273,7 @@ def run(course: Course) -> None:
     parent = course.folder("sft")
     policy, _ = load_stage(parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device)
     model = RewardModel(copy.deepcopy(policy)).to(course.device)
+    prepare(model.gpt)
     items, metrics = learn(course, model)
     if not is_main():
         return

@@ -16,6 +16,7 @@ from helpers.datasets import Demonstration, Prompt, fingerprint
 from helpers.distributed import is_main
 from helpers.environment import Course
 from helpers.evaluation import entropy_floor, ratio_ci95, respond
+from helpers.hardware import prepare
 from helpers.model import GPT
 from helpers.perplexity import response_nats
 from helpers.pretrain import batch_plan
@@ -132,6 +133,7 @@ def run(course: Course) -> None:
     model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
+    prepare(model)
     adapt_if_wanted(model, course, demonstrations)
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
     if not is_main():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers import hardware
+from helpers.model import GPT, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,3 +120,19 @@ print(kept, without, faults())
 def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
     assert hardware.keep_freed_memory() is False
+
+
+def test_a_model_is_prepared_as_the_environment_says(monkeypatch):
+    gpt, ids = GPT(GPTConfig(30, 16, 2, 2, 16)), torch.randint(30, (2, 8))
+    plain = torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0]
+    hardware.prepare(gpt)
+    assert not gpt.checkpointing
+    monkeypatch.setenv("RLHF_CHECKPOINTING", "1")
+    hardware.prepare(gpt)
+    assert gpt.checkpointing
+    torch.testing.assert_close(torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0], plain)
+    compiled = []
+    monkeypatch.setattr(type(gpt.h[0]), "compile", lambda block, **options: compiled.append(block))
+    monkeypatch.setenv("RLHF_COMPILE", "1")
+    hardware.prepare(gpt)
+    assert compiled == list(gpt.h)
