@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 
-def pid_of_rank(pid: int, rank: int, seconds: float = 60.0) -> int:
+def pid_of_rank(pid: int, rank: int, seconds: float = 180.0) -> int:
     """The process id of a rank under the command `pid`, as soon as there is one; TimeoutError after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -20,7 +20,7 @@ def pid_of_rank(pid: int, rank: int, seconds: float = 60.0) -> int:
     raise TimeoutError(f"no process of rank {rank} under {pid}")
 
 
-def wait_for_lines(lines: int, *paths: Path, seconds: float = 90.0) -> None:
+def wait_for_lines(lines: int, *paths: Path, seconds: float = 180.0) -> None:
     """Wait until one of the files has so many lines; TimeoutError after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
