@@ -1,6 +1,7 @@
 """What all tests share: the repository's folder, a fixed seed, and no way out to the network."""
 
 import random
+import signal
 import socket
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def toy_metrics() -> dict:
         "ppo": {"gold_reward": 0.9, "sft_gold_reward": 0.5, "gold_gain_ci95": [0.3, 0.5], "score": 1.1, "kl": 4.2,
                 "stop_rate": 0.99, "flaws": {"hallucination": 0.05}, "sft_flaws": {"hallucination": 0.2}},
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """Tests send SIGINT to themselves and to what they start; a shell's background jobs begin with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
