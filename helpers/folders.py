@@ -113,3 +113,12 @@ def restore_folder(folder: Path) -> None:
     if old.exists() and not folder.exists():
         os.replace(old, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder that others look for: it loses its name first, so that nobody ever finds half of it."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    for rest in (gone, *folder.parent.glob(".*.gone")):  # left by a run that was killed
+        shutil.rmtree(rest, ignore_errors=True)
+    os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from helpers import distributed
+from helpers.folders import discard
 from helpers.state import DamagedState, random_state, read_state, set_random_state, write_state
 
 VERSION = 1  # of what a snapshot holds
@@ -91,7 +92,7 @@ class Keeper:
         state = {"version": VERSION, "step": step, "settings": self.settings, "random": random, "parts": states}
         write_state(self.place(step), state)
         for old in self.steps()[:-KEPT]:
-            shutil.rmtree(self.place(old), ignore_errors=True)
+            discard(self.place(old))
 
     def newest(self) -> dict | None:
         """The newest whole snapshot, or None. A damaged one is passed over with a printed line."""

@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import resume
 from helpers.resume import OUT_OF_TIME, Keeper, ResumeError, Signals, Stopped, seconds_of
-from helpers.state import TENSORS
+from helpers.state import TENSORS, read_state
 from tests.unit.runs import RUNS
 
 
@@ -69,6 +71,25 @@ def test_the_last_two_snapshots_are_kept_and_a_finished_run_is_not_trained_again
     assert capsys.readouterr().out.count(" 1/14") == 1
     keeper.clear()
     assert not keeper.folder.exists()
+
+
+def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypatch):
+    """Files go one by one: under its name a snapshot is there as a whole, or not at all."""
+    keeper, killed = keeper_in(tmp_path, every_steps=2), shutil.rmtree
+
+    def halfway(path, ignore_errors=False):
+        if Path(path).name.startswith(".step") and Path(path).name.endswith(".gone") and Path(path).exists():
+            (Path(path) / TENSORS).unlink()
+            raise Killed
+        killed(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", halfway)
+        RUNS["pretrain"](0.01, keeper)
+    assert keeper.steps() == [4, 6]
+    assert all(read_state(keeper.place(step))["step"] == step for step in keeper.steps())
+    assert RUNS["pretrain"](0.01, keeper)[0] == RUNS["pretrain"](0.01, None)[0]
+    assert sorted(path.name for path in keeper.folder.iterdir()) == ["step-00000012", "step-00000014"]
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
