@@ -7,6 +7,9 @@ had a reason to look back and copy; a few thousand demonstrations don't teach it
 2. The demonstrations as documents, prompts and all (task-adaptive pretraining, Gururangan et al. 2020, section 4).
 3. The same posts with a stand-in for the summary: the post's title, or one of its sentences (as in PEGASUS, where
    sentences of a document are the pseudo-summary to generate: Zhang et al. 2020, section 3.1).
+
+SFT then reads every post twice, once with its summary and once with its title (`with_titles`): a title is the one
+summary of a post that is there for nothing.
 """
 
 import random
@@ -69,6 +72,20 @@ def stand_ins(demonstrations: Sequence[Demonstration], seed: int) -> list[Demons
     return found
 
 
+def with_titles(
+    demonstrations: Sequence[Demonstration], rows: list[tuple[list[int], int]], tokenizer: Tokenizer, context: int
+) -> list[tuple[list[int], int]]:
+    """The encoded demonstrations (tokens, and how many are the prompt's), and the same posts with their titles."""
+    found = list(rows)
+    for item in demonstrations:
+        title = tldr.read_post({"prompt": item.prompt})["title"]
+        prompt = tokenizer.encode(item.prompt)
+        row = prompt + tokenizer.encode(f" {title}") + [tokenizer.eos_id]
+        if title and len(row) <= context:
+            found.append((row, len(prompt)))
+    return found
+
+
 def adapt(
     model: GPT, demonstrations: Sequence[Demonstration], documents: Sequence[Document], config: SFTConfig,
     tokenizer: Tokenizer, dtype: torch.dtype = torch.float32, keeper: Keeper | None = None,
@@ -86,9 +103,16 @@ def adapt(
         pretrain.train(model, rows, settings, tokenizer.pad_id, dtype, keeper and keeper.named(title), title=title)
 
 
-def adapt_if_wanted(model: GPT, course: Course, demonstrations: Sequence[Demonstration]) -> None:
-    """What 1-SFT does first where its settings ask for it (`adapt_epochs`); elsewhere nothing."""
+def adapt_if_wanted(
+    model: GPT, course: Course, demonstrations: Sequence[Demonstration], rows: list[tuple[list[int], int]]
+) -> list[tuple[list[int], int]]:
+    """What 1-SFT does first where its settings ask for it (`adapt_epochs`), and the rows that SFT then reads.
+
+    Elsewhere nothing is done, and the encoded demonstrations `rows` are returned.
+    """
     if course.config.adapt_epochs:
         pretrained = load_config("pretrain", course.preset, course.track, source=course.source)
         documents = course.rows("documents", "train", pretrained.documents)
         adapt(model, demonstrations, documents, course.config, course.tokenizer, course.dtype, course.keeper())
+        rows = with_titles(demonstrations, rows, course.tokenizer, model.config.context)
+    return rows

@@ -65,7 +65,7 @@ class SFTConfig(AdapterConfig):
     init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
     demonstrations: int = 12_000
     copying_rows: int = 0  # before, on real posts: practice in copying (helpers/adapt.py),
-    adapt_epochs: float = 0.0  # and the demonstrations read as documents
+    adapt_epochs: float = 0.0  # and the posts read as documents; SFT then learns their titles beside their summaries
     train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step

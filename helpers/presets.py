@@ -40,7 +40,7 @@ SMALL_GPT = {"layers": 6, "channels": 256, "eval_documents": 40}  # six million 
 REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
         "pretrain": SMALL_GPT | {"context": 512, "documents": 2_600, "batch_size": 8},
-        "sft": {"demonstrations": 100_000, "copying_rows": 16_000, "adapt_epochs": 3.0},
+        "sft": {"demonstrations": 100_000, "copying_rows": 8_000, "adapt_epochs": 3.0},
         "reward": {"comparisons": 100_000, "epochs": 2.0},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },

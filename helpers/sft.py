@@ -134,7 +134,7 @@ def run(course: Course) -> None:
     demonstrations = course.rows("demonstrations", "train", config.demonstrations)
     rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
     prepare(model)
-    adapt_if_wanted(model, course, demonstrations)
+    rows = adapt_if_wanted(model, course, demonstrations, rows)
     history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
     if not is_main():
         return

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from helpers.adapt import AT_ONCE, adapt, copying_rows, sentences, stand_ins
+from helpers.adapt import AT_ONCE, adapt, copying_rows, sentences, stand_ins, with_titles
 from helpers.config import SFTConfig
 from helpers.datasets import Demonstration, Document
 from helpers.model import GPT, GPTConfig
@@ -82,3 +82,14 @@ def test_the_base_model_learns_all_three_kinds_of_rows(capsys):
 def test_something_that_is_no_post_is_named():
     with pytest.raises(Unusable, match="prompt is no Reddit post"):
         stand_ins([Demonstration("hello", " you")], seed=0)
+
+
+def test_every_post_comes_twice_with_its_summary_and_its_title():
+    items = [post("A title", "One thing happened to me."), post("x" * 400, "Another thing happened.")]
+    rows = [(LETTERS.encode(item.prompt + item.completion) + [0], len(item.prompt)) for item in items]
+    both = with_titles(items, rows, LETTERS, context=600)
+    assert both[:2] == rows and len(both) == 3  # the second title does not fit
+    ids, length = both[2]
+    assert LETTERS.decode(ids[:length]) == items[0].prompt and LETTERS.decode(ids[length:]) == " A title"
+    assert ids[-1] == LETTERS.eos_id
+
