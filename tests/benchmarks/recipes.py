@@ -136,7 +136,7 @@ def summary(runs: list[dict]) -> list[dict]:
 
 
 def draw(results: dict, path: Path) -> None:
-    """The figure: a line a run, a dot where its schedule ends, AdamW's last loss as a level."""
+    """The figure: a line a run, a dot where its schedule ends, AdamW's mean loss at its end as a level."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,7 +152,7 @@ def draw(results: dict, path: Path) -> None:
         axis.plot(x[-1], y[-1], "o", color=colour, markersize=4)
     level = [run["curve"][-1][1] for run in results["runs"] if run["optimizer"] == "AdamW"]
     axis.axhline(statistics.mean(level), color="tab:gray", linestyle=":", linewidth=1)
-    axis.set(xlabel="tokens read, in millions", ylabel="held-out loss, nats a token",
+    axis.set(xlabel="tokens read, in millions", ylabel=f"loss on the first {GLANCE:,} held-out tokens",
              title=f"{results['model']}: {len(level)} seeds")  # fmt: skip
     axis.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=90, bbox_inches="tight")
