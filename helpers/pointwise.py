@@ -60,7 +60,7 @@ def train(
         *tensors, lm_coef = part
         return label_loss(model, *moved(tuple(tensors), device), lm_coef)
 
-    progress, split = Progress("reward", len(plan), keeper), label_parts(config.micro_batch, config.lm_coef)
+    progress, split = Progress("labels", len(plan), keeper), label_parts(config.micro_batch, config.lm_coef)
     return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
 
 

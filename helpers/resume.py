@@ -246,6 +246,6 @@ def resumable(title: str, steps: int, keeper: Keeper | None, parts: dict[str, An
     if keeper is None:
         yield iter(range(steps))
         return
-    keeper = replace(keeper, settings={**keeper.settings, "steps": steps})  # other rows would make other steps
+    keeper = replace(keeper, settings={**keeper.settings, "run": title, "steps": steps})  # other rows: other steps
     with Signals() as signals:
         yield remaining_steps(title, steps, keeper, parts, signals)

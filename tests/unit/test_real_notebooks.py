@@ -54,6 +54,7 @@ def track(request, tmp_path, monkeypatch):
         return replace(load_config(stage, preset, track, seed, source), **changes)
 
     monkeypatch.setattr(environment, "load_config", tiny)
+    monkeypatch.setattr("helpers.launch.launch", lambda *_, **__: [])  # other processes would not have these settings
     settings = {"TRACK": request.param, "PRESET": "smoke", "SEED": "0", "DTYPE": "float32"}
     for name, value in (settings | {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}).items():
         monkeypatch.setenv(f"RLHF_{name}", value)

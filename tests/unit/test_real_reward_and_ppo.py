@@ -56,6 +56,7 @@ def run(request, tmp_path, monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(presets, "SMOKE_REAL", tiny)
     monkeypatch.setattr(presets, "SMOKE_REAL_OF", {})
+    monkeypatch.setattr("helpers.launch.launch", lambda *_, **__: [])  # other processes would not have these settings
     settings = {"TRACK": track, "PRESET": "smoke", "SEED": "0", "SOURCE": "local"}
     for name, value in (settings | {"DATA_DIR": str(folder), "OUT": str(tmp_path / "run"), "THREADS": "1"}).items():
         monkeypatch.setenv(f"RLHF_{name}", value)

@@ -114,10 +114,10 @@ def test_other_settings_are_refused_and_named(tmp_path):
     with pytest.raises(ResumeError, match=r"other settings \(lr was 0.1 and is 0.2\): delete .*RLHF_RESUME=0"):
         RUNS["pretrain"](0.01, replace(keeper, settings={"lr": 0.2}))
     assert keeper.log.read_text() == log
-    with pytest.raises(ResumeError, match=r"steps was 14 and is 1"):
+    with pytest.raises(ResumeError, match=r"run was 'pretrain' and is 'toy', steps was 14 and is 1"):
         with resume.resumable("toy", 1, keeper, {}):
             pass
-        list(resume.remaining_steps("toy", 1, replace(keeper, settings={"lr": 0.1, "steps": 1}), {}, Signals()))
+        list(resume.remaining_steps("toy", 1, replace(keeper, settings={"lr": 0.1, "run": "toy", "steps": 1}), {}, Signals()))
 
 
 def test_a_newer_version_is_refused(tmp_path, monkeypatch):
