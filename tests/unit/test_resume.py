@@ -117,7 +117,8 @@ def test_other_settings_are_refused_and_named(tmp_path):
     with pytest.raises(ResumeError, match=r"run was 'pretrain' and is 'toy', steps was 14 and is 1"):
         with resume.resumable("toy", 1, keeper, {}):
             pass
-        list(resume.remaining_steps("toy", 1, replace(keeper, settings={"lr": 0.1, "run": "toy", "steps": 1}), {}, Signals()))
+        other = replace(keeper, settings={"lr": 0.1, "run": "toy", "steps": 1})
+        list(resume.remaining_steps("toy", 1, other, {}, Signals()))
 
 
 def test_a_newer_version_is_refused(tmp_path, monkeypatch):
