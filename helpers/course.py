@@ -2,7 +2,8 @@
 
 The run folder (default runs/<preset>-<track>-seed<seed>) gets notebooks/ (executed copies), checkpoints/, figures/,
 metrics/, report.json and report.html. Ends with 0, with 1 if a cell failed or the report lacks something, with 2 for
-a setting that doesn't exist, with 130 after Ctrl-C.
+a setting that doesn't exist, with 75 when RLHF_STOP_AFTER has ended it and the same command goes on, with 130 after
+Ctrl-C.
 """
 
 import argparse
@@ -14,7 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.config import default_source, load_config
-from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number, whole_number, write_json
+from helpers.folders import (
+    NOTEBOOKS,
+    OUT_OF_TIME,
+    ROOT,
+    default_out,
+    read_number,
+    seconds_of,
+    whole_number,
+    write_json,
+)  # fmt: skip
 from helpers.report import ReportError, final_table, read_metrics, write_report
 from helpers.runner import CellFailure, Progress, run_notebook, write_notebook
 
@@ -116,8 +126,13 @@ def run_course(
     for stale in ("report.json", "report.html"):
         (out / stale).unlink(missing_ok=True)
     display = Display(preset, track, source, stages)
+    started = time.perf_counter()
     for stage in stages:
-        run_stage(stage, out, notebooks, kernel_env(preset, track, seed, out, source), display)
+        env = kernel_env(preset, track, seed, out, source)
+        if after := env.get("RLHF_STOP_AFTER"):  # of all notebooks together
+            left = seconds_of(after, "RLHF_STOP_AFTER") - (time.perf_counter() - started)
+            env["RLHF_STOP_AFTER"] = f"{max(left, 1):.0f}s"
+        run_stage(stage, out, notebooks, env, display)
     waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]
     if waiting and len(stages) < len(NOTEBOOKS):
         print(f"No report yet: {', '.join(waiting)} still to be run into this folder.")
@@ -177,6 +192,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         args.preset = args.preset or suited_preset(args.source)
         args.seed = read_number("RLHF_SEED", 0, least=0) if args.seed is None else whole_number(args.seed, "seed", 0)
         check_settings(args.preset, args.track, args.seed, args.source)
+        if after := os.environ.get("RLHF_STOP_AFTER"):
+            seconds_of(after, "RLHF_STOP_AFTER")
     except ValueError as error:
         parser.error(str(error))
     wanted = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
@@ -216,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_course(args.preset, args.track, args.seed, args.out, args.stages, args.notebooks, args.source)
     except CellFailure as failure:
+        if failure.error.startswith("Stopped: "):
+            print(f"\n{failure.error.removeprefix('Stopped: ')}")
+            return OUT_OF_TIME
         copy = shown(args.out / "notebooks" / f"{failure.notebook}.ipynb")
         print(f"\n{failure}\nThe notebook as far as it got: {copy}", file=sys.stderr)
         return 1

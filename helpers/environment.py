@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from helpers.config import AdapterConfig, default_init, default_source, load_config
-from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, write_json
+from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, seconds_of, write_json
 from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads, keep_freed_memory
 from helpers.only import watch_cells
 from helpers.presets import GPU_PRESETS
@@ -123,7 +123,7 @@ class Course:
         """
         from helpers.base import base_folder
         from helpers.checkpoints import checksum_of
-        from helpers.resume import Keeper, seconds_of
+        from helpers.resume import Keeper
 
         trial = read_number("RLHF_STEPS", 0, least=0)
         name = (name or self.stage) + ("-trial" if trial else "")
@@ -230,8 +230,6 @@ def setup(notebook: str) -> Course:
 
 def read_deadline() -> float | None:
     """When the session ends, by `time.perf_counter()`: RLHF_STOP_AFTER from now. Raises ValueError."""
-    from helpers.resume import seconds_of
-
     after = os.environ.get("RLHF_STOP_AFTER")
     return time.perf_counter() + seconds_of(after, "RLHF_STOP_AFTER") if after else None
 

@@ -5,7 +5,6 @@ generator. Which rows a step reads is a function of the seed and the step, so th
 of the data. On a CPU the run that was stopped, or killed, has the very losses of one that was not.
 """
 
-import re
 import shutil
 import signal
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from helpers import distributed
-from helpers.folders import discard
+from helpers.folders import OUT_OF_TIME, discard
 from helpers.state import DamagedState, random_state, read_state, set_random_state, write_state
 
 VERSION = 1  # of what a snapshot holds
@@ -36,21 +35,6 @@ class Stopped(Exception):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
-
-
-OUT_OF_TIME = 75  # the exit code for "try again later", so that a script can tell it from an error
-
-
-def seconds_of(text: str, name: str) -> float:
-    """Seconds from text such as "11h30m", "90s" or "1.5h". Raises ValueError, naming what it was for, otherwise."""
-    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
-    try:
-        seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
-    except (AttributeError, ValueError):
-        seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"{name} {text!r}: must be a time above 0, such as 11h30m, 45m or 90s")
-    return seconds
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from helpers import resume
-from helpers.resume import OUT_OF_TIME, Keeper, ResumeError, Signals, Stopped, seconds_of
+from helpers.folders import OUT_OF_TIME, seconds_of
+from helpers.resume import Keeper, ResumeError, Signals, Stopped
 from helpers.state import TENSORS, read_state
 from tests.unit.runs import RUNS
 

@@ -315,6 +315,22 @@ def test_course_in_parts(toys, capsys):
     assert "No report yet: pretrain, reward, ppo still to be run" in capsys.readouterr().out
 
 
+def test_the_session_limit_is_that_of_all_notebooks_together(toys, monkeypatch, capsys):
+    """The second notebook is told what the first has left, and what it raises is no failure."""
+    toy(toys, "0-Pretrain", "import time; time.sleep(2)")
+    toy(toys, "1-SFT", """import os
+from helpers.resume import Stopped
+raise Stopped("sft: stopped, with " + os.environ["RLHF_STOP_AFTER"] + " left, saved", 75)""")
+    monkeypatch.setenv("RLHF_STOP_AFTER", "1h")
+    assert course.main(["--preset", "smoke", "--out", str(toys / "o"), "--notebooks", str(toys)]) == course.OUT_OF_TIME
+    printed = capsys.readouterr()
+    assert printed.err == "" and 3000 < int(re.search(r"with (\d+)s left, saved", printed.out)[1]) <= 3598
+    monkeypatch.setenv("RLHF_STOP_AFTER", "soon")
+    with pytest.raises(SystemExit):
+        course.main(["--preset", "smoke", "--notebooks", str(toys)])
+    assert "RLHF_STOP_AFTER 'soon': must be a time above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("argv", "words"), [
     (["--preset", "huge"], "No preset 'huge'"),
     (["--preset", "smoke", "--track", "x"], "track 'x'"),
