@@ -110,8 +110,9 @@ def collect(
         models.policy, prompt_ids[own], prompt_mask[own], max_new_tokens=config.response_tokens,
         eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, uniforms=uniforms[own], dtype=models.dtype,
     )  # fmt: skip
-    ids, mask = torch.cat([prompt_ids[own], samples.ids], 1), torch.cat([prompt_mask[own], samples.mask], 1)
-    batch = Batch(ids, mask, prompt_ids.size(1))
+    ids, mask = gather_rows(samples.ids, fill=tokenizer.pad_id), gather_rows(samples.mask)  # (B, R), of all
+    whole = Batch(torch.cat([prompt_ids, ids], 1), torch.cat([prompt_mask, mask], 1), prompt_ids.size(1))
+    batch = whole.rows(own)
     there = batch.beside(models.reference)  # and the reward model: on the same device as the others, or on its own
     with autocast(ids.device, models.dtype):
         scores = models.reward(there.ids, there.mask)  # (B,)
@@ -121,13 +122,12 @@ def collect(
     logprobs = token_logprobs(logits, batch.response)
     scores, ref_logprobs = scores.to(ids.device), ref_logprobs.to(ids.device)  # now: two GPUs have worked side by side
     scores = missing_eos_scores(scores, samples.stopped, config.missing_eos_score)
-    found = (ids, mask, scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
-    ids, mask, scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
-    batch = Batch(ids, mask, batch.P)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, batch.response_mask, config.kl_coef)  # (B, R)
-    advantages, returns = gae(rewards, values, batch.response_mask, config.gamma, config.lam)
-    advantages = whiten(advantages, batch.response_mask)  # after the returns: the critic's targets keep their units
-    return Rollout(batch, scores, stopped, logprobs, ref_logprobs, values, advantages, returns, entropies)
+    found = (scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
+    scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)  # (B, R)
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    advantages = whiten(advantages, mask)  # after the returns: the critic's targets keep their units
+    return Rollout(whole, scores, stopped, logprobs, ref_logprobs, values, advantages, returns, entropies)
 
 
 def minibatch_losses(models: Models, rollout: Rollout, index: Tensor, config: PPOConfig) -> dict[str, Tensor]:
