@@ -12,9 +12,11 @@ from tests.unit.runs import RUNS
 CELL = """
 import time
 from pathlib import Path
+import torch
 from helpers import training
 from helpers.resume import Keeper
 from tests.unit.runs import RUNS
+torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
 step = training.schedule
 training.schedule = lambda *args: time.sleep(0.1) or step(*args)  # slow enough to be interrupted
 try:
