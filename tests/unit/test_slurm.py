@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="a shell sc
 
 
 def test_the_script_is_well_formed():
-    subprocess.run(["bash", "-n", SCRIPT], check=True)
+    read = subprocess.run(["bash", "-n", SCRIPT], capture_output=True, text=True)
+    assert (read.returncode, read.stderr) == (0, "")
 
 
 @pytest.fixture
