@@ -19,6 +19,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.heartbeat import heartbeat
+
 Found = TypeVar("Found")
 PATIENCE = timedelta(minutes=30)  # for another process: rank 0 may be writing a checkpoint meanwhile
 
@@ -64,8 +66,9 @@ def process_group(of: torch.device) -> Iterator[None]:
         torch.cuda.set_device(of)
     dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield
-        barrier()  # whoever leaves while another still sends may bring it down
+        with heartbeat():
+            yield
+            barrier()  # whoever leaves while another still sends may bring it down
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistBackendError):
             raise

@@ -12,6 +12,7 @@ notebook runs unchanged in JupyterLab, headless, on Colab and on Kaggle:
     RLHF_SAVE_EVERY  e.g. 10m, between snapshots                         RLHF_SAVE_STEPS   e.g. 500, likewise
     RLHF_CHECKPOINTING, RLHF_COMPILE   1: less memory, or compiled blocks, in a stage's command (helpers/hardware.py)
     RLHF_STEPS   a trial: stop after so many steps of the training
+    RLHF_HAND_OVER   1: a stage's command ends once it has trained; its notebook's training cell takes that over
     RLHF_INIT    what 1-SFT starts from: pretrain, gpt2, another GPT-2's name, a folder, a .pt file
 """
 
@@ -126,6 +127,7 @@ class Course:
         from helpers.resume import Keeper
 
         trial = read_number("RLHF_STEPS", 0, least=0)
+        hand_over = os.environ.get("RLHF_HAND_OVER") == "1" and name in ("", self.stage)
         name = (name or self.stage) + ("-trial" if trial else "")
         parents = {"sft": [base_folder(self)], "ppo": [self.folder("sft"), self.folder("reward")]}
         parents["reward"] = [*parents["sft"], self.folder("sft")]  # the second judge starts from the base model
@@ -136,6 +138,7 @@ class Course:
             self.out / "logs" / f"{name}.jsonl", self.snapshots / name, plain(settings),
             every=seconds_of(os.environ.get("RLHF_SAVE_EVERY") or "10m", "RLHF_SAVE_EVERY"),
             every_steps=read_number("RLHF_SAVE_STEPS", 0, least=0), deadline=self.deadline, limit=trial,
+            hand_over=hand_over,
         )  # fmt: skip
         if os.environ.get("RLHF_RESUME") == "0":
             keeper.clear()

@@ -68,7 +68,8 @@ def next_token(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int =
 class KVCache:
     """The keys and values of all tokens read so far, so that a new token costs one step, not a whole forward.
 
-    One block of memory, (layers, 2, B, H, size, D), filled from the left; the first `length` tokens are in use.
+    One block of memory, (layers, 2, B, H, size, D), filled from the left; the first `length` places are in use, and the
+    model hides the rest: to multiply all is cheaper than to copy those in use, side by side, for every token.
     """
 
     def __init__(self, model: GPT, batch: int, size: int):
@@ -76,18 +77,20 @@ class KVCache:
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         shape = (config.layers, 2, batch, config.heads, size, config.channels // config.heads)
-        self.data = torch.empty(shape, dtype=dtype, device=weight.device)
-        self.length = 0
+        self.data = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.length, self.size = 0, size
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k and v (B, H, T, D) of a layer; returns those of all tokens, (B, H, length + T, D)."""
-        end = self.length + k.size(2)
+        """Store the new k and v (B, H, T, D) of a layer; returns those of all places, (B, H, size, D).
+
+        Of the first tokens it returns just k and v: there is nothing before them."""
+        start, end = self.length, self.length + k.size(2)
         keys, values = self.data[layer, 0], self.data[layer, 1]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
         if layer == len(self.data) - 1:  # the last layer: the T tokens are read
             self.length = end
-        return keys[:, :, :end], values[:, :, :end]
+        return (keys, values) if start else (k, v)
 
     def keep(self, rows: Tensor) -> None:
         """Forget the other rows of the batch; rows (B,) bool."""

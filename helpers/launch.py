@@ -12,6 +12,7 @@ machines (`--nnodes 2 --rdzv-endpoint host:port`) are told how to reach each oth
 import argparse
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -59,6 +60,20 @@ def launch(stage: str, course: Course | None = None, processes: int = 2, **optio
     command = [sys.executable, "-u", "-m", "helpers.launch", stage, "--processes", str(processes), "--with-parent"]
     stream([*command, *as_flags(options)], settings, what=f"{stage} in {processes} processes")
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def on_all_gpus(course: Course) -> None:
+    """With several GPUs: train the course's stage in a process on each, for the training cell below to take over.
+
+    What they learned is in a snapshot, from which that cell goes on with no step left to take. With one GPU, or none,
+    nothing happens.
+    """
+    processes = gpus(course.device)
+    if processes > 1 and course.stage == "ppo":  # its batches are shared out evenly
+        processes = math.gcd(processes, course.config.rollout_size, course.config.minibatch_size)
+    if processes > 1:
+        torch.cuda.empty_cache()  # for the process that shares this notebook's GPU
+        launch(course.stage, course, processes, hand_over=1)
 
 
 def settings_of(stage: str, course: Course | None) -> dict[str, str]:

@@ -6,7 +6,9 @@ surer. Nothing here is needed on a single machine.
 
 import os
 import socket
+import sys
 import threading
+import time
 from datetime import timedelta
 
 PATIENCE = 60  # seconds for the machine that holds the rendezvous to come up
@@ -66,6 +68,7 @@ def meet(endpoint: str) -> list[str]:
         check_free(port)
     else:
         check_rendezvous(host, port)
+        threading.Thread(target=watch_rendezvous, args=(host, port), daemon=True).start()
     if name := interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     return ["--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{port}", f"--rdzv-conf=is_host={int(held_here)}",
@@ -103,3 +106,22 @@ def check_rendezvous(host: str, port: int, seconds: float = PATIENCE) -> None:
     if not answered.wait(seconds):
         raise ConnectionError(f"no rendezvous has answered at {host}:{port} for {seconds:.0f} seconds: start the same "
                               "command there, and see that no other program has the port") from None  # fmt: skip
+
+
+def watch_rendezvous(host: str, port: int, seconds: float = PATIENCE / 2) -> None:
+    """End this process when nobody has listened at host:port for so long; for a thread of its own.
+
+    torch's agent would wait five minutes and more for a rendezvous that has vanished. Its workers notice by themselves
+    (helpers/heartbeat.py).
+    """
+    answered = time.monotonic()
+    while time.monotonic() - answered < seconds:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            answered = time.monotonic()
+        except OSError:
+            pass
+        time.sleep(5)
+    print(f"helpers.launch: the machine that holds the rendezvous, {host}:{port}, has not answered for {seconds:.0f} "
+          "seconds", file=sys.stderr, flush=True)  # fmt: skip
+    os._exit(1)

@@ -198,6 +198,9 @@ class GPT(nn.Module):
             raise ValueError(f"{longest} tokens do not fit the model's context of {self.config.context}")
         positions = token_positions(ids, attention_mask, past) if position_ids is None else position_ids
         mask = None if attention_mask is None else visible(ids.size(1), S, attention_mask, ids.device)
+        if past:
+            mask = visible(ids.size(1), S, device=ids.device)[None, None] if mask is None else mask
+            mask = F.pad(mask, (0, cache.size - S))  # the cache's free places: hidden
         attend = choose_attention(self.attention, ids.device)
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
         for layer, block in enumerate(self.h):

@@ -214,7 +214,7 @@ def train(
         Optimizers(models.value, config.value_lr, config.value_muon_lr),
     ]
     for optimizer in optimizers:
-        optimizer.scale_for(models.dtype)
+        optimizer.products_in(models.dtype)
     progress = Progress("ppo", config.iterations, keeper)
     saved = {"policy": models.policy, "value": models.value, "policy_optimizer": optimizers[0],
              "value_optimizer": optimizers[1], "choose": choose, "draw": draw}  # fmt: skip

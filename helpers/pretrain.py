@@ -166,7 +166,8 @@ def run(course: Course) -> None:
     model.to(course.device)
     prepare(model)
     keeper = course.keeper()
-    keeper = replace(keeper, settings=keeper.settings | {"data": data.fingerprint})
+    if shards:
+        keeper = replace(keeper, settings=keeper.settings | {"shards": data.fingerprint})
     history = train_on(model, data.batches, config, course.dtype, keeper)
     if not is_main():
         return  # the other processes have only helped with the training

@@ -48,10 +48,12 @@ class Keeper:
     every_steps: int = 0  # and steps between them; 0: only the time counts
     deadline: float | None = None  # `time.perf_counter()` at which the session ends
     limit: int = 0  # a trial: end after so many steps; 0: run to the end
+    hand_over: bool = False  # end once all steps are taken, with their snapshot for the run that goes on from it
 
     def named(self, name: str) -> "Keeper":
         """The keeper of another run in the same stage, such as the second judge's."""
-        return replace(self, log=self.log.with_name(f"{name}.jsonl"), folder=self.folder.with_name(name))
+        log, folder = self.log.with_name(f"{name}.jsonl"), self.folder.with_name(name)
+        return replace(self, log=log, folder=folder, hand_over=False)
 
     # ------------------------------------------------------------ snapshots
 
@@ -181,13 +183,16 @@ def remaining_steps(title: str, steps: int, keeper: Keeper, parts: dict[str, Any
         interrupted, ended, over, due = (number > 0 for number in distributed.add_numbers(list(map(float, votes))))
         stop = (interrupted or ended or over) and done < steps
         if due or stop or done == steps:
-            clock.save(title, done, parts, must=stop)
+            clock.save(title, done, parts, must=stop or keeper.hand_over)
         if stop:
             distributed.barrier()  # nobody leaves before the first process has saved
             message = f"{title}: stopped after step {done} of {steps}, saved; the same run goes on from there"
             if distributed.is_main() and not over:
                 print(message, flush=True)
             raise KeyboardInterrupt if interrupted else SystemExit(143) if ended else Stopped(message, OUT_OF_TIME)
+    if keeper.hand_over:
+        distributed.barrier()
+        raise Stopped(f"{title}: all {steps} steps are taken and saved", code=0)
 
 
 class Clock:

@@ -25,6 +25,7 @@ OPTIONS = {
     "stop-after": "a time such as 11h30m: stop by then, with the state saved", "steps": "a trial of so many steps",
     "save-every": "the time between snapshots, such as 10m", "save-steps": "the steps between them",
     "shards": "a folder made by `python -m helpers.shards`: 0-Pretrain reads it instead of documents",
+    "hand-over": "1: end once it has trained, for the notebook to go on",
     "resume": "0: start over, without what an unfinished run has saved",
 }  # fmt: skip
 

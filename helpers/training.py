@@ -46,10 +46,16 @@ class Optimizers:
             self.parts.append(Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
         self.peaks = [lr, muon_lr]
         self.parameters = matrices + others
-        self.scale_for(torch.float32)
+        self.products_in(torch.float32)
 
-    def scale_for(self, dtype: torch.dtype) -> None:
-        """Losses in float16 are made larger before `backward` (`scaler.scale`), or small gradients would round to 0."""
+    def products_in(self, dtype: torch.dtype) -> None:
+        """What the number format of matrix products means here: that of Muon's, and in float16 a scaler.
+
+        It makes losses larger before `backward` (`scaler.scale`), or small gradients would round to 0.
+        """
+        for optimizer in self.parts:
+            if isinstance(optimizer, Muon):
+                optimizer.dtype = dtype
         device = self.parameters[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
 
@@ -191,7 +197,7 @@ def fit(
     `loss_of(model, batch)` returns a scalar loss and extra metrics. `split` cuts a batch into parts with their shares
     of the loss: for the memory, and for several processes. Raises FloatingPointError if a number is not finite.
     """
-    optimizers.scale_for(dtype)
+    optimizers.products_in(dtype)
     batches = ahead(batches, next(model.parameters()).device)
     with progress.steps_left(model=model, optimizers=optimizers) as steps:
         for step in steps:

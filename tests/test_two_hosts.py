@@ -23,13 +23,18 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=20)
 
 
+def cable_of(host: str) -> str:
+    """The network interface of a host."""
+    return f"rl{os.getpid() % 100_000}{host}"
+
+
 @pytest.fixture
 def hosts():
     """{"a": namespace, "b": namespace}, joined by a virtual cable; afterwards nothing of them is left."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces take Linux, root and the command `ip`")
     names = {host: f"rlhf-{os.getpid()}-{host}" for host in HOSTS}
-    cable = {host: f"rl{os.getpid() % 100_000}{host}" for host in HOSTS}
+    cable = {host: cable_of(host) for host in HOSTS}
     try:
         try:
             for name in names.values():
@@ -104,6 +109,18 @@ def test_a_killed_process_changes_nothing(hosts, tmp_path):
     assert set(killed.wait(SLOW).values()) == {0}, killed.printed()
     assert "going on after step" in killed.printed()
     assert killed.losses() == calm.losses(), "bit for bit: two summands have only one sum"
+
+
+def test_a_machine_that_vanishes_is_missed(hosts, tmp_path):
+    """Its cable is cut: no connection is closed, and no packet comes. Each machine misses the other, and ends."""
+    cluster = Cluster(hosts, tmp_path / "cut", restarts=0)
+    first = wait_for_first(cluster)
+    victim = "b" if first == "a" else "a"
+    ip("-n", hosts[victim], "link", "set", cable_of(victim), "down")
+    assert set(cluster.wait(60).values()) == {1}, cluster.printed()
+    held, other = ((cluster.folder / f"{host}.txt").read_text() for host in hosts)
+    assert "on another machine, has given no sign of life for 3" in held, cluster.printed()
+    assert "the machine that holds the rendezvous, 10.213.77.1:29533, has not answered for 30 seconds" in other
 
 
 def test_without_a_restart_left_both_end_soon(hosts, tmp_path):

@@ -92,7 +92,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with process_group(torch.device("cpu")):
         for stage, run in RUNS.items():
-            run(0.0, Keeper(folder / f"{stage}.jsonl", folder / f"{stage}-snapshots"))
+            run(0.01, Keeper(folder / f"{stage}.jsonl", folder / f"{stage}-snapshots"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from helpers import distributed
 from tests.unit.runs import RUNS
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOSE = 1e-5  # with AdamW: Muon's products in bfloat16 enlarge differences in the last digit
+CLOSE = 1e-5
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess:
@@ -34,7 +34,7 @@ def two_processes(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("stage", RUNS)
 def test_two_processes_have_the_losses_of_one(stage, two_processes):
-    expected, _ = RUNS[stage](0.0, None)
+    expected, _ = RUNS[stage](0.01, None)
     found = [json.loads(line) for line in (two_processes / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected):

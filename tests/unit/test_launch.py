@@ -9,15 +9,20 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
-from helpers import launch as launching
+from helpers import launch as launching, pretrain
+from helpers.config import PPOConfig, RewardConfig, SFTConfig
+from helpers.datasets import load_rows
+from helpers.environment import setup
 from helpers.folders import ROOT
-from helpers.launch import as_flags, last_words, launch, stream
+from helpers.launch import as_flags, last_words, launch, on_all_gpus, stream
 from helpers.machines import check_free, check_rendezvous
+from tests.unit.folder_of_rows import write
 from tests.unit.worker_pids import pid_of_rank, wait_for_lines
 
 
@@ -181,7 +186,57 @@ def test_another_programs_port_is_noticed():
             check_free(port)
 
 
+@pytest.mark.parametrize("gpus, stage, config, started", [
+    (1, "sft", SFTConfig(), 0), (2, "sft", SFTConfig(), 2), (3, "reward", RewardConfig(), 3),
+    (4, "ppo", PPOConfig(rollout_size=32, minibatch_size=8), 4),
+    (6, "ppo", PPOConfig(rollout_size=32, minibatch_size=8), 2), (3, "ppo", PPOConfig(), 0),
+])  # fmt: skip
+def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, config, started):
+    cuda(gpus)
+    seen = []
+    monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
+    course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"))
+    on_all_gpus(course)
+    assert seen == ([((stage, course, started), {"hand_over": 1})] if started else [])
+    on_all_gpus(SimpleNamespace(stage=stage, config=config, device=torch.device("cpu")))
+    assert len(seen) == bool(started), "a CPU is no GPU"
+
+
+def test_a_rendezvous_that_has_vanished_ends_the_agent():
+    """Nobody listens there any more: the agent would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        watch = f"from helpers.machines import watch_rendezvous; watch_rendezvous('127.0.0.1', {port}, seconds=6)"
+        with subprocess.Popen([sys.executable, "-c", watch], cwd=ROOT, stderr=subprocess.PIPE, text=True) as agent:
+            server.accept()[0].close()
+            server.close()
+            _, errors = agent.communicate(timeout=50)
+    assert agent.returncode == 1 and errors.startswith("helpers.launch: the machine that holds the rendezvous")
+
+
 # ---------------------------------------------------------------- real runs
+
+
+def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, capsys):
+    """The stage's command in two processes, then the stage in this one: it measures and saves, and trains nothing."""
+    documents = [{"text": document.text} for document in load_rows("documents", "train", "tldr", limit=150)]
+    write(run_folder / "rows/fineweb-edu/train.jsonl", documents)
+    posts = [{"prompt": row.prompt, "label": row.completion}
+             for row in load_rows("demonstrations", "train", "tldr", limit=40)]  # fmt: skip
+    write(run_folder / "rows/openai_summarize_tldr/train.jsonl", posts)
+    monkeypatch.setenv("RLHF_SOURCE", "local")
+    monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
+    together = launch("pretrain", processes=2, hand_over=1)
+    assert not (run_folder / "checkpoints/pretrain").exists()
+    log = (run_folder / "logs/pretrain.jsonl").read_text()
+    capsys.readouterr()
+    monkeypatch.chdir(ROOT)
+    course = setup("0-Pretrain")
+    pretrain.run(course)
+    printed = capsys.readouterr().out
+    assert f"pretrain: going on after step {len(together)} of {len(together)}\n" in printed and "[" not in printed
+    assert (run_folder / "logs/pretrain.jsonl").read_text() == log
+    assert course.metrics()["first_loss"] == together[0]["loss"] and course.folder().exists()
 
 
 def test_a_cell_gets_the_history_of_two_processes(run_folder, capsys):

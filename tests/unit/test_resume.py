@@ -74,6 +74,28 @@ def test_the_last_two_snapshots_are_kept_and_a_finished_run_is_not_trained_again
     assert not keeper.folder.exists()
 
 
+@pytest.mark.parametrize("stage", RUNS)
+def test_what_another_process_has_trained_is_taken_over(stage, tmp_path, capsys):
+    """As a notebook does with what the processes on all GPUs have learned; asked again, these have nothing to do."""
+    expected, weights = RUNS[stage](0.01, None)
+    keeper = keeper_in(tmp_path)
+    for _ in range(2):
+        with pytest.raises(Stopped, match="all 1[0-9] steps are taken and saved") as stopped:
+            RUNS[stage](0.01, replace(keeper, hand_over=True))
+        assert stopped.value.code == 0
+    log = keeper.log.read_text()
+    capsys.readouterr()
+    history, taken = RUNS[stage](0.01, keeper)
+    assert history == expected and same_weights(weights, taken) and keeper.log.read_text() == log
+    printed = capsys.readouterr().out
+    assert "going on after step" in printed and "[" not in printed, "no step is taken"
+
+
+def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
+    keeper = keeper_in(tmp_path, hand_over=True)
+    assert not keeper.named("judge").hand_over
+
+
 def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypatch):
     """Files go one by one: under its name a snapshot is there as a whole, or not at all."""
     keeper, killed = keeper_in(tmp_path, every_steps=2), shutil.rmtree
