@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from helpers.checkpoints import CheckpointError, check_files, read_info
-from helpers.environment import quiet_libraries
 from helpers.network import redact, within
+from helpers.session import quiet_libraries
 
 SECONDS = 8  # the longest wait for the Hub's first answer
 

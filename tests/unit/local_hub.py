@@ -11,7 +11,7 @@ import pytest
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], token: str, monkeypatch) -> Iterator[str]:
     """Let huggingface_hub talk to `handler`, with this token; gives the server's address."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     address = f"http://127.0.0.1:{server.server_port}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import environment
+from helpers import session
 from helpers.config import load_config
 from helpers.environment import Course, setup
 from helpers.folders import plain, write_json, write_text
@@ -80,17 +80,17 @@ def test_unknown_notebook():
 
 
 def test_kaggle_is_found_before_colab(monkeypatch):
-    assert environment.find_place() == "local"
+    assert session.find_place() == "local"
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    assert environment.find_place() == "colab"
+    assert session.find_place() == "colab"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert environment.find_place() == "kaggle"
+    assert session.find_place() == "kaggle"
 
 
 def test_missing_packages_at_home_name_the_command(monkeypatch):
-    monkeypatch.setattr(environment, "NEEDED", ("torch", "no_such_package_here"))
+    monkeypatch.setattr(session, "NEEDED", ("torch", "no_such_package_here"))
     with pytest.raises(ModuleNotFoundError, match="no_such_package_here not found: run `pip install"):
-        environment.require_packages("local")
+        session.require_packages("local")
 
 
 def test_folders(tmp_path, root):
@@ -119,7 +119,7 @@ def test_metrics_of_a_stage_that_has_not_run(tmp_path):
 
 def test_save_figure(tmp_path):
     plt = pytest.importorskip("matplotlib.pyplot")
-    environment.set_figure_style()
+    session.set_figure_style()
     fig, ax = plt.subplots()
     ax.plot([1, 2])
     assert make_course(tmp_path).save_figure(fig, "Score & gold") is None
