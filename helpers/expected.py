@@ -4,7 +4,7 @@ Minutes are floating-point operations over a stated throughput, plus a stated ti
 are for weighing one preset against another; the progress lines of a run tell the truth.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.config import load_config
 from helpers.memory import matrices, ppo_bytes, training_bytes
@@ -20,11 +20,12 @@ class Machine:
     single: float  # and in float32, as PPO computes
     step: float  # seconds that a step of sampling takes at least: starting some hundred kernels
     memory: float  # gigabytes
+    gpus: int = 1  # that share the training; sampling and measuring take one
 
 
 # A fifth of a T4's 65 TFLOP/s is 16,000 tokens a second, about what popboat1's run on two of them comes to for each.
 T4, H100 = Machine(13e12, 4e12, 0.015, 15), Machine(200e12, 100e12, 0.010, 80)
-MACHINES = {"t4": T4, "t4x2": T4, "h100": H100}
+MACHINES = {"t4": T4, "t4x2": replace(T4, gpus=2), "h100": H100}
 # Mean tokens by GPT-2's tokenizer on some hundred rows of each kind: prompt, completion, other completion of a pair.
 LENGTHS = {"tldr": (345, 35, 35), "sentiment": (5, 18, 0), "assistant": (24, 56, 330), "instruct": (44, 116, 71)}
 LONGEST_PROMPT = {"sentiment": 16}  # where that is not what the context leaves beside the response
@@ -65,7 +66,7 @@ def sampling_seconds(machine: Machine, model: GPTConfig, prompts: int, length: i
 def pretrain_seconds(machine: Machine, model: GPTConfig, config) -> float:
     """Each token is guessed."""
     tokens = config.documents * config.epochs * DOCUMENT
-    return operations(model, tokens, tokens, config.context, True) / machine.half
+    return operations(model, tokens, tokens, config.context, True) / machine.half / machine.gpus
 
 
 def sft_seconds(machine: Machine, model: GPTConfig, config, track: str) -> float:
@@ -73,7 +74,8 @@ def sft_seconds(machine: Machine, model: GPTConfig, config, track: str) -> float
     prompt, completion, _ = LENGTHS[track]
     rows, length = config.demonstrations * config.epochs, prompt + completion
     learning = operations(model, rows * length, rows * completion, length, True) / machine.half
-    return learning + sampling_seconds(machine, model, config.eval_prompts, length, config.response_tokens)
+    measuring = sampling_seconds(machine, model, config.eval_prompts, length, config.response_tokens)
+    return learning / machine.gpus + measuring
 
 
 def reward_seconds(machine: Machine, model: GPTConfig, config, track: str) -> float:
@@ -83,7 +85,8 @@ def reward_seconds(machine: Machine, model: GPTConfig, config, track: str) -> fl
     rows = config.comparisons * config.epochs
     guessed = rows * (length - prompt) if config.lm_coef else 0
     learning = operations(model, rows * length, guessed, length, True) / machine.half
-    return learning + sampling_seconds(machine, model, config.eval_prompts, length, config.response_tokens)
+    measuring = sampling_seconds(machine, model, config.eval_prompts, length, config.response_tokens)
+    return learning / machine.gpus + measuring
 
 
 def rollout_length(made: dict, track: str) -> int:
@@ -95,9 +98,10 @@ def rollout_length(made: dict, track: str) -> int:
 def ppo_seconds(machine: Machine, model: GPTConfig, config, length: int, best_of: int) -> float:
     """Rollouts, padded to a length; four models read them, two learn; then the policies side by side."""
     rows, new = config.rollout_size, config.response_tokens
-    once = sampling_seconds(machine, model, rows, length - new, new, rows)
-    read = 4 * operations(model, rows * length, rows * new / 2, length, False)  # two of them with logits
-    learn = config.epochs * 2 * operations(model, rows * length, rows * new / 2, length, True)
+    share = rows // machine.gpus  # of each rollout
+    once = sampling_seconds(machine, model, share, length - new, new, share)
+    read = 4 * operations(model, share * length, share * new / 2, length, False)  # two of them with logits
+    learn = config.epochs * 2 * operations(model, share * length, share * new / 2, length, True)
     samples = config.eval_prompts * (3 + best_of)
     measuring = sampling_seconds(machine, model, samples, length - new, new)
     return config.iterations * (once + (read + learn) / machine.single) + measuring

@@ -41,7 +41,7 @@ def choose_preset(source: str, device: torch.device) -> tuple[str, str]:
     if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= 40e9:
         return "h100", "a GPU with 40 GB or more"
     if count > 1:
-        return "t4x2", f"{count} GPUs; the notebook uses one, `launch` all"
+        return "t4x2", f"{count} GPUs; training takes all"
     return "t4", "a GPU with less than 40 GB"
 
 

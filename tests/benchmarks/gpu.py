@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import torch
 
+from helpers.batching import moved
 from helpers.config import load_config
 from helpers.expected import operations
 from helpers.hardware import choose_dtype
@@ -41,47 +42,51 @@ def timed(work) -> tuple[float, float]:
 
 
 def fitting(model, batch, loss_of, config, dtype):
-    """A step of the course's loop."""
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
-    return lambda: fit(model, [batch], loss_of, optimizers, Progress("gpu", 1), dtype=dtype)
+    """A step of the course's loop: the batch comes from the CPU's memory, and `loss_of(model, batch)` is its loss."""
+    device, optimizers = next(model.parameters()).device, Optimizers(model, config.lr, config.muon_lr)
+
+    def loss_there(model, batch):
+        return loss_of(model, moved(batch, device))
+
+    return lambda: fit(model, [batch], loss_there, optimizers, Progress("gpu", 1), dtype=dtype)
 
 
-def stage_work(stage: str, dtype: torch.dtype) -> tuple:
+def random_ids(rows: int, length: int) -> torch.Tensor:
+    """ids (rows, length) of GPT-2's vocabulary, without end of text or pads."""
+    return torch.randint(2, 50257, (rows, length))
+
+
+def stage_work(stage: str, dtype: torch.dtype, gpt: GPTConfig = GPT2, device: str = "cuda") -> tuple:
     """A step of a stage as preset t4 runs `tldr`, and how many of its tokens are read and guessed."""
-    config, device = load_config(stage, "t4", "tldr", source="hub"), torch.device("cuda")
-    model = GPT(GPT2).to(device)
-
-    def ids(rows, length):
-        return torch.randint(2, 50257, (rows, length), device=device)
-
+    config = load_config(stage, "t4", "tldr", source="hub")
+    model, rows = GPT(gpt).to(device), config.micro_batch
     if stage == "pretrain":
-        rows, length = config.micro_batch, 1024
-        batch = ids(rows, length), torch.ones(rows, length, dtype=torch.bool, device=device)
-        return (
-            fitting(model, batch, lambda m, b: (next_token_loss(m, *b), {}), config, dtype),
-            rows * length,
-            rows * length,
-        )
+        length = 1024
+        batch = random_ids(rows, length), torch.ones(rows, length, dtype=torch.bool)
+        work = fitting(model, batch, lambda m, b: (next_token_loss(m, *b), {}), config, dtype)
+        return work, rows * length, rows * length
+    new = config.response_tokens
     if stage == "sft":
-        rows, length, new = config.micro_batch, 576, config.response_tokens
-        completions = (torch.arange(length, device=device) >= length - new).expand(rows, -1)
-        work = fitting(model, (ids(rows, length), completions), lambda m, b: (completion_nll(m, *b), {}), config, dtype)
+        length = 576
+        batch = random_ids(rows, length), (torch.arange(length) >= length - new).expand(rows, -1)
+        work = fitting(model, batch, lambda m, b: (completion_nll(m, *b), {}), config, dtype)
         return work, rows * length, rows * new
-    rows, length, new = config.micro_batch, 640, config.response_tokens
-    tokens = ids(rows, length).tolist()
+    length = 640
+    tokens = random_ids(rows, length).tolist()
     pairs = [Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in tokens]
-    model, batch = RewardModel(model).to(device), pair_batch(pairs, 1).to(device)
-    return fitting(model, batch, lambda m, b: reward_loss(m, b, 0.0), config, dtype), rows * length, 0
+    scored, batch = RewardModel(model).to(device), pair_batch(pairs, 1)
+    work = fitting(scored, batch, lambda m, b: reward_loss(m, b, 0.0), config, dtype)
+    return work, rows * length, 0
 
 
-def ppo_work(dtype: torch.dtype):
+def ppo_work(dtype: torch.dtype, gpt: GPTConfig = GPT2, device: str = "cuda"):
     """An iteration of preset t4's PPO on `tldr`: 32 prompts of 512 tokens, 64 new ones."""
-    config, device = load_config("ppo", "t4", "tldr", source="hub"), torch.device("cuda")
-    policy, reference, reward, value = (GPT(GPT2).to(device) for _ in range(4))
-    products = products_dtype(SimpleNamespace(device=device, dtype=dtype))
+    config = load_config("ppo", "t4", "tldr", source="hub")
+    policy, reference, reward, value = (GPT(gpt).to(device) for _ in range(4))
+    products = products_dtype(SimpleNamespace(device=torch.device(device), dtype=dtype))
     models = Models(policy, reference, RewardModel(reward).to(device), RewardModel(value).to(device), products)
     optimizers = [Optimizers(policy, *config.rates), Optimizers(models.value, config.value_lr, config.value_muon_lr)]
-    ids = torch.randint(2, 50257, (config.rollout_size, 512), device=device)
+    ids = random_ids(config.rollout_size, 512).to(device)
     tokenizer, choose = SimpleNamespace(eos_id=-1, pad_id=50257), torch.Generator().manual_seed(0)
     draws = torch.Generator(device).manual_seed(0)
 

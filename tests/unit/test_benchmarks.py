@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 
+from helpers.model import GPTConfig
+from tests.benchmarks import gpu
 from tests.benchmarks.__main__ import with_smallest
 from tests.benchmarks.rounds import Times, Worker, in_turns, ratio
 from tools.bench_table import ROOT, ROWS, cell, table
@@ -34,3 +37,20 @@ def test_the_table_shows_the_committed_results():
     for name in ROWS:
         assert cell(results.get(name), "4x128") in shown
     assert set(results) >= {"machine", "threads", "rounds", "growth", *ROWS}
+
+
+TINY = GPTConfig(50258, 1024, layers=1, heads=1, channels=4)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
+def test_the_steps_that_a_gpu_is_measured_with(stage):
+    """On a CPU they run too, if slowly; each changes the weights."""
+    work, tokens, guessed = gpu.stage_work(stage, torch.float32, TINY, "cpu")
+    work()
+    assert tokens > 8000 and {"pretrain": tokens, "sft": tokens / 9, "reward": 0}[stage] == guessed
+
+
+def test_the_ppo_iteration_that_a_gpu_is_measured_with():
+    work, config = gpu.ppo_work(torch.float32, TINY, "cpu")
+    work()
+    assert config.rollout_size == 32
