@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -39,19 +40,26 @@ def test_room_for_widgets_and_exercises(stage):
 # --- the chain
 
 
-def run_course(track, out):
-    """(run folder, report, printed text) of the whole course under the smoke preset, checkpoints handed over."""
+def run(track, out, *command):
+    """What a module of helpers/ prints under the smoke preset."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
-    command = [sys.executable, "-m", "helpers.course", "--preset", "smoke", "--track", track, "--seed", "0", "--out"]
-    done = subprocess.run([*command, str(out)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
+    options = ["--preset", "smoke", "--track", track, "--seed", "0", "--out", str(out)]
+    command = [sys.executable, "-m", *command, *options]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return out, json.loads((out / "report.json").read_text(encoding="utf-8")), done.stdout
+    return done.stdout
+
+
+def report_in(out):
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The course on its default track, once for all tests."""
-    return run_course("tldr", tmp_path_factory.mktemp("course") / "smoke")
+    """(run folder, report, printed text) of the course on its default track, once for all tests."""
+    out = tmp_path_factory.mktemp("course") / "smoke"
+    printed = run("tldr", out, "helpers.course")
+    return out, report_in(out), printed
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +131,16 @@ def test_executed_copies_are_tidy(chain):
 
 
 def test_another_track_runs_through_the_same_notebooks(tmp_path):
-    """Film reviews: cells about the posts' world are passed over, and everything else learns there too."""
-    out, report, printed = run_course("sentiment", tmp_path / "smoke")
+    """Film reviews: cells about the posts' world are passed over, and everything else learns there too.
+
+    Two processes train its reward model, as on two GPUs, and the notebook goes on from what they have learned.
+    """
+    out = tmp_path / "smoke"
+    run("sentiment", out, "helpers.course", "--stages", "pretrain,sft")
+    run("sentiment", out, "helpers.launch", "reward", "--processes", "2", "--hand-over", "1")
+    printed = run("sentiment", out, "helpers.course", "--stages", "reward,ppo")
+    assert re.search(r"going on after step (\d+) of \1\b", (out / "notebooks/2-RM-Training.ipynb").read_text("utf-8"))
+    report = report_in(out)
     assert (report["track"], report["source"]) == ("sentiment", "embedded")
     for stage in ("pretrain", "sft"):
         assert report[stage]["entropy_floor"] - 0.01 < report[stage]["heldout_loss"] < 2.5

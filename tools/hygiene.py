@@ -36,7 +36,7 @@ def problems(path: Path, setup_cell: str, executed: bool = True) -> list[str]:
     ids = [cell.get("id") for cell in notebook.cells]
     found += [f"cell id {name} is there {ids.count(name)} times" for name in sorted(set(ids)) if ids.count(name) > 1]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found += set_up(notebook, code, setup_cell) + sizes(code)
+    found += set_up(notebook, code, setup_cell) + contents(notebook) + sizes(code)
     if executed:
         found += counts(code) + outputs(code)
     return [f"{path.name}: {line}" for line in found]
@@ -52,6 +52,19 @@ def set_up(notebook: Any, code: list, setup_cell: str) -> list[str]:
     elif len(setup_cell.splitlines()) > 10:
         found.append("the set-up cell has more than 10 lines")
     return found
+
+
+def contents(notebook: Any) -> list[str]:
+    """The opening's table of contents, where there is one, has the numbered sections, each by its heading's words."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    opening = prose[0].partition("**Contents")[2] if prose else ""
+    listed = dict(re.findall(r"^(\d+)\.? (.+)", opening, re.MULTILINE)) if opening else {}
+    sections = dict(re.findall(r"^## (\d+)\. (.+)", "\n".join(prose), re.MULTILINE)) if opening else {}
+    return [
+        f"section {number}: the contents say {listed.get(number)!r}, its heading {sections.get(number)!r}"
+        for number in sorted({*listed, *sections}, key=int)
+        if number not in sections or not listed.get(number, "").startswith(sections[number])
+    ]
 
 
 def sizes(code: list) -> list[str]:

@@ -209,6 +209,20 @@ def test_hygiene_names_each_fault(project):
         assert words in found, words
 
 
+def test_contents_that_differ_from_the_headings_are_named(project):
+    path = project / "0-A.ipynb"
+    notebook = read_notebook(path)
+    notebook.cells[0].source = "# A\n\n**Contents**\n1. One: a start\n2. Two\n3. Three"
+    notebook.cells += [nbformat.v4.new_markdown_cell(f"## {text}") for text in ("1. One", "3. Two processes", "4. End")]
+    write_notebook(path, notebook)
+    found = hygiene.problems(path, setup_cell("0-A"), executed=False)
+    assert found == [
+        "0-A.ipynb: section 2: the contents say 'Two', its heading None",
+        "0-A.ipynb: section 3: the contents say 'Three', its heading 'Two processes'",
+        "0-A.ipynb: section 4: the contents say None, its heading 'End'",
+    ]
+
+
 # --- the headless runner
 
 
