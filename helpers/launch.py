@@ -73,7 +73,7 @@ def on_all_gpus(course: Course) -> None:
         processes = math.gcd(processes, course.config.rollout_size, course.config.minibatch_size)
     if processes > 1:
         torch.cuda.empty_cache()  # for the process that shares this notebook's GPU
-        launch(course.stage, course, processes, hand_over=1)
+        launch(course.stage, course, processes, hand_over=1, shards="")  # 0-Pretrain reads documents
 
 
 def settings_of(stage: str, course: Course | None) -> dict[str, str]:

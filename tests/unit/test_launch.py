@@ -197,7 +197,7 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
     monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
     course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"))
     on_all_gpus(course)
-    assert seen == ([((stage, course, started), {"hand_over": 1})] if started else [])
+    assert seen == ([((stage, course, started), {"hand_over": 1, "shards": ""})] if started else [])
     on_all_gpus(SimpleNamespace(stage=stage, config=config, device=torch.device("cpu")))
     assert len(seen) == bool(started), "a CPU is no GPU"
 
@@ -226,7 +226,9 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     write(run_folder / "rows/openai_summarize_tldr/train.jsonl", posts)
     monkeypatch.setenv("RLHF_SOURCE", "local")
     monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
-    together = launch("pretrain", processes=2, hand_over=1)
+    monkeypatch.setenv("RLHF_SHARDS", "elsewhere")
+    together = launch("pretrain", processes=2, hand_over=1, shards="")
+    monkeypatch.delenv("RLHF_SHARDS")
     assert not (run_folder / "checkpoints/pretrain").exists()
     log = (run_folder / "logs/pretrain.jsonl").read_text()
     capsys.readouterr()
