@@ -1,7 +1,8 @@
 """Muon: an optimiser in which every direction of a weight matrix learns at one speed (taught in 0-Pretrain).
 
 Its steps are those of torch.optim.Muon, which takes one matrix after the other. Here all matrices of a shape are
-stacked and go together: for small matrices a fifth less time on a CPU (`make bench`). Shapes: N matrices of m x n.
+stacked and go together: on a CPU a sixth less time at 4 layers of 128 channels, and as much at 6 of 256 (`make bench`).
+Shapes: N matrices of m x n.
 """
 
 from collections import defaultdict

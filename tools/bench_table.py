@@ -16,6 +16,7 @@ ROWS = {
     "sft_step_vs_trl": ("SFT step, TRL by default", None),
     "reward_step_vs_trl": ("reward model step, TRL by default", None),
     "ppo_step_vs_trl": ("PPO iteration, TRL by default", 2.5),
+    "ppo_step_same_optimizer": ("PPO iteration, both with AdamW", None),
     "two_processes_vs_one": ("two processes, against one", 1.6),
 }
 

@@ -28,7 +28,7 @@ from tests.benchmarks import comparisons, gpu, processes
 from tests.benchmarks.rounds import ROOT
 
 TRL = "1.12.0"  # the last one with PPO
-WITHOUT_TRL = ("sft_step_vs_trl", "reward_step_vs_trl", "ppo_step_vs_trl")
+WITHOUT_TRL = ("sft_step_vs_trl", "reward_step_vs_trl", "ppo_step_vs_trl", "ppo_step_same_optimizer")
 PARTS = ("training", "sampling", "trl", "growth", "processes", "gpu")
 RESULTS = ROOT / "bench.json"
 

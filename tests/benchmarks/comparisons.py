@@ -78,16 +78,22 @@ def sampling(rounds: int, threads: int) -> dict[str, dict]:
 
 
 def against_trl(rounds: int, threads: int, python: str) -> dict[str, dict]:
-    """`sft_step_vs_trl`, `reward_step_vs_trl` and `ppo_step_vs_trl`; python: that of TRL's environment."""
-    found = {}
+    """`sft_step_vs_trl`, `reward_step_vs_trl`, `ppo_step_vs_trl` and `ppo_step_same_optimizer`.
+
+    python: that of TRL's environment.
+    """
+    found = {f"{stage}_step_vs_trl": {} for stage in AGAINST_TRL} | {"ppo_step_same_optimizer": {}}
     for stage, arguments in AGAINST_TRL.items():
-        found[f"{stage}_step_vs_trl"] = {}
         for size in COMPARED:
             arguments = arguments | {"size": size}
             ways = {"ours": (f"ours:{stage}", arguments), "TRL": (f"trl_side:{stage}", arguments, python)}
+            if stage == "ppo":
+                ways["ours, AdamW"] = (f"ours:{stage}", arguments | {"muon": False})
             times = turns(ways, max(3, rounds // 2) if stage == "ppo" else rounds, threads)
             megabytes = {name: taken.megabytes for name, taken in times.items()}
             found[f"{stage}_step_vs_trl"][size] = ratio(times["TRL"], times["ours"]) | {"megabytes": megabytes}
+            if stage == "ppo":
+                found["ppo_step_same_optimizer"][size] = ratio(times["TRL"], times["ours, AdamW"])
     return found
 
 

@@ -1,6 +1,7 @@
 """The course's side of every comparison: steps of helpers/, set up as `helpers.environment.setup` sets up a stage."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -66,13 +67,14 @@ def reward(size: str, prompt: int, completion: int, dtype: str = "auto"):
     return fitting(RewardModel(model), batch, lambda m, b: reward_loss(m, b, 0.0), RewardConfig(), True, dtype)
 
 
-def ppo(size: str, rows: int, prompt: int, new: int, minibatch: int, epochs: int):
+def ppo(size: str, rows: int, prompt: int, new: int, minibatch: int, epochs: int, muon: bool = True):
     """An iteration of 3-PPO: sample, score, learn. Each response is `new` tokens long: none is the end of text."""
     policy, dtype = set_up(size, "auto")
     reference, reward_model, value = (set_up(size, "auto")[0] for _ in range(3))
     dtype = products_dtype(SimpleNamespace(device="cpu", dtype=dtype))
     models = Models(policy, reference, RewardModel(reward_model), RewardModel(value), dtype)
     config = PPOConfig(rollout_size=rows, minibatch_size=minibatch, epochs=epochs, response_tokens=new)
+    config = config if muon else replace(config, muon_lr=0.0, value_muon_lr=0.0)
     value_rates = config.value_lr, config.value_muon_lr
     optimizers = [Optimizers(models.policy, *config.rates), Optimizers(models.value, *value_rates)]
     tokenizer, generator = SimpleNamespace(eos_id=-1, pad_id=PAD), torch.Generator().manual_seed(0)
