@@ -19,6 +19,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,10 +28,10 @@ import torch
 from helpers.config import default_source, load_config
 from helpers.distributed import end_with_parent
 from helpers.environment import Course
-from helpers.folders import NOTEBOOKS, ROOT, default_out, read_number
+from helpers.folders import NOTEBOOKS, OUT_OF_TIME, ROOT, default_out, read_number
 from helpers.hardware import choose_device, choose_preset, choose_threads
 from helpers.machines import meet
-from helpers.resume import OUT_OF_TIME
+from helpers.resume import Stopped
 
 LAST_LINES = 12  # of what failing processes printed, in the error
 DIED = re.compile(r"process (\d+) of ")
@@ -46,7 +47,8 @@ def launch(stage: str, course: Course | None = None, processes: int = 2, **optio
     without it those of RLHF_PRESET and so on. options: of the stage's command line; `steps=6` becomes `--steps 6`.
     What the processes print appears as it comes. With exactly one GPU a sentence says that nothing is done, and the
     list is empty. Raises ValueError for a stage or a number of processes that can't be, RuntimeError with the last
-    lines if a process fails, and KeyboardInterrupt after the processes have saved and ended.
+    lines if a process fails, and after the processes have saved and ended KeyboardInterrupt, or Stopped when the
+    session's time is over.
     """
     settings = settings_of(stage, course)
     check_processes(processes)
@@ -63,12 +65,12 @@ def launch(stage: str, course: Course | None = None, processes: int = 2, **optio
 
 
 def on_all_gpus(course: Course) -> None:
-    """With several GPUs: train the course's stage in a process on each, for the training cell below to take over.
+    """With real rows and several GPUs: train the stage in a process on each, for the training cell below to take over.
 
-    What they learned is in a snapshot, from which that cell goes on with no step left to take. With one GPU, or none,
-    nothing happens.
+    What they learned is in a snapshot, from which that cell goes on with no step left to take. Elsewhere nothing
+    happens; the small models of the embedded worlds are learned on one GPU before the processes have started.
     """
-    processes = gpus(course.device)
+    processes = gpus(course.device) if course.source != "embedded" else 1
     if processes > 1 and course.stage == "ppo":  # its batches are shared out evenly
         processes = math.gcd(processes, course.config.rollout_size, course.config.minibatch_size)
     if processes > 1:
@@ -88,8 +90,11 @@ def settings_of(stage: str, course: Course | None) -> dict[str, str]:
         track, seed = os.environ.get("RLHF_TRACK") or "tldr", read_number("RLHF_SEED", 0, least=0)
         load_config(stage, preset, track, seed, source)  # refuses names that don't exist
         out = os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source)
-    return {"RLHF_PRESET": preset, "RLHF_TRACK": track, "RLHF_SEED": str(seed), "RLHF_SOURCE": source,
-            "RLHF_OUT": str(out)}  # fmt: skip
+    settings = {"RLHF_PRESET": preset, "RLHF_TRACK": track, "RLHF_SEED": str(seed), "RLHF_SOURCE": source,
+                "RLHF_OUT": str(out)}  # fmt: skip
+    if course is not None and course.deadline is not None:  # what is left of the notebook's time
+        settings["RLHF_STOP_AFTER"] = f"{max(course.deadline - time.perf_counter(), 1):.0f}s"
+    return settings
 
 
 def as_flags(options: dict[str, Any]) -> list[str]:
@@ -100,7 +105,8 @@ def as_flags(options: dict[str, Any]) -> list[str]:
 def stream(command: Sequence[str], environment: dict[str, str], what: str) -> None:
     """Run a command in a process of its own (never a fork of this one) and print its lines as they come.
 
-    Raises RuntimeError with the last lines if it fails. Ctrl-C goes to the command once; it may print until it ends.
+    Raises RuntimeError with the last lines if it fails, and Stopped if it ended as its time was over. Ctrl-C goes to
+    the command once; it may print until it ends.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"}, text=True, encoding="utf-8",
@@ -119,6 +125,8 @@ def stream(command: Sequence[str], environment: dict[str, str], what: str) -> No
         if process.poll() is None:  # interrupted a second time, or the output was closed
             process.kill()
             process.wait()
+    if process.returncode == OUT_OF_TIME:
+        raise Stopped(lines[-1].strip() if lines else what, OUT_OF_TIME)
     if process.returncode:
         raise RuntimeError(f"{what} failed:\n{''.join(last_words(lines)).rstrip()}")
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -19,9 +20,10 @@ from helpers import launch as launching, pretrain
 from helpers.config import PPOConfig, RewardConfig, SFTConfig
 from helpers.datasets import load_rows
 from helpers.environment import setup
-from helpers.folders import ROOT
-from helpers.launch import as_flags, last_words, launch, on_all_gpus, stream
+from helpers.folders import OUT_OF_TIME, ROOT, seconds_of
+from helpers.launch import as_flags, last_words, launch, on_all_gpus, settings_of, stream
 from helpers.machines import check_free, check_rendezvous
+from helpers.resume import Stopped
 from tests.unit.folder_of_rows import write
 from tests.unit.worker_pids import pid_of_rank, wait_for_lines
 
@@ -68,6 +70,23 @@ def test_a_failure_is_raised_with_the_last_lines(capsys):
     with pytest.raises(RuntimeError, match=r"(?s)^ppo failed:\n.*line 39\nno checkpoint: run 1-SFT first$") as failed:
         stream(python(code), {}, "ppo")
     assert "line 5\n" not in str(failed.value) and "line 5\n" in capsys.readouterr().out
+
+
+def test_the_end_of_the_session_is_no_failure():
+    code = f"print('sft: stopped after step 3 of 9, saved'); raise SystemExit({OUT_OF_TIME})"
+    with pytest.raises(Stopped, match="^sft: stopped after step 3 of 9, saved$") as stopped:
+        stream(python(code), {}, "sft")
+    assert stopped.value.code == OUT_OF_TIME
+
+
+def test_processes_get_what_is_left_of_the_notebooks_time(run_folder, monkeypatch):
+    monkeypatch.setenv("RLHF_STOP_AFTER", "2h")
+    monkeypatch.chdir(ROOT)
+    course = setup("1-SFT")
+    later = replace(course, deadline=course.deadline - 3600)  # an hour has passed
+    assert 3590 < seconds_of(settings_of("sft", later)["RLHF_STOP_AFTER"], "") <= 3600
+    assert settings_of("sft", replace(course, deadline=time.perf_counter() - 5))["RLHF_STOP_AFTER"] == "1s"
+    assert "RLHF_STOP_AFTER" not in settings_of("sft", None)  # as it is in the environment
 
 
 def test_settings_reach_the_command_and_nothing_else_changes(capsys, monkeypatch):
@@ -195,11 +214,12 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
     cuda(gpus)
     seen = []
     monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
-    course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"))
+    course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"), source="hub")
     on_all_gpus(course)
     assert seen == ([((stage, course, started), {"hand_over": 1, "shards": ""})] if started else [])
-    on_all_gpus(SimpleNamespace(stage=stage, config=config, device=torch.device("cpu")))
-    assert len(seen) == bool(started), "a CPU is no GPU"
+    for change in ({"device": torch.device("cpu")}, {"source": "embedded"}):
+        on_all_gpus(SimpleNamespace(**vars(course) | change))
+    assert len(seen) == bool(started), "a CPU is no GPU; small models take one"
 
 
 def test_a_rendezvous_that_has_vanished_ends_the_agent():
