@@ -170,7 +170,7 @@ def remaining_steps(title: str, steps: int, keeper: Keeper, parts: dict[str, Any
     """
     first = keeper.load(parts)
     if first and distributed.is_main():
-        print(f"{title}: going on after step {first} of {steps}", flush=True)
+        print(f"{title}: going on after step {first} of {steps} (RLHF_RESUME=0 starts over)", flush=True)
     clock = Clock(keeper)
     for step in range(first, steps):
         yield step
