@@ -20,6 +20,8 @@ Differences = dict[str, dict]  # stage -> field -> value
 # ---------------------------------------------------------------- embedded worlds
 
 EMBEDDED: dict[str, Differences] = {  # of a track
+    # Reading facts comes suddenly, at some step: at this rate within the first third of the run, whatever the rounding.
+    "tldr": {"reward": {"muon_lr": 2e-2}},
     "sentiment": {
         "pretrain": {"documents": 12_000, "epochs": 3.0},
         "reward": {"comparisons": 8_000, "epochs": 2.0},
@@ -30,7 +32,7 @@ EMBEDDED: dict[str, Differences] = {  # of a track
 SMOKE: Differences = {  # on top, on every embedded world
     "pretrain": {"documents": 7_200},
     "sft": {"demonstrations": 4_000, "eval_prompts": 200},
-    "reward": {"comparisons": 2_400, "batch_size": 16, "eval_prompts": 64, "best_of": 4},
+    "reward": {"comparisons": 2_400, "batch_size": 16, "muon_lr": 1e-2, "eval_prompts": 64, "best_of": 4},
     "ppo": {"iterations": 8, "kl_coef": 0.6, "eval_prompts": 400},
 }
 
