@@ -86,7 +86,7 @@ class RewardConfig:
     batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
-    muon_lr: float = 1e-2
+    muon_lr: float = 2e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
     pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
     lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
     judge_share: float = 0.2  # of the real comparisons' prompts: for a second judge, which only measures

@@ -20,14 +20,12 @@ Differences = dict[str, dict]  # stage -> field -> value
 # ---------------------------------------------------------------- embedded worlds
 
 EMBEDDED: dict[str, Differences] = {  # of a track
-    # Reading facts comes suddenly, at some step: at this rate within the first third of the run, whatever the rounding.
-    "tldr": {"reward": {"muon_lr": 2e-2}},
     "sentiment": {
         "pretrain": {"documents": 12_000, "epochs": 3.0},
-        "reward": {"comparisons": 8_000, "epochs": 2.0},
+        "reward": {"comparisons": 8_000, "epochs": 2.0, "muon_lr": 1e-2},
     },
-    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
-    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
+    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000, "muon_lr": 1e-2}},
+    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000, "muon_lr": 1e-2}},
 }
 SMOKE: Differences = {  # on top, on every embedded world
     "pretrain": {"documents": 7_200},
@@ -43,25 +41,26 @@ REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
         "pretrain": SMALL_GPT | {"context": 512, "documents": 2_600, "batch_size": 8},
         "sft": {"demonstrations": 100_000, "copying_rows": 8_000, "adapt_epochs": 3.0},
-        "reward": {"comparisons": 100_000, "epochs": 2.0},
+        "reward": {"comparisons": 100_000, "epochs": 2.0, "muon_lr": 1e-2},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },
     "sentiment": {
         "pretrain": SMALL_GPT | {"context": 128, "documents": 1_300, "batch_size": 32},
         "sft": {"demonstrations": 100_000, "epochs": 3.0, "batch_size": 32, "response_tokens": 48},
-        "reward": {"pointwise": True, "comparisons": 100_000, "epochs": 3.0, "lm_coef": 0.1, "response_tokens": 48},
+        "reward": {"pointwise": True, "comparisons": 100_000, "epochs": 3.0, "muon_lr": 1e-2, "lm_coef": 0.1,
+                   "response_tokens": 48},
         "ppo": {"iterations": 40, "kl_coef": 0.1, "response_tokens": 48},
     },
     "assistant": {
         "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
         "sft": {"demonstrations": 6_000},
-        "reward": {"comparisons": 6_000},
+        "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },
     "instruct": {
         "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
         "sft": {"demonstrations": 6_000},
-        "reward": {"comparisons": 6_000},
+        "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
         "ppo": {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "kl_coef": 0.1},
     },
 }  # fmt: skip
@@ -69,7 +68,7 @@ SMOKE_REAL: Differences = {  # preset smoke, every track
     "pretrain": {"layers": 2, "heads": 2, "channels": 64, "context": 192, "vocabulary": 1024, "documents": 100,
                  "eval_documents": 10},
     "sft": {"demonstrations": 320, "eval_prompts": 16, "response_tokens": 24},
-    "reward": {"comparisons": 320, "best_of": 2, "eval_prompts": 16, "response_tokens": 24},
+    "reward": {"comparisons": 320, "muon_lr": 1e-2, "best_of": 2, "eval_prompts": 16, "response_tokens": 24},
     "ppo": {"iterations": 2, "rollout_size": 16, "minibatch_size": 8, "eval_prompts": 12, "response_tokens": 24},
 }  # fmt: skip
 SMOKE_REAL_OF: dict[str, Differences] = {
