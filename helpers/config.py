@@ -86,7 +86,7 @@ class RewardConfig:
     batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
-    muon_lr: float = 2e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
+    muon_lr: float = 1.4e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
     pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
     lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
     judge_share: float = 0.2  # of the real comparisons' prompts: for a second judge, which only measures
@@ -110,10 +110,11 @@ class PPOConfig(AdapterConfig):
     epochs: int = 2  # times that each rollout is used
     lr: float = 1e-3
     muon_lr: float = 2e-3
-    value_lr: float = 1e-3
-    value_muon_lr: float = 2e-3
+    value_lr: float = 3e-3  # AdamW throughout: cheaper than Muon, and it follows the returns of a moving policy faster
     adapter_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
+    kl_target: float = 0.0  # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
+    kl_horizon: int = 640  # responses in which it may grow by a fifth
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2  # of the probability ratio
@@ -125,6 +126,7 @@ class PPOConfig(AdapterConfig):
 
 
 CONFIGS = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+
 
 def default_source() -> str:
     """Where rows come from unless a call says so: RLHF_SOURCE, else "local" if RLHF_DATA_DIR is set, or "embedded"."""

@@ -55,8 +55,8 @@ def ppo_bytes(model: GPTConfig, config: PPOConfig, length: int) -> int:
     all responses (the policy's, and the steps of their entropy) and a block's work. Learning keeps the activations
     of policy and value model for a minibatch.
     """
-    muon = config.muon_lr > 0
-    state = 2 * state_bytes(model, muon) + 2 * state_bytes(model, muon, trained=False)
+    trained = state_bytes(model, config.muon_lr > 0) + state_bytes(model, muon=False)  # policy and value model
+    state = trained + 2 * state_bytes(model, muon=False, trained=False)
     logits = config.rollout_size * config.response_tokens * model.vocab_size
     sampling = cache_bytes(model, config.rollout_size, length)
     scoring = 5 * FLOAT * logits + KEPT[32] * config.rollout_size * length * model.channels

@@ -1,133 +1,36 @@
 """Stage 3: PPO against the reward model (taught in 3-PPO). `python -m helpers.ppo --preset cpu`."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from helpers.adapters import merge_adapters
-from helpers.batching import left_pad, right_pad
+from helpers.batching import left_pad
 from helpers.checkpoints import save_stage
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt, fingerprint
-from helpers.distributed import add_numbers, gather_rows, is_main, own_rows, world
+from helpers.distributed import add_numbers, is_main, own_rows, world
 from helpers.environment import Course
 from helpers.evaluation import Responses, bootstrap_ci95, respond
-from helpers.generation import sample
 from helpers.hardware import prepare
-from helpers.losses import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    entropy,
-    explained_variance,
-    gae,
-    kl_k1,
-    kl_k3,
-    masked_mean,
-    missing_eos_scores,
-    token_logprobs,
-    token_rewards,
-    whiten,
-)
-from helpers.model import GPT, RewardModel
+from helpers.kl_control import KLController
+from helpers.losses import clipped_policy_loss, clipped_value_loss, missing_eos_scores, token_logprobs
 from helpers.ppo_models import Models, load_models
 from helpers.resume import Keeper
 from helpers.reward import score_responses
+from helpers.rollouts import (
+    Rollout,
+    collect,
+    gold_rewards,
+    mean_kl,
+    response_logits,
+    response_values,
+    rollout_metrics,
+)
 from helpers.stage import settings, stage_main
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, Progress, autocast
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B prompts (left-padded, P tokens) with their responses (right-padded, R tokens)."""
-
-    ids: Tensor  # (B, P + R)
-    mask: Tensor  # (B, P + R) True = real token
-    P: int
-
-    @property
-    def response(self) -> Tensor:
-        return self.ids[:, self.P :]  # (B, R)
-
-    @property
-    def response_mask(self) -> Tensor:
-        return self.mask[:, self.P :]  # (B, R)
-
-    @property
-    def before_response(self) -> tuple[slice, slice]:
-        """Index of the token before each response token: x[batch.before_response] is (B, R, ...)."""
-        return slice(None), slice(self.P - 1, -1)
-
-    def rows(self, index: Tensor) -> "Batch":
-        """The rows of a minibatch."""
-        return Batch(self.ids[index], self.mask[index], self.P)
-
-    def beside(self, model: GPT) -> "Batch":
-        """The batch on a model's device."""
-        device = model.wte.weight.device
-        return Batch(self.ids.to(device), self.mask.to(device), self.P)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What PPO learns from: a batch, and for each response token (B, R) what was known when it was sampled."""
-
-    batch: Batch
-    scores: Tensor  # (B,) of the reward model, with missing ends replaced
-    stopped: Tensor  # (B,)
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    entropy: Tensor
-
-
-def response_logits(model: GPT, batch: Batch) -> Tensor:
-    """Logits (B, R, V) that predict each response token; the prompt's are never computed."""
-    hidden = model.hidden(batch.ids, batch.mask, keep=batch.before_response)  # (B, R, C)
-    return model.logits(hidden)  # position t predicts token t + 1
-
-
-def response_values(model: RewardModel, batch: Batch) -> Tensor:
-    """The value (B, R) of the text before each response token."""
-    return model.values(batch.ids, batch.mask, keep=batch.before_response)
-
-
-@torch.no_grad()
-def collect(
-    models: Models, prompt_ids: Tensor, prompt_mask: Tensor, config: PPOConfig, tokenizer: Tokenizer, generator
-) -> Rollout:
-    """Sample a response to each prompt (B, P), score it, and work out advantages and returns.
-
-    Of several processes each takes its own prompts; then all have all rows, and whiten over all of them.
-    """
-    size = config.response_tokens, len(prompt_ids)
-    uniforms = torch.rand(size, generator=generator, device=generator.device).T  # (B, R): one a token, whoever draws it
-    own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
-    samples = sample(
-        models.policy, prompt_ids[own], prompt_mask[own], max_new_tokens=config.response_tokens,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, uniforms=uniforms[own], dtype=models.dtype,
-    )  # fmt: skip
-    ids, mask = gather_rows(samples.ids, fill=tokenizer.pad_id), gather_rows(samples.mask)  # (B, R), of all
-    whole = Batch(torch.cat([prompt_ids, ids], 1), torch.cat([prompt_mask, mask], 1), prompt_ids.size(1))
-    batch = whole.rows(own)
-    there = batch.beside(models.reference)  # and the reward model: on the same device as the others, or on its own
-    with autocast(ids.device, models.dtype):
-        scores = models.reward(there.ids, there.mask)  # (B,)
-        ref_logprobs = token_logprobs(response_logits(models.reference, there), there.response)
-        logits = response_logits(models.policy, batch)  # (B, R, V)
-        values = response_values(models.value, batch)
-    logprobs = token_logprobs(logits, batch.response)
-    scores, ref_logprobs = scores.to(ids.device), ref_logprobs.to(ids.device)  # now: two GPUs have worked side by side
-    scores = missing_eos_scores(scores, samples.stopped, config.missing_eos_score)
-    found = (scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
-    scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)  # (B, R)
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    advantages = whiten(advantages, mask)  # after the returns: the critic's targets keep their units
-    return Rollout(whole, scores, stopped, logprobs, ref_logprobs, values, advantages, returns, entropies)
 
 
 def minibatch_losses(models: Models, rollout: Rollout, index: Tensor, config: PPOConfig) -> dict[str, Tensor]:
@@ -163,30 +66,6 @@ def update(models: Models, rollout: Rollout, optimizers: list[Optimizers], confi
     return {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]} | {"first": seen[0]}
 
 
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """The dashboard's numbers of one rollout: KL in nats per response, entropy in nats per token, length in tokens."""
-    mask = rollout.batch.response_mask
-    k1 = kl_k1(rollout.logprobs, rollout.ref_logprobs) * mask
-    k3 = kl_k3(rollout.logprobs, rollout.ref_logprobs) * mask
-    return {
-        "score": rollout.scores.mean().item(),
-        "kl": k1.sum(1).mean().item(),
-        "kl_k3": k3.sum(1).mean().item(),
-        "entropy": masked_mean(rollout.entropy, mask).item(),
-        "explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
-        "length": mask.sum(1).float().mean().item(),
-        "stop_rate": rollout.stopped.float().mean().item(),
-    }
-
-
-def gold_rewards(rollout: Rollout, prompts: list[Prompt], tokenizer: Tokenizer) -> float:
-    """Mean gold reward of a rollout: watched, never learned from."""
-    keep = rollout.batch.response_mask & (rollout.batch.response != tokenizer.eos_id)
-    texts = [tokenizer.decode(row[k].tolist()) for row, k in zip(rollout.batch.response, keep, strict=True)]
-    judged = Responses(prompts, [], texts, rollout.stopped.tolist())
-    return judged.gold.mean().item()
-
-
 def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) -> None:
     """Before the first gradient step the policy is the SFT model: KL 0, ratio 1. Raises AssertionError if not."""
     assert abs(metrics["kl"]) < 1e-5, f"KL is {metrics['kl']} at step 0: policy and reference are read differently"
@@ -209,21 +88,20 @@ def train(
     encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
     choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
     draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
-    optimizers = [
-        Optimizers(models.policy, *config.rates),
-        Optimizers(models.value, config.value_lr, config.value_muon_lr),
-    ]
+    optimizers = [Optimizers(models.policy, *config.rates), Optimizers(models.value, config.value_lr)]
     for optimizer in optimizers:
         optimizer.products_in(models.dtype)
+    price = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
     progress = Progress("ppo", config.iterations, keeper)
     saved = {"policy": models.policy, "value": models.value, "policy_optimizer": optimizers[0],
-             "value_optimizer": optimizers[1], "choose": choose, "draw": draw}  # fmt: skip
+             "value_optimizer": optimizers[1], "price": price, "choose": choose, "draw": draw}  # fmt: skip
     with progress.steps_left(**saved) as iterations:
         for iteration in iterations:
             chosen = torch.randperm(len(prompts), generator=choose)[: config.rollout_size].tolist()
             ids, mask = (tensor.to(device) for tensor in left_pad([encoded[i] for i in chosen], tokenizer.pad_id))
-            rollout = collect(models, ids, mask, config, tokenizer, draw)
-            metrics = rollout_metrics(rollout)
+            rollout = collect(models, ids, mask, replace(config, kl_coef=price.kl_coef), tokenizer, draw)
+            metrics = rollout_metrics(rollout) | ({"kl_coef": price.kl_coef} if config.kl_target else {})
+            price.update(metrics["kl"], config.rollout_size)
             if prompts[0].facts is not None:
                 metrics["gold"] = gold_rewards(rollout, [prompts[i] for i in chosen], tokenizer)
             with progress.guard(rollout.batch):
@@ -234,23 +112,6 @@ def train(
             if watch:
                 watch(progress.history)
     return progress.history
-
-
-@torch.no_grad()
-def mean_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, responses: Responses, batch_size: int = 64) -> float:
-    """KL(policy || reference) in nats per response, estimated by k1 on the policy's own samples."""
-    total, device = 0.0, policy.wte.weight.device
-    for start in range(0, len(responses.ids), batch_size):
-        prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts[start : start + batch_size]]
-        ids, mask = left_pad(prompts, tokenizer.pad_id)
-        answers, answer_mask = right_pad(responses.ids[start : start + batch_size], tokenizer.pad_id)
-        both, both_mask = torch.cat([ids, answers], 1).to(device), torch.cat([mask, answer_mask], 1).to(device)
-        batch = Batch(both, both_mask, ids.size(1))
-        there = batch.beside(reference)
-        logprobs = token_logprobs(response_logits(policy, batch), batch.response)
-        ref_logprobs = token_logprobs(response_logits(reference, there), there.response).to(device)
-        total += (kl_k1(logprobs, ref_logprobs) * batch.response_mask).sum().item()
-    return total / len(responses.ids)
 
 
 def summarise(responses: Responses, scores: Tensor, kl: float) -> dict:

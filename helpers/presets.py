@@ -22,15 +22,15 @@ Differences = dict[str, dict]  # stage -> field -> value
 EMBEDDED: dict[str, Differences] = {  # of a track
     "sentiment": {
         "pretrain": {"documents": 12_000, "epochs": 3.0},
-        "reward": {"comparisons": 8_000, "epochs": 2.0, "muon_lr": 1e-2},
+        "reward": {"comparisons": 8_000, "epochs": 2.0},
     },
-    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000, "muon_lr": 1e-2}},
-    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000, "muon_lr": 1e-2}},
+    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
+    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
 }
 SMOKE: Differences = {  # on top, on every embedded world
     "pretrain": {"documents": 7_200},
     "sft": {"demonstrations": 4_000, "eval_prompts": 200},
-    "reward": {"comparisons": 2_400, "batch_size": 16, "muon_lr": 1e-2, "eval_prompts": 64, "best_of": 4},
+    "reward": {"comparisons": 2_400, "batch_size": 16, "eval_prompts": 64, "best_of": 4},
     "ppo": {"iterations": 8, "kl_coef": 0.6, "eval_prompts": 400},
 }
 
@@ -86,7 +86,7 @@ T4: Differences = {  # every track; micro_batch is what fits
     "sft": ADAMW | LORA | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5, "train_embeddings": False},
     "reward": ADAMW | {"batch_size": 32, "micro_batch": 16, "lr": 1e-5, "lm_coef": 0.0},
     "ppo": ADAMW | LORA | {"iterations": 150, "rollout_size": 32, "minibatch_size": 8, "lr": 1e-5, "value_lr": 1e-5,
-                           "value_muon_lr": 0.0, "kl_coef": 0.05},
+                           "kl_coef": 0.05},
 }  # fmt: skip
 H100: Differences = {  # on top of T4
     "pretrain": {"documents": 80_000, "eval_documents": 500, "batch_size": 64, "micro_batch": 32},

@@ -92,7 +92,7 @@ class Keeper:
     def load(self, parts: dict[str, Any]) -> int:
         """Put the newest snapshot's state into the parts; returns its number of steps, 0 without a snapshot.
 
-        Raises ResumeError when it was made with other settings or by a newer version of the course.
+        Raises ResumeError when it was made with other settings or by another version of snapshots.
         """
         state = distributed.furthest(self.newest(), lambda found: found["step"])
         if state is None:
@@ -111,7 +111,7 @@ class Keeper:
         again = f"delete {self.folder} or set RLHF_RESUME=0 to start over, or choose another run folder (RLHF_OUT)"
         if state["version"] != VERSION:
             raise ResumeError(f"{self.folder} was saved by version {state['version']} of snapshots, this is {VERSION}: "
-                              f"use the course's newer version; or {again}")  # fmt: skip
+                              f"use the version of the course that saved it; or {again}")  # fmt: skip
         theirs, ours = state["settings"], self.settings
         names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         if names:

@@ -28,36 +28,33 @@ def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) ->
     return min(1.0, up, down)
 
 
-class Optimizers:
-    """Muon for the weight matrices of the blocks, AdamW for everything else (embeddings, norms, biases, heads).
+def adamw_and_muon(model: nn.Module, lr: float, muon_lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights that learn; but for the matrices of the blocks Muon, unless its rate is 0."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        in_block = ".h." in f".{name}" and parameter.dim() == 2
+        if parameter.requires_grad:
+            (matrices if in_block and muon_lr else others).append(parameter)
+    group = {"params": others}  # a group may be empty, as when only matrices are not frozen
+    adamw = torch.optim.AdamW([group], lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+    return [adamw, Muon(matrices, lr=muon_lr, weight_decay=weight_decay)] if matrices else [adamw]
 
-    muon_lr = 0 trains everything with AdamW at `lr`. Frozen weights are left out.
-    """
+
+class Optimizers:
+    """The optimisers of a model, which take their steps together: see `adamw_and_muon`."""
 
     def __init__(self, model: nn.Module, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0):
-        matrices, others = [], []
-        for name, parameter in model.named_parameters():
-            in_block = ".h." in f".{name}" and parameter.dim() == 2
-            if parameter.requires_grad:
-                (matrices if in_block and muon_lr else others).append(parameter)
-        group = {"params": others}  # a group may be empty, as when only matrices are not frozen
-        self.parts = [torch.optim.AdamW([group], lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)]
-        if matrices:
-            self.parts.append(Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
+        self.parts = adamw_and_muon(model, lr, muon_lr, weight_decay)
         self.peaks = [lr, muon_lr]
-        self.parameters = matrices + others
+        self.parameters = [p for part in self.parts for p in part.param_groups[0]["params"]]
         self.products_in(torch.float32)
 
     def products_in(self, dtype: torch.dtype) -> None:
-        """What the number format of matrix products means here: that of Muon's, and in float16 a scaler.
-
-        It makes losses larger before `backward` (`scaler.scale`), or small gradients would round to 0.
-        """
-        for optimizer in self.parts:
-            if isinstance(optimizer, Muon):
-                optimizer.dtype = dtype
-        device = self.parameters[0].device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+        """Multiply matrices in this number format: so does Muon then. With float16 a scaler makes losses larger
+        before `backward` (`scaler.scale`), or small gradients would round to 0."""
+        for part in self.parts[1:]:
+            part.dtype = dtype
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=dtype == torch.float16)
 
     def step(self, factor: float = 1.0, clip: float = 1.0) -> float:
         """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before.
@@ -66,21 +63,18 @@ class Optimizers:
         overflow: the update is left out, and the next losses are made less large.
         """
         add_gradients(self.parameters)  # of all processes
-        half = self.scaler.is_enabled()
-        for optimizer in self.parts if half else ():
-            self.scaler.unscale_(optimizer)
+        for part in self.parts:
+            self.scaler.unscale_(part)
         norm = nn.utils.clip_grad_norm_(self.parameters, clip)
         finite = bool(norm.isfinite())
-        if not finite and not (half and self.scaler.get_scale() > 1e-6):
+        if not finite and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1e-6):
             raise FloatingPointError("the gradient is not finite")
-        for optimizer, peak in zip(self.parts, self.peaks, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
+        for part, peak in zip(self.parts, self.peaks, strict=False):
+            part.param_groups[0]["lr"] = peak * factor
             if finite:
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if half:
-            self.scaler.update()  # smaller after an overflow, larger after many steps without one
+                part.step()
+            part.zero_grad(set_to_none=True)
+        self.scaler.update()  # the scale: smaller after an overflow, larger after many steps without one
         return norm.item()
 
     def state_dict(self) -> dict:

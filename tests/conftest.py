@@ -5,6 +5,7 @@ import signal
 import socket
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -42,6 +43,13 @@ def fixed_seed():
     """Each test starts from the same random state, whichever ran before it."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    """A figure that a test has drawn is gone before the next one counts its own."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ TAUGHT: dict[str, set[str]] = {
 }
 ONLY: dict[str, set[str]] = {
     "helpers/distributed.py": {"add_gradients"},
-    "helpers/training.py": {"schedule", "Optimizers", "batch_gradients", "fit"},
+    "helpers/training.py": {"schedule", "adamw_and_muon", "Optimizers", "batch_gradients", "fit"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {
         "next_token_loss", "sinusoidal_start", "batch_plan", "document_batches", "heldout_loss",
@@ -33,10 +33,11 @@ ONLY: dict[str, set[str]] = {
     },
     "helpers/pointwise.py": {"label_loss"},
     "helpers/ppo_models.py": {"Models"},
-    "helpers/ppo.py": {
-        "Batch", "Rollout", "response_logits", "response_values", "collect", "minibatch_losses", "update",
-        "rollout_metrics", "check_first_minibatch", "mean_kl",
+    "helpers/rollouts.py": {
+        "Batch", "Rollout", "response_logits", "response_values", "collect", "rollout_metrics", "mean_kl",
     },
+    "helpers/kl_control.py": {"KLController"},
+    "helpers/ppo.py": {"minibatch_losses", "update", "check_first_minibatch"},
 }  # fmt: skip
 
 

@@ -15,10 +15,11 @@ from helpers.config import load_config
 from helpers.expected import operations
 from helpers.hardware import choose_dtype
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import collect, update
+from helpers.ppo import update
 from helpers.ppo_models import Models, products_dtype
 from helpers.pretrain import next_token_loss
 from helpers.reward import Pair, pair_batch, reward_loss
+from helpers.rollouts import collect
 from helpers.sft import completion_nll
 from helpers.training import Optimizers, Progress, fit
 
@@ -85,7 +86,7 @@ def ppo_work(dtype: torch.dtype, gpt: GPTConfig = GPT2, device: str = "cuda"):
     policy, reference, reward, value = (GPT(gpt).to(device) for _ in range(4))
     products = products_dtype(SimpleNamespace(device=torch.device(device), dtype=dtype))
     models = Models(policy, reference, RewardModel(reward).to(device), RewardModel(value).to(device), products)
-    optimizers = [Optimizers(policy, *config.rates), Optimizers(models.value, config.value_lr, config.value_muon_lr)]
+    optimizers = [Optimizers(policy, *config.rates), Optimizers(models.value, config.value_lr)]
     ids = random_ids(config.rollout_size, 512).to(device)
     tokenizer, choose = SimpleNamespace(eos_id=-1, pad_id=50257), torch.Generator().manual_seed(0)
     draws = torch.Generator(device).manual_seed(0)

@@ -11,10 +11,11 @@ from helpers.generation import sample
 from helpers.hardware import choose_dtype, keep_freed_memory
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.muon import Muon
-from helpers.ppo import collect, update
+from helpers.ppo import update
 from helpers.ppo_models import Models, products_dtype
 from helpers.pretrain import next_token_loss
 from helpers.reward import Pair, pair_batch, reward_loss
+from helpers.rollouts import collect
 from helpers.sft import completion_nll
 from helpers.training import Optimizers, Progress, fit
 from tests.benchmarks.shapes import BATCH, CONTEXT, EOS, PAD, SIZES, VOCABULARY, left_padded, random_rows
@@ -74,9 +75,8 @@ def ppo(size: str, rows: int, prompt: int, new: int, minibatch: int, epochs: int
     dtype = products_dtype(SimpleNamespace(device="cpu", dtype=dtype))
     models = Models(policy, reference, RewardModel(reward_model), RewardModel(value), dtype)
     config = PPOConfig(rollout_size=rows, minibatch_size=minibatch, epochs=epochs, response_tokens=new)
-    config = config if muon else replace(config, muon_lr=0.0, value_muon_lr=0.0)
-    value_rates = config.value_lr, config.value_muon_lr
-    optimizers = [Optimizers(models.policy, *config.rates), Optimizers(models.value, *value_rates)]
+    config = config if muon else replace(config, muon_lr=0.0)
+    optimizers = [Optimizers(models.policy, *config.rates), Optimizers(models.value, config.value_lr)]
     tokenizer, generator = SimpleNamespace(eos_id=-1, pad_id=PAD), torch.Generator().manual_seed(0)
     ids, mask = left_padded(rows, prompt, prompt // 2)
     assert EOS not in ids

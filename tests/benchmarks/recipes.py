@@ -54,6 +54,7 @@ def train(shards: ShardSet, vocabulary: int, recipe: dict, tokens: int, seed: in
     model = GPT(GPTConfig(vocabulary, CONTEXT, layers=4, heads=4, channels=128))
     sinusoidal_start(model)
     optimizers = Optimizers(model, recipe["lr"], recipe["muon_lr"])
+    optimizers.products_in(dtype)
     steps = tokens // (BATCH * CONTEXT)
     measure = partial(heldout_loss, model, pad_id=0, dtype=dtype)
     few, curve, seconds = shards.heldout_rows(CONTEXT, GLANCE), [], 0.0

@@ -53,7 +53,7 @@ def model(scored: bool = False) -> GPT | RewardModel:
 def run_ppo(muon_lr: float, keeper: Keeper | None) -> tuple[list, torch.nn.Module]:
     """PPO on random models; the module holds the two that are trained."""
     config = PPOConfig(iterations=10, rollout_size=8, minibatch_size=4, response_tokens=12, lr=1e-3, muon_lr=muon_lr,
-                       value_lr=1e-3, value_muon_lr=muon_lr)  # fmt: skip
+                       value_lr=1e-3, kl_target=0.1)  # fmt: skip
     models = Models(model(), model(), model(True), model(True))
     prompts = [Prompt(text) for text in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")]
     history = ppo.train(models, prompts, config, Letters(), keeper)

@@ -14,10 +14,11 @@ from helpers.expected import MACHINES, expected, operations
 from helpers.generation import KVCache
 from helpers.memory import activation_bytes, cache_bytes, matrices, parameters, ppo_bytes, state_bytes
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import collect, update
+from helpers.ppo import update
 from helpers.ppo_models import Models
 from helpers.presets import TRACKS
 from helpers.pretrain import next_token_loss
+from helpers.rollouts import collect
 from helpers.training import Optimizers, Progress, autocast, fit
 
 SMALL = GPTConfig(vocab_size=90, context=64, layers=3, heads=4, channels=64)
@@ -104,8 +105,7 @@ def test_ppo_is_counted_as_it_is_measured(vocabulary, rows, minibatch, prompt, n
     Above, as gradients and activations are counted together, which they hardly ever are at their largest.
     """
     model = GPTConfig(vocabulary, context=96, layers=3, heads=4, channels=64)
-    config = PPOConfig(rollout_size=rows, minibatch_size=minibatch, epochs=1, response_tokens=new, muon_lr=0.0,
-                       value_muon_lr=0.0)  # fmt: skip
+    config = PPOConfig(rollout_size=rows, minibatch_size=minibatch, epochs=1, response_tokens=new, muon_lr=0.0)
     policy, reference, reward, value = (GPT(model) for _ in range(4))
     for gpt in (policy, reference, reward, value):
         gpt.attention = "sdpa"
@@ -128,9 +128,9 @@ def test_ppo_is_counted_as_it_is_measured(vocabulary, rows, minibatch, prompt, n
 
 def test_ppo_of_gpt2_fits_a_t4():
     """32 prompts of 512 tokens with responses of 64."""
-    config = PPOConfig(rollout_size=32, minibatch_size=8, response_tokens=64, muon_lr=0.0, value_muon_lr=0.0)
+    config = PPOConfig(rollout_size=32, minibatch_size=8, response_tokens=64, muon_lr=0.0)
     assert 5e9 < ppo_bytes(GPT2, config, 576) < 14e9
-    whole = PPOConfig(rollout_size=32, minibatch_size=32, response_tokens=64, muon_lr=0.0, value_muon_lr=0.0)
+    whole = PPOConfig(rollout_size=32, minibatch_size=32, response_tokens=64, muon_lr=0.0)
     assert ppo_bytes(GPT2, whole, 576) > 14e9, "smaller minibatches must be what makes it fit"
 
 

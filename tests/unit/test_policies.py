@@ -16,10 +16,10 @@ from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.plots.policies import PANELS, policies_figure
 from helpers.policies import PEOPLE, Bench, asked_wins, best_of, compare_policies, measure_responses
 from helpers.policy_table import BLOCKS, all_rows, table_text
-from helpers.ppo import mean_kl
 from helpers.ppo_models import Models
 from helpers.references import References
 from helpers.reward import score_responses
+from helpers.rollouts import mean_kl
 from helpers.second_judge import Judge, whole_texts
 
 SAMPLING = {"max_new_tokens": 6, "seed": 0}

@@ -17,27 +17,23 @@ from helpers.evaluation import judge, respond
 from helpers.hardware import cpu_has_bfloat16
 from helpers.losses import kl_k3
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import (
-    Models,
+from helpers.ppo import check_first_minibatch, measure, minibatch_losses, train, update
+from helpers.ppo_models import Models
+from helpers.resume import Keeper
+from helpers.rollouts import (
     Rollout,
-    check_first_minibatch,
     collect,
     gold_rewards,
     mean_kl,
-    measure,
-    minibatch_losses,
     response_logits,
     response_values,
     rollout_metrics,
-    train,
-    update,
 )
-from helpers.resume import Keeper
 from helpers.training import Optimizers
 
 SETTINGS = PPOConfig(
     rollout_size=12, minibatch_size=5, epochs=2, iterations=2, response_tokens=8, missing_eos_score=-7.0,
-    kl_coef=0.3, lr=1e-3, muon_lr=2e-3, value_lr=1e-3, value_muon_lr=2e-3, eval_prompts=10,
+    kl_coef=0.3, lr=1e-3, muon_lr=2e-3, value_lr=1e-3, eval_prompts=10,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """PPO on a small problem whose best policy is known exactly."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 
 import pytest
@@ -13,10 +13,8 @@ from data.tldr.posts import Facts
 from helpers.config import PPOConfig
 from helpers.datasets import Prompt
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import (
-    Models,
-    train,
-)
+from helpers.ppo import train
+from helpers.ppo_models import Models
 
 # Eight tokens, responses of at most three: every response can be listed, so the best policy under the KL penalty is
 # known: pi*(y) = ref(y) exp(score(y) / kl_coef) / Z, with objective kl_coef * log Z (Ziegler et al. 2019, section 2.1).
@@ -101,22 +99,26 @@ class Exact:
 
 TOY = PPOConfig(
     iterations=50, rollout_size=256, minibatch_size=128, epochs=2, lr=1e-2, muon_lr=1e-2, value_lr=1e-2,
-    value_muon_lr=1e-2, kl_coef=0.5, gamma=1.0, lam=0.95, value_clip=1.0, missing_eos_score=-1.0,
+    kl_coef=0.5, gamma=1.0, lam=0.95, value_clip=1.0, missing_eos_score=-1.0,
     response_tokens=LONGEST, seed=0,
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def toy():
+def play(config: PPOConfig):
     """PPO on the small problem: the models after training, the exact problem, the history."""
     torch.manual_seed(0)
-    config = GPTConfig(vocab_size=8, context=8, layers=1, heads=2, channels=32)
-    reference = shaken(ToyGPT(config), 0.1).requires_grad_(False)
-    models = Models(copy.deepcopy(reference).requires_grad_(), reference, ToyReward(), RewardModel(GPT(config)))
-    exact = [Exact(question, models, TOY) for question in QUESTIONS]
+    gpt = GPTConfig(vocab_size=8, context=8, layers=1, heads=2, channels=32)
+    reference = shaken(ToyGPT(gpt), 0.1).requires_grad_(False)
+    models = Models(copy.deepcopy(reference).requires_grad_(), reference, ToyReward(), RewardModel(GPT(gpt)))
+    exact = [Exact(question, models, config) for question in QUESTIONS]
     prompts = [Prompt(question, TOY_FACTS) for question in QUESTIONS] * 128
-    history = train(models, prompts, TOY, ToyTokenizer())
+    history = train(models, prompts, config, ToyTokenizer())
     return models, exact, history
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return play(TOY)
 
 
 def test_the_list_of_responses_is_complete_and_the_optimum_is_one(toy):
@@ -146,3 +148,16 @@ def test_ppo_comes_near_the_best_policy_under_the_kl_penalty(toy):
         print(f"{start:.3f} -> {reached:.3f} of {best:.3f}")
         assert reached <= best + 1e-6
         assert reached > start + 0.96 * (best - start)
+
+
+def test_a_target_holds_the_kl_wherever_the_coefficient_starts(toy):
+    """The target is the KL of the best policy at kl_coef 0.5; at 2 and without control it would stay far below."""
+    _, exact, _ = toy
+    target = sum(((best := problem.optimum()).exp() * (best - problem.ref)).sum().item() for problem in exact) / 2
+    ends = {}
+    for kl_target in (0.0, target):
+        _, _, history = play(replace(TOY, kl_coef=2.0, kl_target=kl_target, kl_horizon=3 * TOY.rollout_size))
+        ends[kl_target] = sum(row["kl"] for row in history[-20:]) / 20
+    print(f"target {target:.2f}: {ends}")
+    assert history[0]["kl_coef"] == 2.0 and history[1]["kl_coef"] == pytest.approx(2.0 * (1 - 0.2 / 3))  # the first KL is 0
+    assert ends[0.0] < 0.5 * target and ends[target] == pytest.approx(target, rel=0.2)

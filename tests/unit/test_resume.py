@@ -144,12 +144,12 @@ def test_other_settings_are_refused_and_named(tmp_path):
         list(resume.remaining_steps("toy", 1, other, {}, Signals()))
 
 
-def test_a_newer_version_is_refused(tmp_path, monkeypatch):
+def test_another_version_is_refused(tmp_path, monkeypatch):
     keeper = keeper_in(tmp_path, every_steps=5)
     monkeypatch.setattr(resume, "VERSION", 2)
     RUNS["pretrain"](0.01, keeper)
     monkeypatch.undo()
-    with pytest.raises(ResumeError, match="version 2 of snapshots, this is 1: use the course's newer version"):
+    with pytest.raises(ResumeError, match="version 2 of snapshots, this is 1: use the version of the course that saved it"):
         RUNS["pretrain"](0.01, keeper)
 
 

@@ -9,7 +9,7 @@ from helpers.datasets import Prompt
 from tests.unit.runs import Letters, model
 
 CONFIG = PPOConfig(iterations=3, rollout_size=8, minibatch_size=4, response_tokens=12, lr=1e-3, muon_lr=0.0,
-                   value_lr=1e-3, value_muon_lr=0.0)  # fmt: skip
+                   value_lr=1e-3)  # fmt: skip
 
 
 def history(first: str, second: str) -> list[dict]:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from helpers import ppo
+from helpers import rollouts
 from helpers.datasets import load_tokenizer
 from helpers.losses import gae
 from helpers.plots import ppo as plots
@@ -39,8 +39,8 @@ def rollout(tokenizer):
     real = mask[:, 2:]
     logprobs, ref, values = (torch.randn(2, R) for _ in range(3))
     advantages, returns = gae(torch.randn(2, R), values, real)
-    return ppo.Rollout(
-        ppo.Batch(ids, mask, 2), torch.tensor([1.5, -0.5]), torch.tensor([True, True]), logprobs, ref, values,
+    return rollouts.Rollout(
+        rollouts.Batch(ids, mask, 2), torch.tensor([1.5, -0.5]), torch.tensor([True, True]), logprobs, ref, values,
         advantages, returns, torch.rand(2, R),
     )  # fmt: skip
 
