@@ -37,13 +37,13 @@ SMOKE: Differences = {  # on top, on every embedded world
 # ---------------------------------------------------------------- real rows: two cores
 
 SMALL_GPT = {"layers": 6, "channels": 256, "eval_documents": 40}  # six million parameters
-SMALL_ROLLOUTS = {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "value_lr": 1e-3}
+SMALL_ROLLOUTS = {"iterations": 20, "rollout_size": 32, "minibatch_size": 16, "value_lr": 1e-3, "kl_coef": 0.1}
 REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
         "pretrain": SMALL_GPT | {"context": 512, "documents": 2_600, "batch_size": 8},
         "sft": {"demonstrations": 100_000, "copying_rows": 8_000, "adapt_epochs": 3.0},
         "reward": {"comparisons": 100_000, "epochs": 2.0, "muon_lr": 1e-2},
-        "ppo": SMALL_ROLLOUTS | {"kl_coef": 0.1},
+        "ppo": SMALL_ROLLOUTS,
     },
     "sentiment": {
         "pretrain": SMALL_GPT | {"context": 128, "documents": 1_300, "batch_size": 32},
@@ -56,13 +56,13 @@ REAL: dict[str, Differences] = {  # preset cpu
         "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
         "sft": {"demonstrations": 6_000},
         "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
-        "ppo": SMALL_ROLLOUTS | {"kl_coef": 0.1},
+        "ppo": SMALL_ROLLOUTS,
     },
     "instruct": {
         "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
         "sft": {"demonstrations": 6_000},
         "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
-        "ppo": SMALL_ROLLOUTS | {"kl_coef": 0.1},
+        "ppo": SMALL_ROLLOUTS,
     },
 }  # fmt: skip
 SMOKE_REAL: Differences = {  # preset smoke, every track
