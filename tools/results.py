@@ -1,13 +1,17 @@
-"""The README's table of results from the reports of finished runs: `python -m tools.results runs/cpu-tldr-seed*`."""
+"""The README's tables of results from the reports of finished runs: `python -m tools.results runs/cpu-tldr-seed*`.
+
+A column for each run, under its track and seed; a row that is not about every run's track is left out.
+"""
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROWS = {
     "pretraining: held-out loss / entropy floor, nats a token": lambda r: _ratio(r["pretrain"]),
     "SFT: held-out completion loss / floor, nats a token": lambda r: _ratio(r["sft"]),
-    "SFT: share of summaries that end": lambda r: f"{r['sft']['stop_rate']:.3f}",
+    "SFT: share of responses that end": lambda r: f"{r['sft']['stop_rate']:.3f}",
     "reward model: accuracy / Bayes accuracy": lambda r: (
         f"{r['reward']['accuracy']:.3f} / {r['reward']['bayes_accuracy']:.3f} ({_way(r['reward']):.0%} of the way)"
     ),
@@ -15,11 +19,11 @@ ROWS = {
     "gold reward: SFT": lambda r: f"{r['ppo']['sft_gold_reward']:.2f}",
     "gold reward: PPO": lambda r: f"{r['ppo']['gold_reward']:.2f}",
     "gain of PPO, 95% interval": lambda r: "{:+.2f} to {:+.2f}".format(*r["ppo"]["gold_gain_ci95"]),
-    "hallucinating summaries: SFT": lambda r: f"{r['ppo']['sft_flaws']['hallucination']:.1%}",
-    "hallucinating summaries: PPO": lambda r: f"{r['ppo']['flaws']['hallucination']:.1%}",
+    "hallucinating responses: SFT": lambda r: f"{r['ppo']['sft_flaws']['hallucination']:.1%}",
+    "hallucinating responses: PPO": lambda r: f"{r['ppo']['flaws']['hallucination']:.1%}",
     "drop, 95% interval": lambda r: "{:.1%} to {:.1%}".format(*r["ppo"]["hallucination_drop_ci95"]),
-    "PPO: KL from SFT, nats a summary": lambda r: f"{r['ppo']['kl']:.2f}",
-    "PPO: share of summaries that end": lambda r: f"{r['ppo']['stop_rate']:.3f}",
+    "PPO: KL from SFT, nats a response": lambda r: f"{r['ppo']['kl']:.2f}",
+    "PPO: share of responses that end": lambda r: f"{r['ppo']['stop_rate']:.3f}",
     "seconds, all four notebooks": lambda r: f"{sum(r['seconds'].values()):.0f}",
 }
 
@@ -36,9 +40,11 @@ def _way(reward: dict) -> float:
 
 def table(reports: list[dict]) -> str:
     """A Markdown table with one column a report."""
-    heads = " | ".join(f"seed {report['seed']}" for report in reports)
+    heads = " | ".join(f"`{report['track']}`, seed {report['seed']}" for report in reports)
     lines = [f"| | {heads} |", "|---" * (len(reports) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(cell(report) for report in reports)} |" for name, cell in ROWS.items()]
+    for name, cell in ROWS.items():
+        with suppress(KeyError):  # hallucinations are counted in one world alone
+            lines.append(f"| {name} | {' | '.join(cell(report) for report in reports)} |")
     return "\n".join(lines)
 
 
