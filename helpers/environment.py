@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from typing import Any
 import torch
 
 from helpers.config import AdapterConfig, default_init, default_source, load_config
-from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, plain, read_number, seconds_of, write_json
+from helpers.folders import NOTEBOOKS, ROOT, STAGES, default_out, discard, plain, read_number, seconds_of, write_json
 from helpers.hardware import choose_device, choose_dtype, choose_preset, choose_threads, keep_freed_memory
 from helpers.only import watch_cells
 from helpers.presets import GPU_PRESETS
@@ -145,7 +144,7 @@ class Course:
 
     def forget_snapshots(self) -> None:
         """Remove what a stage has saved on its way, once its checkpoint is written."""
-        shutil.rmtree(self.snapshots, ignore_errors=True)
+        discard(self.snapshots)
 
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.

@@ -130,9 +130,10 @@ def restore_folder(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder that others look for: it loses its name first, so that nobody ever finds half of it."""
+    """Delete a folder, if it is there. It loses its name first, so that nobody who looks for it finds half of it."""
     gone = folder.with_name(f".{folder.name}.gone")
     for rest in (gone, *folder.parent.glob(".*.gone")):  # left by a run that was killed
         shutil.rmtree(rest, ignore_errors=True)
-    os.replace(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)

@@ -5,7 +5,6 @@ generator. Which rows a step reads is a function of the seed and the step, so th
 of the data. On a CPU the run that was stopped, or killed, has the very losses of one that was not.
 """
 
-import shutil
 import signal
 import threading
 import time
@@ -121,7 +120,7 @@ class Keeper:
     def clear(self) -> None:
         """Remove the snapshots."""
         if distributed.is_main():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder)
 
 
 def state_of(part: Any) -> Any:

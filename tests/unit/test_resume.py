@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from helpers import resume
+from helpers.environment import setup
 from helpers.folders import OUT_OF_TIME, seconds_of
 from helpers.resume import Keeper, ResumeError, Signals, Stopped
 from helpers.state import TENSORS, read_state
-from tests.unit.runs import RUNS
+from tests.unit.runs import RUNS, model
 
 
 def keeper_in(folder, **options) -> Keeper:
@@ -113,6 +114,32 @@ def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypa
     assert all(read_state(keeper.place(step))["step"] == step for step in keeper.steps())
     assert RUNS["pretrain"](0.01, keeper)[0] == RUNS["pretrain"](0.01, None)[0]
     assert sorted(path.name for path in keeper.folder.iterdir()) == ["step-00000012", "step-00000014"]
+
+
+@pytest.mark.parametrize("forget", ["clear", "forget_snapshots"])
+def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path, monkeypatch):
+    """At the end all snapshots go at once: the next run finds none of them, whichever file was deleted last."""
+    monkeypatch.setenv("RLHF_OUT", str(tmp_path))
+    course = setup("0-Pretrain")
+    keeper = course.keeper()
+    delete = keeper.clear if forget == "clear" else course.forget_snapshots
+    for step in (2, 4):
+        keeper.save(step, {"model": model()})
+    rmtree = shutil.rmtree
+
+    def killed(path, ignore_errors=False):
+        if Path(path).exists():
+            raise Killed
+        rmtree(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", killed)
+        delete()
+    assert keeper.steps() == []
+    keeper.save(2, {"model": model()})
+    delete()
+    delete()  # there is nothing left, and that is no error
+    assert not [path for path in (tmp_path / "snapshots").rglob("*") if path.is_file()]
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
