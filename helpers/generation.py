@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.batching import check_prompts
-from helpers.model import GPT
+from helpers.model import GPT, product_dtype
 
 # ---------------------------------------------------------------- one token
 
@@ -59,7 +59,8 @@ def next_token(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int =
         raise ValueError(f"temperature must be 0 (greedy) or more, not {temperature}")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    return draw(keep_top_p(keep_top_k(logits / temperature, top_k), top_p), u)
+    logits = logits if temperature == 1 else logits / temperature
+    return draw(keep_top_p(keep_top_k(logits, top_k), top_p), u)
 
 
 # ---------------------------------------------------------------- many tokens
@@ -74,10 +75,8 @@ class KVCache:
 
     def __init__(self, model: GPT, batch: int, size: int):
         config, weight = model.config, model.wte.weight
-        device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         shape = (config.layers, 2, batch, config.heads, size, config.channels // config.heads)
-        self.data = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.data = torch.zeros(shape, dtype=product_dtype(weight), device=weight.device)
         self.length, self.size = 0, size
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,8 +157,8 @@ def sample(
             if use_cache and len(rows) < len(going):
                 cache.keep(going)
         unread = ids[rows, cache.length if use_cache else 0 : P + t]  # the prompt, then a token at a time
-        hidden = model.hidden(unread, mask[rows, : P + t], cache=cache, keep=(slice(None), -1))  # (b, C): the last
-        logits = model.logits(hidden)  # (b, V)
+        hidden = model.hidden(unread, mask[rows, : P + t], cache=cache, last=True)  # (b, 1, C)
+        logits = model.logits(hidden[:, 0])  # (b, V)
         logits[:, pad_id] = -math.inf
         ids[rows, P + t] = next_token(logits, uniforms[rows, t], temperature, top_k, top_p)
     return up_to_end(ids[:, P:], eos_id, pad_id)

@@ -54,15 +54,19 @@ def visible(
     return causal & shown | itself
 
 
-def attend_explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, written out (Vaswani et al. 2017, equation 1).
+def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as numbers to add to scores: 0 where it is True; minus infinity, whose exp is 0, elsewhere."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
 
-    q (B, H, T, D); k, v (B, H, S, D); mask bool (B or 1, 1, T, S), True = may look, never ahead; None = causal.
+
+def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v, written out (Vaswani et al. 2017, equation 1).
+
+    q (B, H, T, D); k, v (B, H, S, D); bias from `hide`, (B or 1, 1, T, S) or (T, S), never ahead; None = causal.
     Returns (B, H, T, D). Queries go in two halves: the first never touches the keys of its future.
     """
     T, S = q.size(-2), k.size(-2)
-    mask = visible(T, S, device=q.device) if mask is None else mask
-    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)  # adding it hides: exp(-inf) = 0
+    bias = hide(visible(T, S, device=q.device), q.dtype) if bias is None else bias
     q = q * q.size(-1) ** -0.5  # cheaper here than on the T x S scores
     k = k.contiguous()  # or the product below would copy it transposed, which takes longer
     half, out = T // 2, []
@@ -71,15 +75,15 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
         scores = q[..., start:end, :] @ k[..., :seen, :].transpose(-2, -1)  # (B, H, T / 2, seen)
         weights = (scores + bias[..., start:end, :seen]).softmax(dim=-1)  # every row sums to 1
         out.append(weights @ v[..., :seen, :])  # (B, H, T / 2, D)
-    return torch.cat(out, dim=-2)
+    return torch.cat(out, dim=-2) if half else out[0]
 
 
-def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same numbers from PyTorch's fused kernel: faster on a GPU. Arguments as `attend_explicit`."""
     T, S = q.size(-2), k.size(-2)
-    if mask is None and 1 < T < S:
-        mask = visible(T, S, device=q.device)  # the kernel's own causal mask knows no cached keys
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
+    if bias is None and 1 < T < S:
+        bias = hide(visible(T, S, device=q.device), q.dtype)  # the kernel's own causal mask knows no cached keys
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and T > 1)
 
 
 def choose_attention(name: str, device: torch.device) -> Callable:
@@ -103,17 +107,20 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,  # (B, T, C)
-        mask: Tensor | None = None,  # (B or 1, 1, T, S) True = may look; None = causal
+        bias: Tensor | None = None,  # (B or 1, 1, T, S) or (T, S), added to the scores; None = causal
         cache_layer: Callable | None = None,  # stores the new keys and values, returns all S
         attend: Callable = attend_explicit,
+        last: bool = False,  # only the last token asks: returns (B, 1, C)
     ) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache_layer is not None:
             k, v = cache_layer(k, v)  # (B, H, S, D)
-        y = attend(q, k, v, mask)  # (B, H, T, D)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # the heads side by side again
+        if last:
+            q, bias = q[:, :, -1:], None if bias is None else bias[..., -1:, :]
+        y = attend(q, k, v, bias)  # (B, H, T or 1, D)
+        return self.c_proj(y.transpose(1, 2).flatten(2))  # the heads side by side again
 
 
 # ---------------------------------------------------------------- the language model
@@ -141,8 +148,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.channels)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, *attention, keep=None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), *attention)  # (B, T, C)
+    def forward(self, x: Tensor, *attention, keep=None, last: bool = False) -> Tensor:
+        gathered = self.attn(self.ln_1(x), *attention, last=last)  # (B, T or 1, C)
+        x = (x[:, -1:] if last else x) + gathered
         x = x if keep is None else x[keep]  # the MLP takes every token by itself, so some can be left out
         return x + self.mlp(self.ln_2(x))
 
@@ -171,6 +179,22 @@ def token_positions(ids: Tensor, attention_mask: Tensor | None = None, start: in
     return (real.cumsum(1) - real)[:, -T:]  # pads on the left have 0, like the first token
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The number format that a weight is multiplied in: autocast's where it is on, else the weight's own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def attention_bias(ids: Tensor, attention_mask: Tensor | None, cache, dtype: torch.dtype) -> Tensor | None:
+    """What hides the future, pads and a cache's free places from ids (B, T), in every layer; None = just the future."""
+    past = 0 if cache is None else cache.length
+    if attention_mask is None and not past:
+        return None
+    T = ids.size(1)
+    mask = visible(T, past + T, attention_mask, ids.device)
+    return hide(F.pad(mask, (0, cache.size - past - T)) if past else mask, dtype)
+
+
 class GPT(nn.Module):
     """GPT-2: embeddings, blocks, one more LayerNorm, and a head that is the token embedding, transposed."""
 
@@ -185,29 +209,27 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.channels)
         init_weights(self, config.layers)
 
-    def hidden(self, ids: Tensor, attention_mask=None, position_ids=None, cache=None, keep=None) -> Tensor:
+    def hidden(self, ids, attention_mask=None, position_ids=None, cache=None, keep=None, last=False) -> Tensor:
         """ids (B, T) to vectors (B, T, C). A KVCache holds earlier tokens; ValueError if longer than the context.
 
         attention_mask: None = no pads, or none but on the right; (B, S) 1 = real token, pads on either side;
         (B, T, S) 1 = this query may look at this key (then with position_ids (B, T)).
-        keep: an index of (B, T), such as a bool mask: hidden(ids)[keep], and the last MLP works on nothing else."""
+        keep: an index of (B, T), such as a bool mask: hidden(ids)[keep], and the last MLP works on nothing else.
+        last: hidden(ids)[:, -1:], (B, 1, C), and in the last block no other token asks."""
         past = 0 if cache is None else cache.length
-        S = past + ids.size(1)
-        longest = S if position_ids is None else int(position_ids.max()) + 1
+        longest = past + ids.size(1) if position_ids is None else int(position_ids.max()) + 1
         if longest > self.config.context:
             raise ValueError(f"{longest} tokens do not fit the model's context of {self.config.context}")
         positions = token_positions(ids, attention_mask, past) if position_ids is None else position_ids
-        mask = None if attention_mask is None else visible(ids.size(1), S, attention_mask, ids.device)
-        if past:
-            mask = visible(ids.size(1), S, device=ids.device)[None, None] if mask is None else mask
-            mask = F.pad(mask, (0, cache.size - S))  # the cache's free places: hidden
+        bias = attention_bias(ids, attention_mask, cache, product_dtype(self.wte.weight))
         attend = choose_attention(self.attention, ids.device)
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            chosen = keep if block is self.h[-1] else None
+            final = block is self.h[-1]
             run = block if cache is None else block.forward  # not compiled: a cache changes its shape at every token
             run = partial(checkpoint, block, use_reentrant=False) if self.checkpointing else run
-            x = run(x, mask, None if cache is None else partial(cache.append, layer), attend, keep=chosen)
+            store = None if cache is None else partial(cache.append, layer)
+            x = run(x, bias, store, attend, keep=keep if final else None, last=last and final)
         return self.ln_f(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -99,11 +99,11 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     """How much every token looks at every other: ids (1, T) to (layers, H, T, T), queries down, keys across."""
     kept = []
 
-    def watch(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
+    def watch(q: Tensor, k: Tensor, v: Tensor, bias: None) -> Tensor:
         scores = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5  # (1, H, T, T)
         causal = visible(q.size(-2), k.size(-2), device=q.device)
         kept.append(scores.masked_fill(~causal, -math.inf).softmax(dim=-1)[0])
-        return attend_explicit(q, k, v, mask)  # what the block goes on with
+        return attend_explicit(q, k, v, bias)  # what the block goes on with
 
     x = model.wte(ids) + model.wpe(token_positions(ids))  # (1, T, C)
     for block in model.h:

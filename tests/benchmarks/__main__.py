@@ -2,7 +2,7 @@
 
     --with-trl     also against TRL, in an environment of its own (.venv-trl, made when it is not there; or the python
                    that RLHF_TRL_PYTHON names)
-    --rounds 7     turns of each way
+    --rounds 9     turns of each way, in three processes
     --threads 1    of each process; with one thread CPU time and wall time mean the same on a quiet machine
     --only NAMES   some of training, sampling, trl, growth, processes, gpu; the rest stays as it is in bench.json
 
@@ -75,7 +75,7 @@ def with_smallest(sizes: dict[str, dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ours against peers.")
     parser.add_argument("--with-trl", action="store_true", help="also against TRL, in an environment of its own")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each way")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each way")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the rest stays as it is")
     asked = parser.parse_args()

@@ -57,6 +57,9 @@ class Times:
     wall: list[float]
     megabytes: int
 
+    def __add__(self, other: "Times") -> "Times":
+        return Times(self.cpu + other.cpu, self.wall + other.wall, max(self.megabytes, other.megabytes))
+
     def speed(self, amount: float) -> float:
         """Amount of work, such as tokens, a second of wall time, at the median."""
         return round(amount / statistics.median(self.wall), 1)

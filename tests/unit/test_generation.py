@@ -156,9 +156,9 @@ class Scripted:
         self.config = SimpleNamespace(context=99)
         self.script, self.sizes = torch.tensor(script), []  # of the batches that it was given
 
-    def hidden(self, ids, attention_mask, cache=None, keep=None):
+    def hidden(self, ids, attention_mask, cache=None, last=False):
         self.sizes.append(len(ids))
-        return self.script[ids[:, 0] - 2, ids.size(1) - 1]  # (b,) the token to write
+        return self.script[ids[:, 0] - 2, ids.size(1) - 1][:, None]  # (b, 1) the token to write
 
     def logits(self, hidden):
         logits = torch.full((len(hidden), 10), -50.0)

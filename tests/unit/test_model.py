@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.batching import left_pad, right_pad
 from helpers.checkpoints import from_transformers_state, to_transformers_state
+from helpers.generation import KVCache
 from helpers.model import (
     GPT,
     GPTConfig,
@@ -17,6 +18,7 @@ from helpers.model import (
     attend_explicit,
     attend_sdpa,
     choose_attention,
+    hide,
     last_real_token,
     token_positions,
     visible,
@@ -139,9 +141,9 @@ def test_attention_equals_its_definition(attend, T, S, padded):
         shown[0, :2] = 0
     elif padded:
         shown[0, S - 1 :] = 0  # the last query is then a pad, which sees itself too
-    mask = visible(T, S, shown) if padded else None
+    bias = hide(visible(T, S, shown), q.dtype) if padded else None
     wanted = by_loops(q, k, v, visible(T, S, shown)[:, 0])
-    torch.testing.assert_close(attend(q, k, v, mask), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(q, k, v, bias), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("T", [2, 5, 16])
@@ -158,6 +160,11 @@ def test_visible_by_hand():
     padded = visible(3, 3, torch.tensor([[0, 1, 1]]))  # a pad first: it sees itself, nobody else sees it
     assert padded.shape == (1, 1, 3, 3)
     assert padded[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
+
+
+def test_hidden_keys_get_minus_infinity_and_others_nothing():
+    bias = hide(torch.tensor([[True, False]]), torch.bfloat16)
+    assert bias.tolist() == [[0.0, -math.inf]] and bias.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
@@ -286,6 +293,43 @@ def test_kept_vectors_are_those_of_the_whole_pass(keep):
     ids = torch.randint(50, (2, 4))
     torch.testing.assert_close(model.gpt.hidden(ids, keep=keep), model.gpt.hidden(ids)[keep])
     torch.testing.assert_close(model.values(ids, keep=keep), model.values(ids)[keep])
+
+
+@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
+@pytest.mark.parametrize("mask", [None, torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])])
+@pytest.mark.parametrize("cached", [0, 3])
+def test_the_last_vector_alone_is_that_of_the_whole_pass(attention, mask, cached):
+    model = tiny()
+    model.attention = attention
+    ids = torch.randint(97, (2, 6))
+    whole = model.hidden(ids, mask)
+    cache = KVCache(model, 2, 8) if cached else None
+    if cached:
+        model.hidden(ids[:, :cached], None if mask is None else mask[:, :cached], cache=cache)
+    torch.testing.assert_close(model.hidden(ids[:, cached:], mask, cache=cache, last=True), whole[:, -1:])
+
+
+def test_only_the_last_token_asks_in_the_last_block(monkeypatch):
+    model, asked = tiny(), []
+
+    def watched(q, k, v, bias):
+        asked.append((q.size(2), k.size(2)))
+        return attend_explicit(q, k, v, bias)
+
+    monkeypatch.setattr("helpers.model.choose_attention", lambda name, device: watched)
+    model.hidden(torch.randint(97, (2, 6)), last=True)
+    assert asked == [(6, 6)] * (model.config.layers - 1) + [(1, 6)]
+
+
+def test_what_hides_keys_has_the_number_format_of_the_products():
+    model, mask = tiny(), torch.tensor([[0, 1, 1]])
+    seen = []
+    model.h[0].attn.register_forward_pre_hook(lambda module, given: seen.append(given[1].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.hidden(torch.randint(97, (1, 3)), mask)
+    model.hidden(torch.randint(97, (1, 3)), mask)
+    model.bfloat16().hidden(torch.randint(97, (1, 3)), mask)
+    assert seen == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 
 def test_score_head_starts_at_one_over_root_of_channels_plus_one():
