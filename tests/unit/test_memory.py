@@ -100,7 +100,7 @@ def peak_bytes(work) -> int:
     [(4000, 8, 2, 64, 8), (600, 16, 16, 64, 8), (8000, 32, 4, 16, 16)],  # mostly weights; activations; logits
 )
 def test_ppo_is_counted_as_it_is_measured(vocabulary, rows, minibatch, prompt, new):
-    """A whole iteration on the CPU, with the kernels of a GPU's attention: counted is 0 to 30% above measured.
+    """A whole iteration on the CPU, with the kernels of a GPU's attention: counted is 0 to a third above measured.
 
     Above, as gradients and activations are counted together, which they hardly ever are at their largest.
     """
@@ -123,7 +123,7 @@ def test_ppo_is_counted_as_it_is_measured(vocabulary, rows, minibatch, prompt, n
     iteration()  # makes what the optimisers remember
     held = sum(nbytes(gpt.parameters()) for gpt in vars(models).values() if isinstance(gpt, torch.nn.Module))
     measured = held + sum(remembered(optimizer) for optimizer in optimizers) + peak_bytes(iteration)
-    assert measured < ppo_bytes(model, config, prompt + new) < 1.3 * measured
+    assert measured < ppo_bytes(model, config, prompt + new) < 4 / 3 * measured
 
 
 def test_ppo_of_gpt2_fits_a_t4():
