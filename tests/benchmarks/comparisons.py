@@ -28,8 +28,8 @@ AGAINST_TRL = {
 def turns(ways: dict[str, tuple], rounds: int, threads: int) -> dict[str, Times]:
     """The times of ways given as (module and function, arguments) or (the same, another python).
 
-    Each way runs in three processes, one after the other: which pages of memory a process is given can make it a tenth
-    faster or slower for as long as it lives.
+    Each way runs in three processes, one after the other: a process can be a tenth faster or slower than its twin for
+    as long as it lives.
     """
     found = {}
     for _ in range(3):
