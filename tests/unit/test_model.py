@@ -1,4 +1,4 @@
-"""The model against transformers' GPT-2 and against itself: attention, masks, positions, scores."""
+"""The model against transformers' GPT-2 and against itself: logits, positions, padding, what is left out, options."""
 
 import dataclasses
 import math
@@ -10,35 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.batching import left_pad, right_pad
 from helpers.checkpoints import from_transformers_state, to_transformers_state
-from helpers.generation import KVCache
-from helpers.model import (
-    GPT,
-    GPTConfig,
-    RewardModel,
-    attend_explicit,
-    attend_sdpa,
-    choose_attention,
-    hide,
-    last_real_token,
-    token_positions,
-    visible,
-)
-
-SIZES = [
-    GPTConfig(vocab_size=61, context=24, layers=1, heads=1, channels=8),
-    GPTConfig(vocab_size=97, context=32, layers=2, heads=4, channels=32),
-    GPTConfig(vocab_size=300, context=48, layers=4, heads=3, channels=48),
-]
-ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
-
-
-def tiny(config: GPTConfig = SIZES[1], seed: int = 0) -> GPT:
-    """A GPT with every weight random, biases and gains too, so that none can be forgotten."""
-    torch.manual_seed(seed)
-    model = GPT(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
-    return model
+from helpers.generation import KVCache, sample
+from helpers.model import GPT, GPTConfig, attend_explicit, token_positions
+from tests.unit.tiny_models import ROWS, SIZES, tiny
 
 
 def oracle(config: GPTConfig, attention: str = "eager") -> GPT2LMHeadModel:
@@ -111,97 +85,6 @@ def test_the_first_loss_is_that_of_guessing():
     assert F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item() == pytest.approx(math.log(300), abs=0.05)
 
 
-# ---------------------------------------------------------------- attention
-
-
-def random_qkv(T: int, S: int) -> tuple[torch.Tensor, ...]:
-    torch.manual_seed(T + S)
-    return tuple(torch.randn(2, 3, n, 8, requires_grad=True) for n in (T, S, S))
-
-
-def by_loops(q, k, v, mask):
-    """Attention from its definition, one query at a time. mask (B, T, S)."""
-    out = torch.zeros_like(q)
-    for b in range(q.size(0)):
-        for t in range(q.size(2)):
-            seen = mask[b, t].nonzero().flatten()
-            for h in range(q.size(1)):
-                weights = F.softmax(k[b, h, seen] @ q[b, h, t] / math.sqrt(q.size(-1)), dim=0)
-                out[b, h, t] = weights @ v[b, h, seen]
-    return out
-
-
-@pytest.mark.parametrize("attend", [attend_explicit, attend_sdpa])
-@pytest.mark.parametrize(("T", "S"), [(1, 1), (2, 2), (7, 7), (8, 8), (1, 6), (3, 9)])
-@pytest.mark.parametrize("padded", [False, True])
-def test_attention_equals_its_definition(attend, T, S, padded):
-    q, k, v = random_qkv(T, S)
-    shown = torch.ones(2, S)
-    if padded and S > T:
-        shown[0, :2] = 0
-    elif padded:
-        shown[0, S - 1 :] = 0  # the last query is then a pad, which sees itself too
-    bias = hide(visible(T, S, shown), q.dtype) if padded else None
-    wanted = by_loops(q, k, v, visible(T, S, shown)[:, 0])
-    torch.testing.assert_close(attend(q, k, v, bias), wanted, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("T", [2, 5, 16])
-def test_explicit_and_sdpa_have_equal_gradients(T):
-    q, k, v = random_qkv(T, T)
-    out = torch.randn(2, 3, T, 8)
-    explicit = torch.autograd.grad(attend_explicit(q, k, v), (q, k, v), out)
-    fused = torch.autograd.grad(attend_sdpa(q, k, v), (q, k, v), out)
-    torch.testing.assert_close(explicit, fused, atol=1e-5, rtol=1e-5)
-
-
-def test_visible_by_hand():
-    assert visible(2, 3).tolist() == [[True, True, False], [True, True, True]]
-    padded = visible(3, 3, torch.tensor([[0, 1, 1]]))  # a pad first: it sees itself, nobody else sees it
-    assert padded.shape == (1, 1, 3, 3)
-    assert padded[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
-
-
-def test_hidden_keys_get_minus_infinity_and_others_nothing():
-    bias = hide(torch.tensor([[True, False]]), torch.bfloat16)
-    assert bias.tolist() == [[0.0, -math.inf]] and bias.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
-def test_no_token_sees_the_future(attention):
-    model = tiny()
-    model.attention = attention
-    ids = torch.randint(0, 97, (1, 20))
-    before = model(ids)
-    for t in range(20):
-        changed = ids.clone()
-        changed[0, t] = (changed[0, t] + 1) % 97
-        after = model(changed)
-        torch.testing.assert_close(after[0, :t], before[0, :t], atol=1e-6, rtol=0)
-        assert not torch.allclose(after[0, t], before[0, t])
-
-
-def test_attention_names():
-    cpu = torch.device("cpu")
-    assert choose_attention("auto", cpu) is attend_explicit is choose_attention("explicit", cpu)
-    assert choose_attention("auto", torch.device("cuda")) is attend_sdpa is choose_attention("sdpa", cpu)
-    with pytest.raises(ValueError, match="auto.*'flash'"):
-        choose_attention("flash", cpu)
-
-
-@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
-def test_bfloat16_autocast_trains_and_stays_close(attention):
-    model = tiny()
-    model.attention = attention
-    ids = torch.randint(0, 97, (2, 32))
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(ids)
-    assert logits.dtype == torch.float32
-    logits.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert (logits - model(ids)).abs().mean() < 0.02 * logits.abs().mean()
-
-
 # ---------------------------------------------------------------- padding, positions, limits
 
 
@@ -256,43 +139,7 @@ def test_config_errors():
         GPTConfig().layers = 3
 
 
-# ---------------------------------------------------------------- reward model
-
-
-def tiny_reward(seed: int = 0) -> RewardModel:
-    return RewardModel(tiny(seed=seed))
-
-
-@pytest.mark.parametrize("pad", [left_pad, right_pad])
-def test_the_score_is_the_value_at_the_last_real_token(pad):
-    model = tiny_reward()
-    ids, mask = pad(ROWS, 1)
-    alone = torch.stack([model.values(torch.tensor([row]))[0, -1] for row in ROWS])
-    torch.testing.assert_close(model(ids, mask), alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model(ids, mask.long()), alone, atol=1e-5, rtol=1e-5)
-    assert model(ids, mask).dtype == torch.float32
-
-
-def test_last_real_token_on_either_side():
-    mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 1]])
-    assert last_real_token(mask).tolist() == [1, 3, 3, 0, 3]
-    assert last_real_token(mask.bool()).tolist() == [1, 3, 3, 0, 3]
-
-
-def test_values_are_the_score_head_on_the_hidden_vectors():
-    model = tiny_reward()
-    ids = torch.randint(0, 97, (2, 9))
-    torch.testing.assert_close(model.values(ids), model.score(model.gpt.hidden(ids)).squeeze(-1))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model.values(ids).dtype == torch.float32
-
-
-@pytest.mark.parametrize("keep", [torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool(), (slice(None), slice(1, -1))])
-def test_kept_vectors_are_those_of_the_whole_pass(keep):
-    model = RewardModel(GPT(GPTConfig(50, 16, 2, 2, 16)))
-    ids = torch.randint(50, (2, 4))
-    torch.testing.assert_close(model.gpt.hidden(ids, keep=keep), model.gpt.hidden(ids)[keep])
-    torch.testing.assert_close(model.values(ids, keep=keep), model.values(ids)[keep])
+# ---------------------------------------------------------------- only some vectors
 
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
@@ -332,41 +179,6 @@ def test_what_hides_keys_has_the_number_format_of_the_products():
     assert seen == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 
-def test_score_head_starts_at_one_over_root_of_channels_plus_one():
-    torch.manual_seed(0)
-    weight = RewardModel(GPT(GPTConfig(50, 8, 1, 4, 2048))).score.weight
-    assert weight.std().item() == pytest.approx(1 / math.sqrt(2049), rel=0.05)
-
-
-def test_a_shared_prompt_gives_the_scores_of_separate_rows():
-    """One row holds prompt, chosen and rejected; the mask hides the chosen tokens from the rejected ones."""
-    prompt, chosen, rejected = [3, 4, 5, 6], [7, 8, 9], [10, 11]
-    P, C, R = len(prompt), len(chosen), len(rejected)
-    shown = torch.ones(1, P + C + R, P + C + R, dtype=torch.bool)
-    shown[:, P + C :, P : P + C] = False
-    positions = torch.tensor([[*range(P + C), *range(P, P + R)]])
-    for attention in ("explicit", "sdpa"):
-        model = tiny_reward()
-        model.gpt.attention = attention
-        values = model.values(torch.tensor([prompt + chosen + rejected]), shown, positions)[0]
-        both = torch.stack([values[P + C - 1], values[-1]])
-        apart = model(*right_pad([prompt + chosen, prompt + rejected], 1))
-        torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
-
-
-def test_normalise_changes_every_value_and_nothing_else():
-    model = tiny_reward()
-    ids = torch.randint(0, 97, (4, 20))
-    before, state = model.values(ids), set(model.state_dict())
-    mean, std = before.mean().item() + 3, before.std().item() * 2
-    model.normalise(mean, std)
-    torch.testing.assert_close(model.values(ids), (before - mean) / std, atol=1e-5, rtol=1e-5)
-    assert set(model.state_dict()) == state
-    for std in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="std"):
-            model.normalise(0.0, std)
-
-
 # ---------------------------------------------------------------- options
 
 
@@ -394,7 +206,6 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients():
 
 def test_compiled_blocks_give_the_same_gradients_and_still_sample():
     """Each block is one graph. It is traced but not turned into machine code, which would take a minute."""
-    from helpers.generation import sample
 
     model, ids = tiny(SIZES[0]), torch.randint(2, 61, (2, 16), generator=torch.Generator().manual_seed(0))
     wanted, settings = gradients(model, ids), dict(max_new_tokens=6, eos_id=0, pad_id=1, temperature=0)
