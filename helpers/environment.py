@@ -196,11 +196,11 @@ def setup(notebook: str) -> Course:
     os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
     where = find_place()
     source = default_source()
-    require_packages(where, source)
+    track = os.environ.get("RLHF_TRACK") or "tldr"
+    require_packages(where, source, track)
     quiet_libraries()
     device = choose_device()
     preset, why = choose_preset(source, device)
-    track = os.environ.get("RLHF_TRACK") or "tldr"
     seed = read_number("RLHF_SEED", 0, least=0)
     config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
     if adapter := os.environ.get("RLHF_ADAPTER"):

@@ -9,8 +9,10 @@ import sys
 
 import torch
 
-NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib", "ipywidgets")
-NEEDED_FOR_REAL_ROWS = ("datasets", "rouge_score", "sacrebleu")
+NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib")
+NEEDED_IN_NOTEBOOKS = ("ipywidgets",)
+NEEDED_FOR_THE_HUB = ("datasets",)
+NEEDED_FOR_REFERENCES = ("rouge_score", "sacrebleu")  # real rows of every track but sentiment have references
 
 
 def find_place() -> str:
@@ -22,9 +24,12 @@ def find_place() -> str:
     return "local"
 
 
-def require_packages(where: str, source: str = "embedded") -> None:
+def require_packages(where: str, source: str = "embedded", track: str = "tldr") -> None:
     """Install what a hosted notebook lacks (usually nothing); at home say in one line what to install."""
-    needed = NEEDED if source == "embedded" else NEEDED + NEEDED_FOR_REAL_ROWS
+    needed = NEEDED
+    needed += NEEDED_IN_NOTEBOOKS if "ipykernel" in sys.modules else ()
+    needed += NEEDED_FOR_THE_HUB if source == "hub" else ()
+    needed += NEEDED_FOR_REFERENCES if source != "embedded" and track != "sentiment" else ()
     missing = [name.replace("rouge_score", "rouge-score") for name in needed if importlib.util.find_spec(name) is None]
     if missing and where == "local":
         raise ModuleNotFoundError(f"{', '.join(missing)} not found: run `pip install -r requirements.txt` "

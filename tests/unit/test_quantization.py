@@ -252,21 +252,6 @@ def test_only_linear_layers_are_quantised():
         to_transformers_state(model)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_makes_the_same_bits():
-    weight = torch.randn(300, 201)
-    ours, theirs = quantize_nf4(weight), quantize_nf4(weight.cuda())
-    assert all(torch.equal(a, b.cpu()) for a, b in zip(ours, theirs))
-    assert torch.equal(dequantize_nf4(*ours, weight.shape), dequantize_nf4(*theirs, weight.shape).cpu())
-    layer = NF4Linear(torch.nn.Linear(201, 300)).cuda()
-    x = torch.randn(2, 201, device="cuda", requires_grad=True)
-    with torch.autocast("cuda", dtype=torch.float16):
-        y = LoRALinear(layer, 4, 8.0)(x)
-    y.float().sum().backward()
-    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, 201), atol=0.05, rtol=0.05)
-
-
 # ---------------------------------------------------------------- bitsandbytes
 
 
