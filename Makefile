@@ -7,6 +7,7 @@
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
 #   make data       write the embedded data again, bit for bit
 #   make bench      ours against transformers, side by side: bench.json; make bench BENCH_ARGS=--with-trl also TRL
+#   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -18,6 +19,7 @@ NAME ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -28,18 +30,19 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course test lab notebooks data bench clean
+.PHONY: help course test lab notebooks data bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 course: $(STAMP)
-	@$(PY) -m helpers.course $(if $(NAME),--out "runs/$(NAME)")
+	@$(PY) -m helpers.run.headless $(if $(NAME),--out "runs/$(NAME)")
 
 test: $(DEV_STAMP)
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m ruff format --check .
+	@$(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
@@ -55,8 +58,14 @@ data: $(STAMP)
 	@$(PY) -m data.advice.build
 
 bench: $(STAMP)
-	@$(PY) -m tests.benchmarks $(BENCH_ARGS)
+	@$(PY) -m benchmarks $(BENCH_ARGS)
 	@$(PY) -m tools.bench_table
+
+# On a machine that has torch and its friends already, nothing is installed.
+gpu:
+	@if $(PYTHON) -c 'import matplotlib, pytest, safetensors, tiktoken, torch, transformers' 2>/dev/null; \
+	then $(PYTHON) -m benchmarks.gpu $(GPU_ARGS); \
+	else $(MAKE) --no-print-directory $(DEV_STAMP) && $(PY) -m benchmarks.gpu $(GPU_ARGS); fi
 
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache

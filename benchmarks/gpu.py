@@ -6,8 +6,8 @@
     --minutes 9      for all sections together
     --dry            tiny models on the CPU, to see that everything runs
 
-Each section (benchmarks/gpu_sections.py) runs in a process of its own with a time limit, so that one that fails or
-hangs costs no other its results.
+Each section (benchmarks/gpu_sections.py) runs in a process of its own with a time limit, so that
+one that fails or hangs costs no other its results.
 """
 
 import argparse
@@ -32,11 +32,27 @@ RESULT = "RESULT "  # begins a line of a section's output that is a piece of its
 
 
 def run_section(name: str, seconds: float, arguments: list[str], save) -> dict:
-    """Run one section; `save(results)` is called with what it has found so far, and what went wrong."""
-    command = [sys.executable, "-u", "-m", "benchmarks.gpu_sections", name, "--seconds", f"{seconds:.0f}", *arguments]
+    """Run one section; `save(results)` is called with what it has found so far, and what went
+    wrong.
+    """
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "benchmarks.gpu_sections",
+        name,
+        "--seconds",
+        f"{seconds:.0f}",
+        *arguments,
+    ]
     started, results, last = time.perf_counter(), {}, ""
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     stop = threading.Timer(seconds, end, [process])
     stop.start()
@@ -78,10 +94,16 @@ def table(results: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Everything once on a GPU.")
-    parser.add_argument("--rows", type=Path, default=ROOT / "rows", help="real rows for the section `course`")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description="Everything once on a GPU."
+    )
+    parser.add_argument(
+        "--rows", type=Path, default=ROOT / "rows", help="real rows for the section `course`"
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="where the results go")
-    parser.add_argument("--only", nargs="+", choices=LIMITS, default=list(LIMITS), help="the rest stays as it is")
+    parser.add_argument(
+        "--only", nargs="+", choices=LIMITS, default=list(LIMITS), help="the rest stays as it is"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="for all sections together")
     parser.add_argument("--dry", action="store_true", help="tiny models on the CPU")
     options = parser.parse_args()

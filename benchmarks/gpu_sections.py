@@ -1,8 +1,9 @@
 """The sections of `make gpu` (benchmarks/gpu.py): each is a generator of (name, figures).
 
-GPT-2 124M with random weights, at the sizes of the presets for GPUs. MFU counts 6 operations a weight and token, and
-attention (`helpers.expected`), against the GPU's peak of dense 16-bit products as NVIDIA states it. Memory is the peak
-of torch's allocator, in GB of 10^9 bytes, beside what `helpers.memory` counts for the same step.
+GPT-2 124M with random weights, at the sizes of the presets for GPUs. MFU counts 6 operations a
+weight and token, and attention (`helpers.run.expected`), against the GPU's peak of dense 16-bit
+products as NVIDIA states it. Memory is the peak of torch's allocator, in GB of 10^9 bytes, beside
+what `helpers.run.memory` counts for the same step.
 """
 
 import argparse
@@ -22,11 +23,9 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.gpu import RESULT, ROOT
-from helpers import memory
-from helpers.accumulation import WHOLE
 from helpers.batching import moved
 from helpers.config import load_config
-from helpers.expected import operations
+from helpers.engine.accumulation import WHOLE
 from helpers.generation import sample
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import update
@@ -34,10 +33,19 @@ from helpers.ppo_models import Models
 from helpers.pretrain import next_token_loss
 from helpers.reward import Pair, pair_batch, reward_loss
 from helpers.rollouts import collect, rollout_metrics
+from helpers.run import memory
+from helpers.run.expected import operations
 from helpers.sft import completion_nll
 from helpers.training import Optimizers, batch_gradients
 
-PEAKS = {"T4": 65e12, "V100": 125e12, "A100": 312e12, "L4": 121e12, "H100": 989e12, "H200": 989e12}  # per second
+PEAKS = {
+    "T4": 65e12,
+    "V100": 125e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}  # per second
 Figures = Iterator[tuple[str, dict]]
 
 
@@ -64,7 +72,9 @@ class Sizes:
     def gigabytes(self) -> float | None:
         return None if self.dry else round(torch.cuda.max_memory_allocated() / 1e9, 2)
 
-    def seconds(self, work: Callable[[], object], warm_up: int = 2, repeats: int | None = None) -> float:
+    def seconds(
+        self, work: Callable[[], object], warm_up: int = 2, repeats: int | None = None
+    ) -> float:
         """Median seconds of a call, after some to warm up."""
         found = []
         for turn in range(warm_up + (repeats or self.repeats)):
@@ -95,10 +105,24 @@ def peak() -> float | None:
 def tests(sizes: Sizes, options) -> Figures:
     """The tests marked gpu; a dry run only collects them."""
     extra = ["--collect-only"] if sizes.dry else []
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *extra, "tests/gpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *extra,
+        "tests/gpu",
+    ]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(finished.stdout[-6000:])
-    yield "pytest -m gpu", {"result": (finished.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")}
+    yield (
+        "pytest -m gpu",
+        {"result": (finished.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")},
+    )
     if finished.returncode:
         sys.exit(f"pytest ended with {finished.returncode}")
 
@@ -108,19 +132,30 @@ def tests(sizes: Sizes, options) -> Figures:
 
 def training_step(sizes: Sizes, model, optimizers: Optimizers, dtype: torch.dtype) -> Callable:
     """One step of pretraining: batch from the CPU, loss, gradients, update."""
-    batch = sizes.random_ids(sizes.rows, sizes.length), torch.ones(sizes.rows, sizes.length, dtype=torch.bool)
+    batch = (
+        sizes.random_ids(sizes.rows, sizes.length),
+        torch.ones(sizes.rows, sizes.length, dtype=torch.bool),
+    )
     optimizers.products_in(dtype)
 
     def step() -> None:
-        batch_gradients(model, moved(batch, sizes.device), lambda m, b: (next_token_loss(m, *b), {}), optimizers,
-                        dtype, WHOLE)  # fmt: skip
+        batch_gradients(
+            model,
+            moved(batch, sizes.device),
+            lambda m, b: (next_token_loss(m, *b), {}),
+            optimizers,
+            dtype,
+            WHOLE,
+        )
         optimizers.step(0.01)
 
     return step
 
 
 def training(sizes: Sizes, options) -> Figures:
-    """Tokens per second, MFU and peak memory of a step at 124M: ours in several ways, and transformers' GPT-2."""
+    """Tokens per second, MFU and peak memory of a step at 124M: ours in several ways, and
+    transformers' GPT-2.
+    """
     bf16, fp16 = torch.bfloat16, torch.float16
     ways = {
         "bf16": (bf16, {}),
@@ -137,12 +172,18 @@ def training(sizes: Sizes, options) -> Figures:
         if changes.get("compiled"):
             for block in model.h:
                 block.compile(dynamic=True)
-        step = training_step(sizes, model, Optimizers(model, 2e-3, changes.get("muon_lr", 1e-2)), dtype)
+        step = training_step(
+            sizes, model, Optimizers(model, 2e-3, changes.get("muon_lr", 1e-2)), dtype
+        )
         sizes.clear()
         started = time.perf_counter()
         step()
         first = time.perf_counter() - started
-        yield name, speed(sizes, sizes.seconds(step), muon="muon_lr" not in changes) | {"first step": round(first, 1)}
+        yield (
+            name,
+            speed(sizes, sizes.seconds(step), muon="muon_lr" not in changes)
+            | {"first step": round(first, 1)},
+        )
         del model, step
     yield "transformers, bf16, AdamW", speed(sizes, theirs(sizes), muon=False)
 
@@ -172,9 +213,17 @@ def gpt2_config(sizes: Sizes, config_class):
     """The same sizes for transformers, without dropout."""
     gpt = sizes.gpt
     return config_class(
-        vocab_size=gpt.vocab_size, n_positions=gpt.context, n_layer=gpt.layers, n_head=gpt.heads, n_embd=gpt.channels,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=gpt.vocab_size,
+        n_positions=gpt.context,
+        n_layer=gpt.layers,
+        n_head=gpt.heads,
+        n_embd=gpt.channels,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
 
 
 def speed(sizes: Sizes, seconds: float, muon: bool) -> dict:
@@ -192,11 +241,16 @@ def speed(sizes: Sizes, seconds: float, muon: bool) -> dict:
 
 
 def sampling(sizes: Sizes, options) -> Figures:
-    """New tokens per second behind prompts of 512 tokens: ours, and transformers' generate() with its cache."""
+    """New tokens per second behind prompts of 512 tokens: ours, and transformers' generate() with
+    its cache.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     prompt, new, all_rows = (16, 4, (2,)) if sizes.dry else (512, 64, (32, 128))
-    ours, theirs = GPT(sizes.gpt).to(sizes.device), GPT2LMHeadModel(gpt2_config(sizes, GPT2Config)).to(sizes.device)
+    ours, theirs = (
+        GPT(sizes.gpt).to(sizes.device),
+        GPT2LMHeadModel(gpt2_config(sizes, GPT2Config)).to(sizes.device),
+    )
     ours.requires_grad_(False)
     for rows in all_rows:
         ids = sizes.random_ids(rows, prompt).to(sizes.device)
@@ -209,14 +263,24 @@ def sampling(sizes: Sizes, options) -> Figures:
 
             def by_them(ids=ids, mask=mask):
                 with torch.no_grad():
-                    theirs.generate(ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=new,
-                                    min_new_tokens=new, pad_token_id=0)  # fmt: skip
+                    theirs.generate(
+                        ids,
+                        attention_mask=mask,
+                        do_sample=True,
+                        top_k=0,
+                        max_new_tokens=new,
+                        min_new_tokens=new,
+                        pad_token_id=0,
+                    )
 
             theirs.to(dtype)
             for name, work in (("ours", by_us), ("generate()", by_them)):
                 sizes.clear()
                 seconds = sizes.seconds(work, warm_up=1, repeats=3)
-                figures |= {f"{name}, tokens/s": round(rows * new / seconds), f"{name}, GB": sizes.gigabytes()}
+                figures |= {
+                    f"{name}, tokens/s": round(rows * new / seconds),
+                    f"{name}, GB": sizes.gigabytes(),
+                }
             figures["ratio"] = round(figures["ours, tokens/s"] / figures["generate(), tokens/s"], 2)
             yield f"{rows} rows, {str(dtype).removeprefix('torch.')}", figures
 
@@ -225,9 +289,13 @@ def sampling(sizes: Sizes, options) -> Figures:
 
 
 def stages(sizes: Sizes, options) -> Figures:
-    """A step of SFT and of the reward model, an iteration of PPO, as preset t4 runs `tldr`: seconds and memory."""
+    """A step of SFT and of the reward model, an iteration of PPO, as preset t4 runs `tldr`: seconds
+    and memory.
+    """
     new, length = (8, 40) if sizes.dry else (64, 576)
-    made = {stage: load_config(stage, "t4", "tldr", source="hub") for stage in ("sft", "reward", "ppo")}
+    made = {
+        stage: load_config(stage, "t4", "tldr", source="hub") for stage in ("sft", "reward", "ppo")
+    }
     if sizes.dry:
         made = {stage: replace(config, response_tokens=8) for stage, config in made.items()}
         made["ppo"] = replace(made["ppo"], rollout_size=4, minibatch_size=2)
@@ -238,22 +306,37 @@ def stages(sizes: Sizes, options) -> Figures:
             sizes.clear()
             seconds = sizes.seconds(step)
             counted = memory.training_bytes(sizes.gpt, tokens, guessed, 16, muon=False) / 1e9
-            yield f"{stage}, {str(dtype).removeprefix('torch.')}", {
-                "ms": round(1000 * seconds, 1), "tokens/s": round(tokens / seconds), "GB": sizes.gigabytes(),
-                "GB counted": round(counted, 2)}  # fmt: skip
+            yield (
+                f"{stage}, {str(dtype).removeprefix('torch.')}",
+                {
+                    "ms": round(1000 * seconds, 1),
+                    "tokens/s": round(tokens / seconds),
+                    "GB": sizes.gigabytes(),
+                    "GB counted": round(counted, 2),
+                },
+            )
             del step
     for dtype in (torch.float32, torch.bfloat16):
         iteration, seen = ppo_iteration(sizes, made["ppo"], dtype, length - new)
         sizes.clear()
         seconds = sizes.seconds(iteration, warm_up=1, repeats=2)
         counted = memory.ppo_bytes(sizes.gpt, made["ppo"], length) / 1e9
-        yield f"ppo, {str(dtype).removeprefix('torch.')}", {
-            "s": round(seconds, 3), "responses/s": round(made["ppo"].rollout_size / seconds, 1),
-            "GB": sizes.gigabytes(), "GB counted": round(counted, 2), **seen}  # fmt: skip
+        yield (
+            f"ppo, {str(dtype).removeprefix('torch.')}",
+            {
+                "s": round(seconds, 3),
+                "responses/s": round(made["ppo"].rollout_size / seconds, 1),
+                "GB": sizes.gigabytes(),
+                "GB counted": round(counted, 2),
+                **seen,
+            },
+        )
         del iteration
 
 
-def stage_step(sizes: Sizes, stage: str, config, dtype: torch.dtype, length: int, new: int) -> tuple:
+def stage_step(
+    sizes: Sizes, stage: str, config, dtype: torch.dtype, length: int, new: int
+) -> tuple:
     """A step on `micro_batch` rows; how many tokens it reads, and of how many it makes logits."""
     rows, model = (2 if sizes.dry else config.micro_batch), GPT(sizes.gpt).to(sizes.device)
     if stage == "sft":
@@ -266,7 +349,9 @@ def stage_step(sizes: Sizes, stage: str, config, dtype: torch.dtype, length: int
     else:
         model = RewardModel(model).to(sizes.device)
         texts = sizes.random_ids(rows, length + new).tolist()
-        batch = pair_batch([Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in texts], 1)
+        batch = pair_batch(
+            [Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in texts], 1
+        )
         tokens, guessed = rows * (length + new), 0
 
         def loss_of(model, batch):
@@ -283,7 +368,9 @@ def stage_step(sizes: Sizes, stage: str, config, dtype: torch.dtype, length: int
 
 
 def ppo_iteration(sizes: Sizes, config, dtype: torch.dtype, prompt: int) -> tuple[Callable, dict]:
-    """An iteration of PPO; the second is filled with how far the first minibatch's ratio was from 1."""
+    """An iteration of PPO; the second is filled with how far the first minibatch's ratio was from
+    1.
+    """
     gpts = [GPT(sizes.gpt).to(sizes.device) for _ in range(2)]
     gpts[1].load_state_dict(gpts[0].state_dict())  # the policy starts as the reference
     reward, value = (RewardModel(GPT(sizes.gpt)).to(sizes.device) for _ in range(2))
@@ -299,8 +386,12 @@ def ppo_iteration(sizes: Sizes, config, dtype: torch.dtype, prompt: int) -> tupl
         rollout = collect(models, ids, torch.ones_like(ids).bool(), config, tokenizer, draws)
         first = update(models, rollout, optimizers, config, choose, 1.0)["first"]
         if not seen:
-            seen.update({"first ratio off": f"{first['ratio_off']:.1e}",
-                         "first KL": f"{rollout_metrics(rollout)['kl']:.1e}"})  # fmt: skip
+            seen.update(
+                {
+                    "first ratio off": f"{first['ratio_off']:.1e}",
+                    "first KL": f"{rollout_metrics(rollout)['kl']:.1e}",
+                }
+            )
 
     return iteration, seen
 
@@ -309,15 +400,30 @@ def ppo_iteration(sizes: Sizes, config, dtype: torch.dtype, prompt: int) -> tupl
 
 
 def processes(sizes: Sizes, options) -> Figures:
-    """Two processes on one device, gradients added through gloo, and one through NCCL: the losses of one process."""
+    """Two processes on one device, gradients added through gloo, and one through NCCL: the losses
+    of one process.
+    """
     alone = pair_losses(sizes)
     yield "one process", {"losses": [round(loss, 5) for loss in alone]}
     backends = {"gloo": 2} if sizes.dry else {"gloo": 2, "nccl": 1}
     for backend, count in backends.items():
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m",
-                   "benchmarks.gpu_sections", "pair", "--backend", backend, *(["--dry"] if sizes.dry else [])]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={count}",
+            "-m",
+            "benchmarks.gpu_sections",
+            "pair",
+            "--backend",
+            backend,
+            *(["--dry"] if sizes.dry else []),
+        ]
         finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        losses = [json.loads(line) for line in re.findall(r"^LOSSES (.*)$", finished.stdout, re.MULTILINE)]
+        losses = [
+            json.loads(line) for line in re.findall(r"^LOSSES (.*)$", finished.stdout, re.MULTILINE)
+        ]
         name = f"{count} process{'es' if count > 1 else ''}, {backend}"
         if not losses:
             yield name, {"failed": finished.stderr[-2000:]}
@@ -327,7 +433,9 @@ def processes(sizes: Sizes, options) -> Figures:
 
 
 def pair_losses(sizes: Sizes) -> list[float]:
-    """The losses of some steps of pretraining in float32, in however many processes this is one of."""
+    """The losses of some steps of pretraining in float32, in however many processes this is one
+    of.
+    """
     from helpers.config import PretrainConfig
     from helpers.pretrain import train
 
@@ -362,22 +470,31 @@ SHORT = {  # what differs from preset h100 on `sentiment`: a course in minutes
 
 
 def course(sizes: Sizes, options) -> Figures:
-    """Pretraining on prose, then SFT, reward model and PPO on the sentences of SST-2, judged by a bag of words."""
+    """Pretraining on prose, then SFT, reward model and PPO on the sentences of SST-2, judged by a
+    bag of words.
+    """
     if not options.rows.is_dir():
-        yield "not run", {"reason": f"no folder {options.rows.name} with prose/, sst2/ and gpt2-bpe/"}
+        yield (
+            "not run",
+            {"reason": f"no folder {options.rows.name} with prose/, sst2/ and gpt2-bpe/"},
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {
-            "RLHF_DATA_DIR": str(options.rows), "RLHF_TRACK": "sentiment", "RLHF_OUT": folder, "RLHF_INIT": "pretrain",
-            "RLHF_PRESET": "smoke" if sizes.dry else "h100", "RLHF_DEVICE": sizes.device.type,
-        }  # fmt: skip
+            "RLHF_DATA_DIR": str(options.rows),
+            "RLHF_TRACK": "sentiment",
+            "RLHF_OUT": folder,
+            "RLHF_INIT": "pretrain",
+            "RLHF_PRESET": "smoke" if sizes.dry else "h100",
+            "RLHF_DEVICE": sizes.device.type,
+        }
         yield from run_stages(sizes)
 
 
 def run_stages(sizes: Sizes) -> Figures:
     """The four stages in this process."""
     from helpers import ppo, pretrain, reward, sft
-    from helpers.environment import setup
+    from helpers.run.setup import setup
 
     stages = {"0-Pretrain": pretrain, "1-SFT": sft, "2-RM-Training": reward, "3-PPO": ppo}
     for notebook, module in stages.items():
@@ -389,13 +506,33 @@ def run_stages(sizes: Sizes) -> Figures:
         module.run(run)
         metrics = run.metrics()
         figures = {"s": round(time.perf_counter() - started, 1), "GB": sizes.gigabytes()}
-        for key in ("heldout_loss", "tokens", "stop_rate", "accuracy", "accuracy_ci95", "words_accuracy", "score",
-                    "kl", "judge_gain", "judge_gain_ci95", "judge_accuracy"):  # fmt: skip
+        for key in (
+            "heldout_loss",
+            "tokens",
+            "stop_rate",
+            "accuracy",
+            "accuracy_ci95",
+            "words_accuracy",
+            "score",
+            "kl",
+            "judge_gain",
+            "judge_gain_ci95",
+            "judge_accuracy",
+        ):
             if key in metrics:
                 figures[key] = rounded(metrics[key])
         yield run.stage, figures
         for policy, row in metrics.get("table", {}).items():
-            names = ("judge", "judge_ci95", "score", "kl", "perplexity", "distinct-2", "words", "stop_rate")
+            names = (
+                "judge",
+                "judge_ci95",
+                "score",
+                "kl",
+                "perplexity",
+                "distinct-2",
+                "words",
+                "stop_rate",
+            )
             yield f"ppo: {policy}", {name: rounded(row[name]) for name in names if name in row}
 
 

@@ -1,4 +1,6 @@
-"""Writes the committed files of a world: compressed rows, a tokenizer, and a manifest with their checksums."""
+"""Writes the committed files of a world: compressed rows, a tokenizer, and a manifest with their
+checksums.
+"""
 
 import argparse
 import hashlib
@@ -17,19 +19,27 @@ class World:
 
     folder: Path  # where they are committed
     sizes: dict[str, dict[str, int]]  # kind of rows -> split -> how many
-    row: Callable[[str, str, int], dict]  # kind, split, number -> the row, which depends on nothing else
+    row: Callable[
+        [str, str, int], dict
+    ]  # kind, split, number -> the row, which depends on nothing else
     vocab_size: int
-    learned: Callable[[dict, int], str]  # a document or demonstration, its number -> what the tokenizer learns from it
+    learned: Callable[
+        [dict, int], str
+    ]  # a document or demonstration, its number -> what the tokenizer learns from it
 
 
 def content(world: World, kind: str, split: str, number: int) -> bytes:
     """The first `number` rows of a file, one JSON object a line."""
-    lines = (json.dumps(world.row(kind, split, i), ensure_ascii=False) + "\n" for i in range(number))
+    lines = (
+        json.dumps(world.row(kind, split, i), ensure_ascii=False) + "\n" for i in range(number)
+    )
     return "".join(lines).encode()
 
 
 def build(world: World, folder: Path, sizes: dict[str, dict[str, int]]) -> dict[str, dict]:
-    """Write all files into `folder`; returns the manifest: rows and sha256 of each file's uncompressed bytes."""
+    """Write all files into `folder`; returns the manifest: rows and sha256 of each file's
+    uncompressed bytes.
+    """
     from helpers.tokenizer import train_tokenizer
 
     manifest, texts = {}, []
@@ -43,7 +53,9 @@ def build(world: World, folder: Path, sizes: dict[str, dict[str, int]]) -> dict[
                 lines = written.decode().split("\n")[:number][:TOKENIZER_ROWS]
                 texts += [world.learned(json.loads(line), i) for i, line in enumerate(lines)]
     train_tokenizer(texts, world.vocab_size, folder / "tokenizer.json")
-    manifest["tokenizer.json"] = {"sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()}
+    manifest["tokenizer.json"] = {
+        "sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", newline="\n")
     return manifest
 
@@ -51,7 +63,9 @@ def build(world: World, folder: Path, sizes: dict[str, dict[str, int]]) -> dict[
 def main(world: World, description: str) -> None:
     """Command line: rebuild the files in place, or into another folder to compare."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=world.folder, help="folder to write into (default: the world's)")
+    parser.add_argument(
+        "--out", type=Path, default=world.folder, help="folder to write into (default: the world's)"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, entry in build(world, arguments.out, world.sizes).items():

@@ -1,8 +1,9 @@
 """Random choices whose probability is kept: the engine under the embedded worlds.
 
-A *program* is a function that takes a source of choices and returns a text. Run it with `Draws` and it returns a random
-text while `logprob` adds up to the exact log-probability of the choices made. Run it with `enumerate_program` and it
-returns every text that it can write, each with its probability.
+A *program* is a function that takes a source of choices and returns a text. Run it with `Draws` and
+it returns a random text while `logprob` adds up to the exact log-probability of the choices made.
+Run it with `enumerate_program` and it returns every text that it can write, each with its
+probability.
 """
 
 import math
@@ -19,7 +20,9 @@ class Draws:
         self.logprob = 0.0
 
     def _index(self, probabilities: Sequence[float] | None, n: int) -> int:
-        u = self.random.random()  # only random() is promised to give the same numbers in every Python version
+        u = (
+            self.random.random()
+        )  # only random() is promised to give the same numbers in every Python version
         if probabilities is None:
             return min(int(u * n), n - 1)
         for index, p in enumerate(probabilities):
@@ -51,10 +54,14 @@ class Draws:
         return [rest.pop(self.pick(range(len(rest)))) for _ in range(k)]
 
 
-def draw_until(name: str, draw: Callable[[Draws], Any], fits: Callable[[Any], bool]) -> tuple[Draws, Any]:
-    """The first outcome of `draw` that fits, and the draws to go on with. Each try has a stream of its own.
+def draw_until(
+    name: str, draw: Callable[[Draws], Any], fits: Callable[[Any], bool]
+) -> tuple[Draws, Any]:
+    """The first outcome of `draw` that fits, and the draws to go on with. Each try has a stream of
+    its own.
 
-    The log-probability is under the whole program: which outcomes are held out is a hash that nobody can learn.
+    The log-probability is under the whole program: which outcomes are held out is a hash that
+    nobody can learn.
     """
     attempt = 0
     while True:
@@ -66,7 +73,9 @@ def draw_until(name: str, draw: Callable[[Draws], Any], fits: Callable[[Any], bo
 
 
 class _Script(Draws):
-    """Replays a list of choices, then takes the first option at each new choice and remembers the others."""
+    """Replays a list of choices, then takes the first option at each new choice and remembers the
+    others.
+    """
 
     def __init__(self, script: list[int]):
         super().__init__(0)
@@ -81,7 +90,9 @@ class _Script(Draws):
 
 
 def enumerate_program(program: Callable[[Draws], Any]) -> Iterator[tuple[Any, float]]:
-    """Every outcome of `program` with its probability, one item per sequence of choices (a derivation)."""
+    """Every outcome of `program` with its probability, one item per sequence of choices (a
+    derivation).
+    """
     script: list[int] = []
     while True:
         draws = _Script(script)

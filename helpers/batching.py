@@ -1,4 +1,6 @@
-"""Rows of different lengths as rectangles: padding on either side, batches of similar length, checks of prompts."""
+"""Rows of different lengths as rectangles: padding on either side, batches of similar length,
+checks of prompts.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +11,9 @@ from torch import Tensor
 
 
 class Batches(Sequence):
-    """The batches of a plan (which rows each step reads), made by `make(rows)` only when they are asked for."""
+    """The batches of a plan (which rows each step reads), made by `make(rows)` only when they are
+    asked for.
+    """
 
     def __init__(self, plan: list[list[int]], make: Callable[[list[int]], Any]):
         self.plan, self.make = plan, make
@@ -18,11 +22,17 @@ class Batches(Sequence):
         return len(self.plan)
 
     def __getitem__(self, step):
-        return Batches(self.plan[step], self.make) if isinstance(step, slice) else self.make(self.plan[step])
+        return (
+            Batches(self.plan[step], self.make)
+            if isinstance(step, slice)
+            else self.make(self.plan[step])
+        )
 
 
 class Ahead(Sequence):
-    """The same batches; while one is learned from, a thread makes the next, in memory that a GPU can fetch from."""
+    """The same batches; while one is learned from, a thread makes the next, in memory that a GPU
+    can fetch from.
+    """
 
     def __init__(self, batches: Sequence):
         self.batches, self.thread = batches, ThreadPoolExecutor(1)
@@ -44,12 +54,16 @@ class Ahead(Sequence):
 
 
 def ahead(batches: Sequence, device: torch.device) -> Sequence:
-    """Batches that are made while a GPU works; on a CPU, which has nothing to spare, the batches as they are."""
+    """Batches that are made while a GPU works; on a CPU, which has nothing to spare, the batches as
+    they are.
+    """
     return Ahead(batches) if device.type == "cuda" else batches
 
 
 def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A batch (a tuple of tensors, or an object that holds only tensors) with every tensor changed."""
+    """A batch (a tuple of tensors, or an object that holds only tensors) with every tensor
+    changed.
+    """
     if isinstance(batch, tuple):
         return tuple(map(change, batch))
     return type(batch)(*map(change, vars(batch).values()))
@@ -61,20 +75,28 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token rows as ids and mask, both (B, T), pads before the tokens: for prompts, which go on at the right."""
+    """Token rows as ids and mask, both (B, T), pads before the tokens: for prompts, which go on at
+    the right.
+    """
     return pad_rows(rows, pad_id, left=True)
 
 
 def right_pad(rows: list[list[int]], pad_id: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Token rows as ids and mask, both (B, T), pads after the tokens: for training, where being causal hides them.
+    """Token rows as ids and mask, both (B, T), pads after the tokens: for training, where being
+    causal hides them.
 
-    T is rounded up to a multiple of `multiple`: kernels are prepared once a shape, so few shapes save time and memory.
+    T is rounded up to a multiple of `multiple`: kernels are prepared once a shape, so few shapes
+    save time and memory.
     """
     return pad_rows(rows, pad_id, left=False, multiple=multiple)
 
 
-def pad_rows(rows: list[list[int]], pad_id: int, left: bool, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """ids (B, T) int64 and mask (B, T) bool, True = real token; T fits the longest row. ValueError without rows."""
+def pad_rows(
+    rows: list[list[int]], pad_id: int, left: bool, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """ids (B, T) int64 and mask (B, T) bool, True = real token; T fits the longest row. ValueError
+    without rows.
+    """
     if not rows:
         raise ValueError("no rows to pad")
     width = -(-max(len(row) for row in rows) // multiple) * multiple
@@ -87,11 +109,13 @@ def pad_rows(rows: list[list[int]], pad_id: int, left: bool, multiple: int = 1) 
     return ids, mask
 
 
-def length_buckets(lengths: list[int], batch_size: int, generator: torch.Generator | None = None) -> list[list[int]]:
+def length_buckets(
+    lengths: list[int], batch_size: int, generator: torch.Generator | None = None
+) -> list[list[int]]:
     """Row indices in batches of similar length, so that little of a batch is padding.
 
-    Every index comes once and all batches but one are full. Rows of one length, and the batches, come in random order.
-    Raises ValueError when batch_size is below 1.
+    Every index comes once and all batches but one are full. Rows of one length, and the batches,
+    come in random order. Raises ValueError when batch_size is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -103,22 +127,32 @@ def length_buckets(lengths: list[int], batch_size: int, generator: torch.Generat
 
 
 def rows_at_once(rows: list[list[int]], vocab_size: int, most: int = 50) -> int:
-    """How many rows to read at once, when each token's logits (V,) are kept: `most`, or what a gigabyte holds."""
+    """How many rows to read at once, when each token's logits (V,) are kept: `most`, or what a
+    gigabyte holds.
+    """
     longest = max(len(row) for row in rows)
     return max(1, min(most, 2**28 // (longest * vocab_size)))  # float32: 4 bytes each
 
 
 def check_prompts(prompt_mask: Tensor, max_new_tokens: int, context: int) -> None:
-    """Raise ValueError, in one line, unless prompts (B, P) can be continued: real tokens, left pads, room enough."""
+    """Raise ValueError, in one line, unless prompts (B, P) can be continued: real tokens, left
+    pads, room enough.
+    """
     if prompt_mask.size(0) == 0:
         raise ValueError("no prompts to continue")
     empty = (~prompt_mask.bool().any(dim=1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"the prompt in row {empty[0]} is empty: give at least one token")
     if not prompt_mask[:, -1].all():
-        raise ValueError("prompts must be padded on the left (helpers.batching.left_pad), or new tokens follow pads")
+        raise ValueError(
+            "prompts must be padded on the left (helpers.batching.left_pad), or new tokens follow "
+            "pads"
+        )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     width = prompt_mask.size(1)
     if width + max_new_tokens > context:
-        raise ValueError(f"a prompt of {width} and {max_new_tokens} new tokens do not fit the context of {context}")
+        raise ValueError(
+            f"a prompt of {width} and {max_new_tokens} new tokens do not fit the context of "
+            f"{context}"
+        )

@@ -1,12 +1,22 @@
-"""Every setting of every stage: one frozen dataclass a stage. Their defaults are the preset `cpu`."""
+"""Every setting of every stage: one frozen dataclass a stage. Their defaults are the preset
+`cpu`.
+"""
 
 import os
 from dataclasses import dataclass, replace
 
-from helpers.presets import PRESETS, TRACKS, differences
+from helpers.run.presets import PRESETS, TRACKS, differences
 
-ADAPTERS = ("full", "lora", "qlora")  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
-SOURCES = ("embedded", "local", "hub")  # where rows come from: the track's own world, a folder, the Hugging Face Hub
+ADAPTERS = (
+    "full",
+    "lora",
+    "qlora",
+)  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
+SOURCES = (
+    "embedded",
+    "local",
+    "hub",
+)  # where rows come from: the track's own world, a folder, the Hugging Face Hub
 
 
 @dataclass(frozen=True)
@@ -17,30 +27,43 @@ class PretrainConfig:
     heads: int = 4
     channels: int = 128  # width
     context: int = 256  # tokens: longest document, or prompt and response together
-    vocabulary: int = 4096  # tokens of the vocabulary made from real rows (embedded worlds have their own); 0: GPT-2's
+    # tokens of the vocabulary made from real rows (embedded worlds have their own); 0: GPT-2's
+    vocabulary: int = 4096
     documents: int = 16_000  # training documents, each read `epochs` times
     eval_documents: int = 500  # held-out documents for the loss
     epochs: float = 1.0
     batch_size: int = 16  # documents a step
-    micro_batch: int = 0  # of these, how many the memory holds at once (0: all); the step stays the same
+    micro_batch: int = (
+        0  # of these, how many the memory holds at once (0: all); the step stays the same
+    )
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
     muon_lr: float = 2e-2  # Muon: matrices of the blocks
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.context % 16:
-            raise ValueError(f"context must be a multiple of 16, which batches are padded to, not {self.context}")
+            raise ValueError(
+                f"context must be a multiple of 16, which batches are padded to, not {self.context}"
+            )
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What SFT and PPO train: the whole model, or thin matrices beside its frozen weights (adapters)."""
+    """What SFT and PPO train: the whole model, or thin matrices beside its frozen weights
+    (adapters).
+    """
 
     adapter: str = "full"  # or "lora", or "qlora": lora with the matrices of the blocks in 4 bits
     rank: int = 8  # r, the short side of A and B
     alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
-    targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # linear layers of the blocks that get an adapter
-    adapter_lr: float = 1e-2  # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
+    targets: tuple[str, ...] = (
+        "c_attn",
+        "c_proj",
+        "c_fc",
+    )  # linear layers of the blocks that get an adapter
+    adapter_lr: float = (
+        1e-2  # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
+    )
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -48,7 +71,9 @@ class AdapterConfig:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"rank must be a whole number of at least 1, not {self.rank!r}")
         if isinstance(self.targets, str) or not self.targets:
-            raise ValueError(f"targets must be a tuple of layer names, such as ('c_attn',), not {self.targets!r}")
+            raise ValueError(
+                f"targets must be a tuple of layer names, such as ('c_attn',), not {self.targets!r}"
+            )
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, not {self.alpha!r}")
 
@@ -62,11 +87,16 @@ class AdapterConfig:
 class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
-    init: str = "pretrain"  # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/base.py)
+    # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/run/base_model.py)
+    init: str = "pretrain"
     demonstrations: int = 12_000
-    copying_rows: int = 0  # before, on real posts: practice in copying (helpers/adapt.py),
-    adapt_epochs: float = 0.0  # and the posts read as documents; SFT then learns their titles beside their summaries
-    train_embeddings: bool = True  # beside adapters: a frozen embedding can't learn words that pretraining never met
+    copying_rows: int = 0  # before, on real posts: practice in copying (helpers/stages/copying.py),
+    adapt_epochs: float = (
+        0.0  # and the posts read as documents; SFT then learns their titles beside their summaries
+    )
+    train_embeddings: bool = (
+        True  # beside adapters: a frozen embedding can't learn words that pretraining never met
+    )
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
@@ -79,17 +109,27 @@ class SFTConfig(AdapterConfig):
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators prefer."""
+    """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators
+    prefer.
+    """
 
     comparisons: int = 15_000
     epochs: float = 1.0
     batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
-    muon_lr: float = 1.4e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
-    pointwise: bool = False  # learn from single texts with labels (records "labels") instead of pairs
-    lm_coef: float = 0.5  # weight of the language-model loss on both completions, beside the pairwise loss
-    judge_share: float = 0.2  # of the real comparisons' prompts: for a second judge, which only measures
+    muon_lr: float = (
+        1.4e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
+    )
+    pointwise: bool = (
+        False  # learn from single texts with labels (records "labels") instead of pairs
+    )
+    lm_coef: float = (
+        0.5  # weight of the language-model loss on both completions, beside the pairwise loss
+    )
+    judge_share: float = (
+        0.2  # of the real comparisons' prompts: for a second judge, which only measures
+    )
     best_of: int = 8  # samples a prompt for best-of-n
     response_tokens: int = 64
     eval_prompts: int = 500
@@ -102,7 +142,9 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class PPOConfig(AdapterConfig):
-    """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL penalty."""
+    """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL
+    penalty.
+    """
 
     iterations: int = 22
     rollout_size: int = 64  # prompts, with one response each, an iteration
@@ -110,10 +152,13 @@ class PPOConfig(AdapterConfig):
     epochs: int = 2  # times that each rollout is used
     lr: float = 1e-3
     muon_lr: float = 2e-3
-    value_lr: float = 3e-3  # AdamW throughout: cheaper than Muon, and it follows the returns of a moving policy faster
+    # AdamW throughout: cheaper than Muon, and it follows the returns of a moving policy faster
+    value_lr: float = 3e-3
     adapter_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
-    kl_target: float = 0.0  # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
+    kl_target: float = (
+        0.0  # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
+    )
     kl_horizon: int = 640  # responses in which it may grow by a fifth
     gamma: float = 1.0
     lam: float = 0.95
@@ -129,11 +174,17 @@ CONFIGS = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig,
 
 
 def default_source() -> str:
-    """Where rows come from unless a call says so: RLHF_SOURCE, else "local" if RLHF_DATA_DIR is set, or "embedded"."""
-    return os.environ.get("RLHF_SOURCE") or ("local" if os.environ.get("RLHF_DATA_DIR") else "embedded")
+    """Where rows come from unless a call says so: RLHF_SOURCE, else "local" if RLHF_DATA_DIR is
+    set, or "embedded".
+    """
+    return os.environ.get("RLHF_SOURCE") or (
+        "local" if os.environ.get("RLHF_DATA_DIR") else "embedded"
+    )
 
 
-def load_config(stage: str, preset: str = "cpu", track: str = "tldr", seed: int = 0, source: str = "embedded"):
+def load_config(
+    stage: str, preset: str = "cpu", track: str = "tldr", seed: int = 0, source: str = "embedded"
+):
     """The settings of a stage ("pretrain", "sft", "reward" or "ppo").
 
     Raises ValueError with the names to choose from for an unknown stage, preset, track or source.
@@ -151,11 +202,17 @@ def load_config(stage: str, preset: str = "cpu", track: str = "tldr", seed: int 
 
 
 def default_init(preset: str, track: str, source: str) -> str:
-    """What 1-SFT starts from: RLHF_INIT, else the preset's. Raises ValueError on an embedded world for GPT-2."""
-    init = os.environ.get("RLHF_INIT", "").strip() or load_config("sft", preset, track, source=source).init
+    """What 1-SFT starts from: RLHF_INIT, else the preset's. Raises ValueError on an embedded world
+    for GPT-2.
+    """
+    init = (
+        os.environ.get("RLHF_INIT", "").strip()
+        or load_config("sft", preset, track, source=source).init
+    )
     if init != "pretrain" and source == "embedded":
         raise ValueError(
-            f"RLHF_INIT={init}: an embedded world has a tokenizer of its own, which these weights don't know; take "
+            f"RLHF_INIT={init}: an embedded world has a tokenizer of its own, which these weights "
+            "don't know; take "
             "real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or RLHF_INIT=pretrain"
         )
     return init

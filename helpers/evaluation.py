@@ -1,4 +1,6 @@
-"""Held-out measurements: entropy floor, sampled responses judged by the gold reward, bootstrap intervals."""
+"""Held-out measurements: entropy floor, sampled responses judged by the gold reward, bootstrap
+intervals.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -9,26 +11,30 @@ from torch import Tensor
 
 from data.worlds import Judged, gold
 from helpers.batching import left_pad
-from helpers.datasets import Prompt
+from helpers.engine.hardware import sampling_dtype
 from helpers.generation import sample
-from helpers.hardware import sampling_dtype
 from helpers.model import GPT
+from helpers.rows.embedded import Prompt
 from helpers.tokenizer import Tokenizer
 
 RESAMPLED_TOGETHER = 100  # resamples in memory at once
 
 
 def entropy_floor(logprobs: Sequence[float], tokens: int) -> float:
-    """Nats per token that no model can go below on average: minus the true log-probability over the tokens.
+    """Nats per token that no model can go below on average: minus the true log-probability over the
+    tokens.
 
-    `logprobs` are the texts' own, in nats, by the world that wrote them; `tokens` counts the predicted tokens.
+    `logprobs` are the texts' own, in nats, by the world that wrote them; `tokens` counts the
+    predicted tokens.
     """
     return -sum(logprobs) / tokens
 
 
 @dataclass(frozen=True)
 class Responses:
-    """One response to each of N prompts: token ids without padding, texts, and what the gold reward says of them."""
+    """One response to each of N prompts: token ids without padding, texts, and what the gold reward
+    says of them.
+    """
 
     prompts: list[Prompt]
     ids: list[list[int]]
@@ -63,10 +69,15 @@ class Responses:
     def flaws(self) -> dict[str, float]:
         """Share of the responses with each flaw."""
         names = self.judged[0].flaws
-        return {name: sum(judged.flaws[name] for judged in self.judged) / len(self.judged) for name in names}
+        return {
+            name: sum(judged.flaws[name] for judged in self.judged) / len(self.judged)
+            for name in names
+        }
 
     def report(self) -> dict:
-        """What can be said of them: stop rate and length, and the gold reward and flaws where it is known."""
+        """What can be said of them: stop rate and length, and the gold reward and flaws where it is
+        known.
+        """
         report = {"stop_rate": self.stop_rate, "words": self.words}
         if self.known:
             report |= {"gold_reward": self.gold.mean().item(), "flaws": self.flaws()}
@@ -78,9 +89,13 @@ class Responses:
 
 
 def judge(prompt: Prompt, text: str) -> Judged:
-    """The gold reward of a text as a response to a prompt. Raises ValueError for a prompt whose facts are unknown."""
+    """The gold reward of a text as a response to a prompt. Raises ValueError for a prompt whose
+    facts are unknown.
+    """
     if prompt.facts is None:
-        raise ValueError("the gold reward needs the facts behind a prompt, and this prompt has none")
+        raise ValueError(
+            "the gold reward needs the facts behind a prompt, and this prompt has none"
+        )
     return gold(prompt.world, prompt.facts, text)
 
 
@@ -94,16 +109,29 @@ def respond(
     seed: int = 0,
     batch_size: int = 128,
 ) -> Responses:
-    """Sample one response to each prompt (at temperature 1 with nothing cut off, unless told otherwise)."""
+    """Sample one response to each prompt (at temperature 1 with nothing cut off, unless told
+    otherwise).
+    """
     generator = torch.Generator(model.wte.weight.device).manual_seed(seed)
     ids, stopped = [], []
     for start in range(0, len(prompts), batch_size):
-        encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts[start : start + batch_size]]
-        batch, mask = (tensor.to(generator.device) for tensor in left_pad(encoded, tokenizer.pad_id))
+        encoded = [
+            tokenizer.encode(prompt.prompt) for prompt in prompts[start : start + batch_size]
+        ]
+        batch, mask = (
+            tensor.to(generator.device) for tensor in left_pad(encoded, tokenizer.pad_id)
+        )
         samples = sample(
-            model, batch, mask, max_new_tokens=max_new_tokens, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
-            temperature=temperature, generator=generator, dtype=sampling_dtype(generator.device),
-        )  # fmt: skip
+            model,
+            batch,
+            mask,
+            max_new_tokens=max_new_tokens,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            temperature=temperature,
+            generator=generator,
+            dtype=sampling_dtype(generator.device),
+        )
         ids += [row[keep].tolist() for row, keep in zip(samples.ids, samples.mask, strict=True)]
         stopped += samples.stopped.tolist()
     texts = [tokenizer.decode([id_ for id_ in row if id_ != tokenizer.eos_id]) for row in ids]
@@ -119,17 +147,29 @@ def bootstrap_ci95(values: Tensor, seed: int = 0, resamples: int = 2000) -> list
 
 
 def ratio_ci95(
-    totals: Tensor, counts: Tensor, groups: Sequence[Hashable] | None = None, seed: int = 0, resamples: int = 2000
+    totals: Tensor,
+    counts: Tensor,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
 ) -> list[float]:
-    """95% percentile-bootstrap interval, [low, high], of sum(totals) / sum(counts); both (N,), of N rows.
+    """95% percentile-bootstrap interval, [low, high], of sum(totals) / sum(counts); both (N,), of N
+    rows.
 
-    Such as nats over tokens. Rows of one group, such as the pairs of one prompt, are drawn together, because they are
-    not independent; without groups each row stands for itself.
+    Such as nats over tokens. Rows of one group, such as the pairs of one prompt, are drawn
+    together, because they are not independent; without groups each row stands for itself.
     """
-    places = {name: i for i, name in enumerate(dict.fromkeys(range(len(totals)) if groups is None else groups))}
-    index = torch.tensor([places[name] for name in (range(len(totals)) if groups is None else groups)])
+    places = {
+        name: i
+        for i, name in enumerate(dict.fromkeys(range(len(totals)) if groups is None else groups))
+    }
+    index = torch.tensor(
+        [places[name] for name in (range(len(totals)) if groups is None else groups)]
+    )
     sums = torch.zeros(len(places), 2, dtype=torch.float64)
-    sums.index_add_(0, index, torch.stack([totals.double(), counts.double()], 1))  # a row for each group
+    sums.index_add_(
+        0, index, torch.stack([totals.double(), counts.double()], 1)
+    )  # a row for each group
     generator, found = torch.Generator().manual_seed(seed), []
     for _ in range(0, resamples, RESAMPLED_TOGETHER):
         draws = torch.randint(len(sums), (RESAMPLED_TOGETHER, len(sums)), generator=generator)

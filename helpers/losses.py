@@ -1,7 +1,9 @@
-"""The formulas of the course, as pure functions on tensors: nothing here knows a model, a tokenizer or a device.
+"""The formulas of the course, as pure functions on tensors: nothing here knows a model, a tokenizer
+or a device.
 
-Letters: B batch, T sequence, R response, V vocabulary, N samples. `mask` is boolean, True on real tokens; a response is
-padded on the right. What stands at a pad, even a NaN, never reaches a result or a gradient.
+Letters: B batch, T sequence, R response, V vocabulary, N samples. `mask` is boolean, True on real
+tokens; a response is padded on the right. What stands at a pad, even a NaN, never reaches a result
+or a gradient.
 """
 
 import math
@@ -10,15 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# --- averages over real tokens ----------------------------------------------------------------------------------------
+# ---------------- averages over real tokens
 
 
 def masked_mean(x: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
     """Mean of x over the entries where mask is True.
 
     x: any shape; mask: bool, same shape. Returns a scalar (nan if the mask is empty).
-    count: divide by this instead of the number of real entries. With gradient accumulation it is the number of tokens
-    in the whole minibatch: a mean of micro-batch means would weigh the tokens of short micro-batches more.
+    count: divide by this instead of the number of real entries. With gradient accumulation it is
+    the number of tokens in the whole minibatch: a mean of micro-batch means would weigh the tokens
+    of short micro-batches more.
     """
     # where, not x * mask: NaN * 0 is NaN, so a product would let a bad pad through
     total = torch.where(mask, x, 0.0).sum()
@@ -28,8 +31,8 @@ def masked_mean(x: Tensor, mask: Tensor, count: Tensor | float | None = None) ->
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """Scale x to variance 1 over the mask and, with shift_mean, to mean 0.
 
-    x, mask: (B, R). Returns (B, R), 0 at pads. shift_mean=False keeps the old mean; that is for rewards, where the
-    level carries meaning. The variance divides by n, not n - 1.
+    x, mask: (B, R). Returns (B, R), 0 at pads. shift_mean=False keeps the old mean; that is for
+    rewards, where the level carries meaning. The variance divides by n, not n - 1.
     Source: Ziegler et al. 2019, code of lm-human-preferences, `whiten`.
     """
     mean = masked_mean(x, mask)
@@ -40,17 +43,18 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return torch.where(mask, whitened, 0.0)
 
 
-# --- language model -> numbers ----------------------------------------------------------------------------------------
+# ---------------- language model -> numbers
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log pi(target) = logits[target] - log sum_v exp(logits[v]) for each position, in float32.
 
-    logits: (B, T, V), where row t predicts targets[:, t] (the caller has shifted already); targets: (B, T) token ids.
-    Returns (B, T), nats, never above 0.
+    logits: (B, T, V), where row t predicts targets[:, t] (the caller has shifted already); targets:
+    (B, T) token ids. Returns (B, T), nats, never above 0.
     """
     logits = logits.float().flatten(0, -2)  # (B T, V); half precision here would move the PPO ratio
-    # log_softmax and gather give the same; cross_entropy fuses the two, which halves the time of the backward pass
+    # log_softmax and gather give the same; cross_entropy fuses the two, which halves the time of
+    # the backward pass
     return -F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)  # (B, T)
 
 
@@ -69,31 +73,40 @@ def completion_loss(
 ) -> Tensor:
     """Cross-entropy over the completion tokens only, averaged over tokens (not over sequences).
 
-    logits: (B, T, V), where row t predicts token t + 1; ids: (B, T); completion_mask: (B, T), True on the completion
-    including its EOS, False on prompt and pads. count: see `masked_mean`. Returns a scalar, nats per token.
-    Raises ValueError if the mask is empty.
-    Source: the supervised step of Ouyang et al. 2022 (InstructGPT), section 3.5; masking the prompt is our choice.
+    logits: (B, T, V), where row t predicts token t + 1; ids: (B, T); completion_mask: (B, T), True
+    on the completion including its EOS, False on prompt and pads. count: see `masked_mean`. Returns
+    a scalar, nats per token. Raises ValueError if the mask is empty.
+    Source: the supervised step of Ouyang et al. 2022 (InstructGPT), section 3.5; masking the prompt
+    is our choice.
     """
     predicts = completion_mask[:, 1:].bool()  # (B, T-1): the position before each completion token
     if not predicts.any():
-        raise ValueError("completion_loss: no completion token in this batch, so there is nothing to learn from")
-    logits, targets = logits[:, :-1][predicts], ids[:, 1:][predicts]  # (N, V), (N,): other rows are not even computed
+        raise ValueError(
+            "completion_loss: no completion token in this batch, so there is nothing to learn from"
+        )
+    logits, targets = (
+        logits[:, :-1][predicts],
+        ids[:, 1:][predicts],
+    )  # (N, V), (N,): other rows are not even computed
     total = F.cross_entropy(logits.float(), targets, reduction="sum")
     return total / (predicts.sum() if count is None else count)
 
 
-# --- reward model -----------------------------------------------------------------------------------------------------
+# ---------------- reward model
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """- log P(chosen beats rejected) under P = sigmoid(chosen - rejected), averaged over pairs.
 
-    chosen, rejected: (N,) scores. Returns a scalar, nats; ln 2 for a model that cannot tell them apart.
-    Raises ValueError if the shapes differ: (N, 1) against (N,) would broadcast to N x N pairs without a word.
+    chosen, rejected: (N,) scores. Returns a scalar, nats; ln 2 for a model that cannot tell them
+    apart. Raises ValueError if the shapes differ: (N, 1) against (N,) would broadcast to N x N
+    pairs without a word.
     Source: Bradley & Terry 1952; Stiennon et al. 2020, section 3.4.
     """
     if chosen.shape != rejected.shape:
-        raise ValueError(f"bradley_terry_loss: shapes differ, {tuple(chosen.shape)} and {tuple(rejected.shape)}")
+        raise ValueError(
+            f"bradley_terry_loss: shapes differ, {tuple(chosen.shape)} and {tuple(rejected.shape)}"
+        )
     return -F.logsigmoid(chosen - rejected).mean()
 
 
@@ -107,22 +120,26 @@ def missing_eos_scores(scores: Tensor, stopped: Tensor, penalty_score: float) ->
 
 
 def kl_best_of_n(n: int) -> float:
-    """KL(best-of-n || reference) in nats if no two samples tie: log n - (n - 1) / n. With ties the true KL is lower.
+    """KL(best-of-n || reference) in nats if no two samples tie: log n - (n - 1) / n. With ties the
+    true KL is lower.
 
-    Raises ValueError for n < 1. Source: Stiennon et al. 2020, appendix G.3; an upper bound by Beirami et al. 2024.
+    Raises ValueError for n < 1. Source: Stiennon et al. 2020, appendix G.3; an upper bound by
+    Beirami et al. 2024.
     """
     if n < 1:
         raise ValueError(f"kl_best_of_n: n must be at least 1, got {n}")
     return math.log(n) - (n - 1) / n
 
 
-# --- KL(policy || reference) ------------------------------------------------------------------------------------------
-# Estimators for tokens sampled from the policy, with r = ref / pi, so log r = ref_logprobs - logprobs.
-# Source: Schulman 2020, "Approximating KL divergence".
+# ---------------- KL(policy || reference)
+# Estimators for tokens sampled from the policy, with r = ref / pi, so log r = ref_logprobs -
+# logprobs. Source: Schulman 2020, "Approximating KL divergence".
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """k1 = - log r. Any shape in, the same out. Unbiased; one sample may be negative. The penalty in the reward."""
+    """k1 = - log r. Any shape in, the same out. Unbiased; one sample may be negative. The penalty
+    in the reward.
+    """
     return logprobs - ref_logprobs
 
 
@@ -132,7 +149,9 @@ def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """k3 = r - 1 - log r. Any shape in, the same out. Unbiased and never negative; for the log, not for the reward."""
+    """k3 = r - 1 - log r. Any shape in, the same out. Unbiased and never negative; for the log, not
+    for the reward.
+    """
     log_r = ref_logprobs - logprobs
     return torch.expm1(log_r) - log_r  # expm1(x) = exp(x) - 1 without losing digits near 0
 
@@ -140,39 +159,54 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def kl_full(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """Exact KL of the next-token distributions: sum_v pi(v) (log pi(v) - log ref(v)).
 
-    logits, ref_logits: (..., V). Returns (...), nats, never negative beyond rounding. Costs a softmax of each.
+    logits, ref_logits: (..., V). Returns (...), nats, never negative beyond rounding. Costs a
+    softmax of each.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     ref_logprobs = torch.log_softmax(ref_logits.float(), dim=-1)
     probs = logprobs.exp()
-    return (probs * torch.where(probs > 0, logprobs - ref_logprobs, 0.0)).sum(-1)  # 0 log 0 = 0, also for -inf logits
+    return (probs * torch.where(probs > 0, logprobs - ref_logprobs, 0.0)).sum(
+        -1
+    )  # 0 log 0 = 0, also for -inf logits
 
 
-# --- PPO --------------------------------------------------------------------------------------------------------------
+# ---------------- PPO
 
 
-def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+def token_rewards(
+    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
     """r_t = - kl_coef * (log pi(t) - log ref(t)), and the score on top at the last real token.
 
-    scores: (B,) for whole responses; logprobs, ref_logprobs, mask: (B, R). Returns (B, R), 0 at pads.
-    Raises ValueError for a response without a token. Source: Ziegler et al. 2019, equation 2.
+    scores: (B,) for whole responses; logprobs, ref_logprobs, mask: (B, R). Returns (B, R), 0 at
+    pads. Raises ValueError for a response without a token. Source: Ziegler et al. 2019, equation 2.
     """
     if not mask.any(dim=1).all():
-        raise ValueError("token_rewards: a response has no real token, so its score has nowhere to land")
-    rewards = torch.where(mask, 0.0 - kl_coef * kl_k1(logprobs, ref_logprobs), 0.0)  # (B, R); "0.0 -" avoids a "-0."
-    last = mask.sum(dim=1) - 1  # (B,): index of the last real token (the EOS, if the response stopped)
+        raise ValueError(
+            "token_rewards: a response has no real token, so its score has nowhere to land"
+        )
+    rewards = torch.where(
+        mask, 0.0 - kl_coef * kl_k1(logprobs, ref_logprobs), 0.0
+    )  # (B, R); "0.0 -" avoids a "-0."
+    last = (
+        mask.sum(dim=1) - 1
+    )  # (B,): index of the last real token (the EOS, if the response stopped)
     rewards[torch.arange(len(last), device=last.device), last] += scores
     return rewards
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation, by the backward recursion.
 
-        delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        return_t = A_t + V_t
+        delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        return_t
+        = A_t + V_t
 
-    rewards, values, mask: (B, R), values[:, t] being V before token t is written. The response ends at its last real
-    token, whether it stopped or was cut: V and A after it are 0.
-    Returns advantages and returns, (B, R) each, 0 at pads; whiten the advantages afterwards, never the returns.
+    rewards, values, mask: (B, R), values[:, t] being V before token t is written. The response ends
+    at its last real token, whether it stopped or was cut: V and A after it are 0. Returns
+    advantages and returns, (B, R) each, 0 at pads; whiten the advantages afterwards, never the
+    returns.
     Source: Schulman et al. 2016, equation 16.
     """
     rewards = torch.where(mask, rewards, 0.0)
@@ -180,7 +214,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
     advantages = torch.zeros_like(values)
     advantage = next_value = torch.zeros_like(values[:, 0])  # (B,)
     for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]  # stays 0 until the first real token from the right
+        delta = (
+            rewards[:, t] + gamma * next_value - values[:, t]
+        )  # stays 0 until the first real token from the right
         advantage = delta + gamma * lam * advantage
         advantages[:, t] = advantage
         next_value = values[:, t]
@@ -197,10 +233,13 @@ def clipped_policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """L = mean_t max(- A_t ratio_t, - A_t clip(ratio_t, 1 - c, 1 + c)), with ratio = pi / pi_old.
 
-    All (B, R); only logprobs carries a gradient. count: see `masked_mean`. Returns the loss and the clip fraction: the
-    share of tokens where the clipped branch wins, which get no gradient. Source: Schulman et al. 2017, equation 7.
+    All (B, R); only logprobs carries a gradient. count: see `masked_mean`. Returns the loss and the
+    clip fraction: the share of tokens where the clipped branch wins, which get no gradient. Source:
+    Schulman et al. 2017, equation 7.
     """
-    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)  # masked before exp: a NaN at a pad has no gradient
+    log_ratio = torch.where(
+        mask, logprobs - old_logprobs, 0.0
+    )  # masked before exp: a NaN at a pad has no gradient
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -219,8 +258,9 @@ def clipped_value_loss(
 ) -> Tensor:
     """L = 1/2 mean_t max((V_t - R_t)^2, (V_old + clip(V_t - V_old, -c, c) - R_t)^2).
 
-    All (B, R); only values carries a gradient. clip_range is in units of the score, so it presumes a normalised reward
-    model. count: see `masked_mean`. Returns a scalar. Source: Ziegler et al. 2019, code of lm-human-preferences.
+    All (B, R); only values carries a gradient. clip_range is in units of the score, so it presumes
+    a normalised reward model. count: see `masked_mean`. Returns a scalar. Source: Ziegler et al.
+    2019, code of lm-human-preferences.
     """
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
@@ -229,7 +269,8 @@ def clipped_value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - mean((V - R)^2) / var(R) over the mask: 1 is a perfect value model, 0 is as good as the mean return.
+    """1 - mean((V - R)^2) / var(R) over the mask: 1 is a perfect value model, 0 is as good as the
+    mean return.
 
     values, returns, mask: (B, R). Returns a scalar, nan if all returns are equal.
     Source: Ziegler et al. 2019, code of lm-human-preferences, `var_explained`.

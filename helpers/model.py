@@ -1,7 +1,9 @@
 """GPT-2, exactly: hand-written causal attention, block, language model and reward model.
 
-Names follow GPT-2's released weights (wte, wpe, h, ln_1, c_attn, ...), so that checkpoints open in transformers.
-Shapes: B batch, T queries (the tokens given), S keys (cached tokens + T), C channels, H heads, D = C / H, V vocabulary.
+Names follow GPT-2's released weights (wte, wpe, h, ln_1, c_attn, ...), so that checkpoints open in
+transformers.
+Shapes: B batch, T queries (the tokens given), S keys (cached tokens + T), C channels, H heads, D =
+C / H, V vocabulary.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 """
 
@@ -29,9 +31,13 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"GPTConfig.{name} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"GPTConfig.{name} must be a whole number of at least 1, not {value!r}"
+                )
         if self.channels % self.heads:
-            raise ValueError(f"channels ({self.channels}) must be divisible by heads ({self.heads})")
+            raise ValueError(
+                f"channels ({self.channels}) must be divisible by heads ({self.heads})"
+            )
 
 
 # ---------------------------------------------------------------- attention
@@ -40,7 +46,8 @@ class GPTConfig:
 def visible(
     T: int, S: int, attention_mask: Tensor | None = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Which key each of the last T of S tokens may look at: never ahead, and nothing the mask leaves out.
+    """Which key each of the last T of S tokens may look at: never ahead, and nothing the mask
+    leaves out.
 
     attention_mask: None, or (B, S) with 1 = real token, or (B, T, S) with 1 = may look.
     Returns bool (T, S) without a mask, else (B, 1, T, S): the 1 stands for the heads.
@@ -55,15 +62,18 @@ def visible(
 
 
 def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as numbers to add to scores: 0 where it is True; minus infinity, whose exp is 0, elsewhere."""
+    """A bool mask as numbers to add to scores: 0 where it is True; minus infinity, whose exp is 0,
+    elsewhere.
+    """
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
 
 
 def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v, written out (Vaswani et al. 2017, equation 1).
 
-    q (B, H, T, D); k, v (B, H, S, D); bias from `hide`, (B or 1, 1, T, S) or (T, S), never ahead; None = causal.
-    Returns (B, H, T, D). Queries go in two halves: the first never touches the keys of its future.
+    q (B, H, T, D); k, v (B, H, S, D); bias from `hide`, (B or 1, 1, T, S) or (T, S), never ahead;
+    None = causal. Returns (B, H, T, D). Queries go in two halves: the first never touches the keys
+    of its future.
     """
     T, S = q.size(-2), k.size(-2)
     bias = hide(visible(T, S, device=q.device), q.dtype) if bias is None else bias
@@ -79,10 +89,14 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
 
 
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same numbers from PyTorch's fused kernel: faster on a GPU. Arguments as `attend_explicit`."""
+    """The same numbers from PyTorch's fused kernel: faster on a GPU. Arguments as
+    `attend_explicit`.
+    """
     T, S = q.size(-2), k.size(-2)
     if bias is None and 1 < T < S:
-        bias = hide(visible(T, S, device=q.device), q.dtype)  # the kernel's own causal mask knows no cached keys
+        bias = hide(
+            visible(T, S, device=q.device), q.dtype
+        )  # the kernel's own causal mask knows no cached keys
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and T > 1)
 
 
@@ -101,13 +115,16 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.heads = config.heads
-        self.c_attn = nn.Linear(config.channels, 3 * config.channels)  # query, key and value in one product
+        self.c_attn = nn.Linear(
+            config.channels, 3 * config.channels
+        )  # query, key and value in one product
         self.c_proj = nn.Linear(config.channels, config.channels)
 
     def forward(
         self,
         x: Tensor,  # (B, T, C)
-        bias: Tensor | None = None,  # (B or 1, 1, T, S) or (T, S), added to the scores; None = causal
+        bias: Tensor
+        | None = None,  # (B or 1, 1, T, S) or (T, S), added to the scores; None = causal
         cache_layer: Callable | None = None,  # stores the new keys and values, returns all S
         attend: Callable = attend_explicit,
         last: bool = False,  # only the last token asks: returns (B, 1, C)
@@ -151,12 +168,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *attention, keep=None, last: bool = False) -> Tensor:
         gathered = self.attn(self.ln_1(x), *attention, last=last)  # (B, T or 1, C)
         x = (x[:, -1:] if last else x) + gathered
-        x = x if keep is None else x[keep]  # the MLP takes every token by itself, so some can be left out
+        x = (
+            x if keep is None else x[keep]
+        )  # the MLP takes every token by itself, so some can be left out
         return x + self.mlp(self.ln_2(x))
 
 
 def init_weights(model: nn.Module, layers: int) -> None:
-    """GPT-2's start: weights N(0, 0.02), biases 0; what adds to x smaller by sqrt(2 layers), as 2 layers add up."""
+    """GPT-2's start: weights N(0, 0.02), biases 0; what adds to x smaller by sqrt(2 layers), as 2
+    layers add up.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -168,7 +189,8 @@ def init_weights(model: nn.Module, layers: int) -> None:
 def token_positions(ids: Tensor, attention_mask: Tensor | None = None, start: int = 0) -> Tensor:
     """The position of each token of ids (B, T): how many real tokens stand before it, (B or 1, T).
 
-    start: how many tokens came before ids (in a cache); attention_mask (B, start + T) covers those too.
+    start: how many tokens came before ids (in a cache); attention_mask (B, start + T) covers those
+    too.
     """
     T = ids.size(1)
     if attention_mask is None:
@@ -180,13 +202,19 @@ def token_positions(ids: Tensor, attention_mask: Tensor | None = None, start: in
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
-    """The number format that a weight is multiplied in: autocast's where it is on, else the weight's own."""
+    """The number format that a weight is multiplied in: autocast's where it is on, else the
+    weight's own.
+    """
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def attention_bias(ids: Tensor, attention_mask: Tensor | None, cache, dtype: torch.dtype) -> Tensor | None:
-    """What hides the future, pads and a cache's free places from ids (B, T), in every layer; None = just the future."""
+def attention_bias(
+    ids: Tensor, attention_mask: Tensor | None, cache, dtype: torch.dtype
+) -> Tensor | None:
+    """What hides the future, pads and a cache's free places from ids (B, T), in every layer; None =
+    just the future.
+    """
     past = 0 if cache is None else cache.length
     if attention_mask is None and not past:
         return None
@@ -196,37 +224,51 @@ def attention_bias(ids: Tensor, attention_mask: Tensor | None, cache, dtype: tor
 
 
 class GPT(nn.Module):
-    """GPT-2: embeddings, blocks, one more LayerNorm, and a head that is the token embedding, transposed."""
+    """GPT-2: embeddings, blocks, one more LayerNorm, and a head that is the token embedding,
+    transposed.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
         self.attention = "auto"  # or "explicit", or "sdpa"
-        self.checkpointing = False  # True: keep no activations inside a block, but work them out again for gradients
+        self.checkpointing = (
+            False  # True: keep no activations inside a block, but work them out again for gradients
+        )
         self.wte = nn.Embedding(config.vocab_size, config.channels)  # which token
         self.wpe = nn.Embedding(config.context, config.channels)  # at which position
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.channels)
         init_weights(self, config.layers)
 
-    def hidden(self, ids, attention_mask=None, position_ids=None, cache=None, keep=None, last=False) -> Tensor:
-        """ids (B, T) to vectors (B, T, C). A KVCache holds earlier tokens; ValueError if longer than the context.
+    def hidden(
+        self, ids, attention_mask=None, position_ids=None, cache=None, keep=None, last=False
+    ) -> Tensor:
+        """ids (B, T) to vectors (B, T, C). A KVCache holds earlier tokens; ValueError if longer
+        than the context.
 
-        attention_mask: None = no pads, or none but on the right; (B, S) 1 = real token, pads on either side;
-        (B, T, S) 1 = this query may look at this key (then with position_ids (B, T)).
-        keep: an index of (B, T), such as a bool mask: hidden(ids)[keep], and the last MLP works on nothing else.
+        attention_mask: None = no pads, or none but on the right; (B, S) 1 = real token, pads on
+        either side; (B, T, S) 1 = this query may look at this key (then with position_ids (B, T)).
+        keep: an index of (B, T), such as a bool mask: hidden(ids)[keep], and the last MLP works on
+        nothing else.
         last: hidden(ids)[:, -1:], (B, 1, C), and in the last block no other token asks."""
         past = 0 if cache is None else cache.length
         longest = past + ids.size(1) if position_ids is None else int(position_ids.max()) + 1
         if longest > self.config.context:
-            raise ValueError(f"{longest} tokens do not fit the model's context of {self.config.context}")
-        positions = token_positions(ids, attention_mask, past) if position_ids is None else position_ids
+            raise ValueError(
+                f"{longest} tokens do not fit the model's context of {self.config.context}"
+            )
+        positions = (
+            token_positions(ids, attention_mask, past) if position_ids is None else position_ids
+        )
         bias = attention_bias(ids, attention_mask, cache, product_dtype(self.wte.weight))
         attend = choose_attention(self.attention, ids.device)
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
             final = block is self.h[-1]
-            run = block if cache is None else block.forward  # not compiled: a cache changes its shape at every token
+            run = (
+                block if cache is None else block.forward
+            )  # not compiled: a cache changes its shape at every token
             run = partial(checkpoint, block, use_reentrant=False) if self.checkpointing else run
             store = None if cache is None else partial(cache.append, layer)
             x = run(x, bias, store, attend, keep=keep if final else None, last=last and final)
@@ -252,7 +294,8 @@ def last_real_token(attention_mask: Tensor) -> Tensor:
 
 
 class RewardModel(nn.Module):
-    """A GPT whose head writes one number instead of V: a score of the text so far (Stiennon et al. 2020, 3.4).
+    """A GPT whose head writes one number instead of V: a score of the text so far (Stiennon et al.
+    2020, 3.4).
 
     PPO's value model is this class too: it reads the number at every token, not only at the last.
     """
@@ -266,11 +309,15 @@ class RewardModel(nn.Module):
     def values(self, ids: Tensor, attention_mask=None, position_ids=None, keep=None) -> Tensor:
         """One float32 number a token, (B, T); arguments as `GPT.hidden`."""
         hidden = self.gpt.hidden(ids, attention_mask, position_ids, keep=keep).float()  # (B, T, C)
-        return (hidden * self.score.weight[0]).sum(-1)  # not a matmul, which autocast would round to 16 bits
+        return (hidden * self.score.weight[0]).sum(
+            -1
+        )  # not a matmul, which autocast would round to 16 bits
 
     def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores (B,), read at the last real token. attention_mask (B, T), pads on either side."""
-        pads_left = not attention_mask[:, 0].all()  # pads on the right come later: being causal hides them
+        pads_left = not attention_mask[
+            :, 0
+        ].all()  # pads on the right come later: being causal hides them
         last = torch.arange(len(ids), device=ids.device), last_real_token(attention_mask)
         return self.values(ids, attention_mask if pads_left else None, keep=last)
 
@@ -278,7 +325,9 @@ class RewardModel(nn.Module):
     def normalise(self, mean: float, std: float) -> None:
         """Fold value -> (value - mean) / std into the weights; ValueError unless std > 0.
 
-        score has no bias, so ln_f's bias moves along the score weight w: w.(b - a w) = w.b - a |w|^2."""
+        score has no bias, so ln_f's bias moves along the score weight w: w.(b - a w) = w.b - a
+        |w|^2.
+        """
         if not std > 0:
             raise ValueError(f"std must be above 0, not {std}")
         self.score.weight /= std

@@ -1,7 +1,9 @@
-"""Muon: an optimiser in which every direction of a weight matrix learns at one speed (taught in 0-Pretrain).
+"""Muon: an optimiser in which every direction of a weight matrix learns at one speed (taught in
+0-Pretrain).
 
-Its steps are those of torch.optim.Muon, which takes one matrix after the other. Here all matrices of a shape are
-stacked and go together: on a CPU a sixth less time at 4 layers of 128 channels, and as much at 6 of 256 (`make bench`).
+Its steps are those of torch.optim.Muon, which takes one matrix after the other. Here all matrices
+of a shape are stacked and go together: on a CPU a sixth less time at 4 layers of 128 channels, and
+as much at 6 of 256 (`make bench`).
 Shapes: N matrices of m x n.
 """
 
@@ -12,14 +14,17 @@ from torch import Tensor, nn
 
 
 def orthogonal(G: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """About the orthogonal matrices nearest to those of G (N, m, n), in `dtype`: singular values near 1.
+    """About the orthogonal matrices nearest to those of G (N, m, n), in `dtype`: singular values
+    near 1.
 
     Each step takes a singular value s to a s + b s^3 + c s^5 (Jordan et al. 2024, "Muon").
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = G.size(1) > G.size(2)
     X = G.mT if tall else G  # lying: then X X^T is as small as can be
-    X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)  # now no singular value is above 1
+    X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(
+        dtype
+    )  # now no singular value is above 1
     for _ in range(steps):
         A = X @ X.mT
         P = torch.baddbmm(A, A, A, beta=b, alpha=c)  # b A + c A A
@@ -28,17 +33,26 @@ def orthogonal(G: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -
 
 
 class Muon(torch.optim.Optimizer):
-    """The mean of the latest gradients, made orthogonal, is the step. Raises ValueError for what is no matrix.
+    """The mean of the latest gradients, made orthogonal, is the step. Raises ValueError for what is
+    no matrix.
 
     dtype: of the products that make it so; 16 bits are enough, where they are faster.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = torch.bfloat16
         for matrix in matrices:
             if matrix.dim() != 2:
-                raise ValueError(f"Muon is for matrices, not for a tensor of shape {tuple(matrix.shape)}")
+                raise ValueError(
+                    f"Muon is for matrices, not for a tensor of shape {tuple(matrix.shape)}"
+                )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -49,14 +63,22 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for (m, n), matrices in alike.items():
-                means = torch.stack([self.mean(matrix, group["momentum"]) for matrix in matrices])  # (N, m, n)
-                rate = group["lr"] * max(1, m / n) ** 0.5  # an orthogonal tall matrix has small entries
-                for matrix, update in zip(matrices, orthogonal(means, dtype=self.dtype), strict=True):
+                means = torch.stack(
+                    [self.mean(matrix, group["momentum"]) for matrix in matrices]
+                )  # (N, m, n)
+                rate = (
+                    group["lr"] * max(1, m / n) ** 0.5
+                )  # an orthogonal tall matrix has small entries
+                for matrix, update in zip(
+                    matrices, orthogonal(means, dtype=self.dtype), strict=True
+                ):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.add_(update, alpha=-rate)
 
     def mean(self, matrix: nn.Parameter, momentum: float) -> Tensor:
-        """Update the running mean of the gradients; return it, mixed once more with the newest one (Nesterov)."""
+        """Update the running mean of the gradients; return it, mixed once more with the newest one
+        (Nesterov).
+        """
         mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
         mean.lerp_(matrix.grad, 1 - momentum)
         return matrix.grad.lerp(mean, momentum)

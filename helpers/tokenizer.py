@@ -1,4 +1,6 @@
-"""Byte-level BPE: tiktoken encodes, and a tokenizer.json beside it lets transformers do the same."""
+"""Byte-level BPE: tiktoken encodes, and a tokenizer.json beside it lets transformers do the
+same.
+"""
 
 import hashlib
 import json
@@ -8,13 +10,20 @@ from pathlib import Path
 import tiktoken
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-# GPT-2's splitting pattern: contractions, words with their leading space, numbers, punctuation, white space.
+# GPT-2's splitting pattern: contractions, words with their leading space, numbers, punctuation,
+# white space.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in a tokenizer.json (GPT-2's `bytes_to_unicode`)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The printable character that stands for each byte in a tokenizer.json (GPT-2's
+    `bytes_to_unicode`).
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     characters = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in characters)
     return characters | {byte: chr(256 + shift) for shift, byte in enumerate(others)}
@@ -23,19 +32,24 @@ def byte_characters() -> dict[int, str]:
 class Tokenizer:
     """A byte-level BPE read from a tokenizer.json; encoding is tiktoken's.
 
-    Ids are those of the tokenizer.json. In ours EOS is 0, PAD is 1 (never the same token), then the bytes, then the
-    merges; in GPT-2's the bytes and merges come first, EOS is 50256 and PAD, which GPT-2 has not, is 50257.
+    Ids are those of the tokenizer.json. In ours EOS is 0, PAD is 1 (never the same token), then the
+    bytes, then the merges; in GPT-2's the bytes and merges come first, EOS is 50256 and PAD, which
+    GPT-2 has not, is 50257.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"No tokenizer at {self.path}: `make data` writes the one of a track.")
+            raise FileNotFoundError(
+                f"No tokenizer at {self.path}: `make data` writes the one of a track."
+            )
         self._read(self.path.read_bytes(), self.path.parent.name)
 
     @classmethod
     def from_json(cls, content: bytes, name: str) -> "Tokenizer":
-        """A tokenizer from the content of a tokenizer.json; `path` is None until it is saved somewhere."""
+        """A tokenizer from the content of a tokenizer.json; `path` is None until it is saved
+        somewhere.
+        """
         tokenizer = cls.__new__(cls)
         tokenizer.path = None
         tokenizer._read(content, name)
@@ -46,15 +60,22 @@ class Tokenizer:
         self.vocabulary = json.loads(content)["model"]["vocab"]  # {token in printable form: id}
         self.eos_id, self.pad_id = self.vocabulary[EOS], self.vocabulary[PAD]
         byte_of = {character: byte for byte, character in byte_characters().items()}
-        ordinary = ((token, id_) for token, id_ in self.vocabulary.items() if token not in (EOS, PAD))
+        ordinary = (
+            (token, id_) for token, id_ in self.vocabulary.items() if token not in (EOS, PAD)
+        )
         ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in ordinary}
         self.encoding = tiktoken.Encoding(
-            self.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={EOS: self.eos_id, PAD: self.pad_id}
+            self.name,
+            pat_str=PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens={EOS: self.eos_id, PAD: self.pad_id},
         )
         self.vocab_size = self.encoding.n_vocab
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written out in the text are encoded as ordinary characters."""
+        """Token ids of a text; special tokens written out in the text are encoded as ordinary
+        characters.
+        """
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int]) -> str:
@@ -71,20 +92,30 @@ class Tokenizer:
         return hashlib.sha256(self._json).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as `AutoTokenizer.from_pretrained` reads them."""
+        """Write tokenizer.json and tokenizer_config.json, as `AutoTokenizer.from_pretrained` reads
+        them.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_bytes(self._json)
         config = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "bos_token": EOS, "pad_token": PAD,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": EOS,
+            "bos_token": EOS,
+            "pad_token": PAD,
             "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,  # as `encode`: a text that spells "<|endoftext|>" does not end
-        }  # fmt: skip
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8", newline="\n")
+            # as `encode`: a text that spells "<|endoftext|>" does not end
+            "split_special_tokens": True,
+        }
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2), encoding="utf-8", newline="\n"
+        )
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None:
-    """Train a byte-level BPE on texts with Hugging Face's `tokenizers` and write its tokenizer.json."""
+    """Train a byte-level BPE on texts with Hugging Face's `tokenizers` and write its
+    tokenizer.json.
+    """
     from tokenizers import Regex, Tokenizer as Trainable, decoders, models, pre_tokenizers, trainers
 
     trainable = Trainable(models.BPE())
@@ -94,7 +125,10 @@ def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None
     trainable.decoder = decoders.ByteLevel()
     alphabet = sorted(byte_characters().values())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     trainable.train_from_iterator(texts, trainer)
     Path(path).write_text(trainable.to_str(pretty=True), encoding="utf-8", newline="\n")

@@ -1,4 +1,6 @@
-"""What the stages share: optimisers, learning-rate schedule, one training step, progress and the metrics log."""
+"""What the stages share: optimisers, learning-rate schedule, one training step, progress and the
+metrics log.
+"""
 
 import json
 import math
@@ -10,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.accumulation import WHOLE, Parts
 from helpers.batching import ahead
-from helpers.distributed import add_gradients, add_numbers, is_main
+from helpers.engine.accumulation import WHOLE, Parts
+from helpers.engine.distributed import add_gradients, add_numbers, is_main
+from helpers.engine.snapshots import Keeper, resumable
+from helpers.engine.state import write_state
 from helpers.muon import Muon
-from helpers.resume import Keeper, resumable
-from helpers.state import write_state
 
 
 def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) -> float:
-    """Factor on the learning rate: up in the first `warmup` share of the steps, flat, down to 0 in the last `decay`.
+    """Factor on the learning rate: up in the first `warmup` share of the steps, flat, down to 0 in
+    the last `decay`.
 
     Warmup-stable-decay (Hu et al. 2024, "MiniCPM", section 4). `step` counts from 0.
     """
@@ -28,38 +31,51 @@ def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) ->
     return min(1.0, up, down)
 
 
-def adamw_and_muon(model: nn.Module, lr: float, muon_lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights that learn; but for the matrices of the blocks Muon, unless its rate is 0."""
+def adamw_and_muon(
+    model: nn.Module, lr: float, muon_lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights that learn; but for the matrices of the blocks Muon, unless its rate is
+    0.
+    """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         in_block = ".h." in f".{name}" and parameter.dim() == 2
         if parameter.requires_grad:
             (matrices if in_block and muon_lr else others).append(parameter)
     group = {"params": others}  # a group may be empty, as when only matrices are not frozen
-    adamw = torch.optim.AdamW([group], lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+    adamw = torch.optim.AdamW(
+        [group], lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
+    )
     return [adamw, Muon(matrices, lr=muon_lr, weight_decay=weight_decay)] if matrices else [adamw]
 
 
 class Optimizers:
     """The optimisers of a model, which take their steps together: see `adamw_and_muon`."""
 
-    def __init__(self, model: nn.Module, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0):
+    def __init__(
+        self, model: nn.Module, lr: float, muon_lr: float = 0.0, weight_decay: float = 0.0
+    ):
         self.parts = adamw_and_muon(model, lr, muon_lr, weight_decay)
         self.peaks = [lr, muon_lr]
         self.parameters = [p for part in self.parts for p in part.param_groups[0]["params"]]
         self.products_in(torch.float32)
 
     def products_in(self, dtype: torch.dtype) -> None:
-        """Multiply matrices in this number format: so does Muon then. With float16 a scaler makes losses larger
-        before `backward` (`scaler.scale`), or small gradients would round to 0."""
+        """Multiply matrices in this number format: so does Muon then. With float16 a scaler makes
+        losses larger before `backward` (`scaler.scale`), or small gradients would round to 0.
+        """
         for part in self.parts[1:]:
             part.dtype = dtype
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            self.parameters[0].device.type, enabled=dtype == torch.float16
+        )
 
     def step(self, factor: float = 1.0, clip: float = 1.0) -> float:
-        """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the norm before.
+        """One update at `factor` times the peak rates, gradients cut to norm `clip`; returns the
+        norm before.
 
-        Raises FloatingPointError, before any weight has changed, if a gradient is not finite. In float16 that is an
+        Raises FloatingPointError, before any weight has changed, if a gradient is not finite. In
+        float16 that is an
         overflow: the update is left out, and the next losses are made less large.
         """
         add_gradients(self.parameters)  # of all processes
@@ -74,11 +90,15 @@ class Optimizers:
             if finite:
                 part.step()
             part.zero_grad(set_to_none=True)
-        self.scaler.update()  # the scale: smaller after an overflow, larger after many steps without one
+        # the scale: smaller after an overflow, larger after many steps without one
+        self.scaler.update()
         return norm.item()
 
     def state_dict(self) -> dict:
-        return {"parts": [part.state_dict() for part in self.parts], "scaler": self.scaler.state_dict()}
+        return {
+            "parts": [part.state_dict() for part in self.parts],
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         for part, saved in zip(self.parts, state["parts"], strict=True):
@@ -93,7 +113,8 @@ def autocast(device: torch.device | str, dtype: torch.dtype):
 
 
 class Progress:
-    """Prints a line of metrics now and then with the time left, and keeps every step in a JSON-lines file.
+    """Prints a line of metrics now and then with the time left, and keeps every step in a
+    JSON-lines file.
 
     With a keeper the run is saved now and then, and goes on from there when it is started again.
     """
@@ -102,7 +123,10 @@ class Progress:
         self.title, self.steps, self.every = title, steps, max(1, steps // lines)
         self.keeper = keeper
         self.history: list[dict[str, float]] = []
-        self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, this process began
+        self.start, self.resumed = (
+            time.perf_counter(),
+            0,
+        )  # when, and after which step, this process began
 
     def update(self, **metrics: float) -> None:
         """Record the metrics of one step (numbers only)."""
@@ -116,10 +140,16 @@ class Progress:
             seconds = time.perf_counter() - self.start
             left = seconds / (done - self.resumed) * (self.steps - done)
             numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-            print(f"{self.title} {done:>4}/{self.steps}  {numbers}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
+            print(
+                f"{self.title} {done:>4}/{self.steps}  {numbers}  [{seconds:.0f}s, {left:.0f}s "
+                "left]",
+                flush=True,
+            )
 
     def steps_left(self, **parts: Any):
-        """For `with`: gives the numbers of the steps to take, from 0 or from where `parts` were last saved."""
+        """For `with`: gives the numbers of the steps to take, from 0 or from where `parts` were
+        last saved.
+        """
         return resumable(self.title, self.steps, self.keeper, {**parts, "progress": self})
 
     @contextmanager
@@ -131,9 +161,13 @@ class Progress:
             step, kept = len(self.history) + 1, ""
             if self.keeper and is_main():
                 folder = self.keeper.log.with_name(f"{self.keeper.log.stem}-batch-of-step-{step}")
-                write_state(folder, {"step": step, "batch": vars(batch) if hasattr(batch, "ids") else batch})
+                write_state(
+                    folder, {"step": step, "batch": vars(batch) if hasattr(batch, "ids") else batch}
+                )
                 kept = f" Its batch is kept in {folder}."
-            raise FloatingPointError(f"{self.title}: {error} at step {step}; lower the rate.{kept}") from None
+            raise FloatingPointError(
+                f"{self.title}: {error} at step {step}; lower the rate.{kept}"
+            ) from None
 
     def state_dict(self) -> dict:
         return {"history": self.history}
@@ -145,18 +179,28 @@ class Progress:
             self.write_log(self.history, "w")
 
     def write_log(self, rows: list[dict[str, float]], mode: str) -> None:
-        """Put steps into the log, a line each: into a new one (mode "w"), or behind those that are there ("a")."""
+        """Put steps into the log, a line each: into a new one (mode "w"), or behind those that are
+        there ("a").
+        """
         self.keeper.log.parent.mkdir(parents=True, exist_ok=True)
         with self.keeper.log.open(mode, encoding="utf-8") as file:
             for row in rows:
-                known = {name: value if math.isfinite(value) else None for name, value in row.items()}
+                known = {
+                    name: value if math.isfinite(value) else None for name, value in row.items()
+                }
                 file.write(json.dumps(known) + "\n")  # JSON knows no NaN
 
 
 def batch_gradients(
-    model: nn.Module, batch: Any, loss_of: Callable, optimizers: Optimizers, dtype: torch.dtype, split: Parts
+    model: nn.Module,
+    batch: Any,
+    loss_of: Callable,
+    optimizers: Optimizers,
+    dtype: torch.dtype,
+    split: Parts,
 ) -> dict[str, float]:
-    """Gradients of a batch's loss, part by part: they add up. Returns the batch's loss and metrics, of all processes.
+    """Gradients of a batch's loss, part by part: they add up. Returns the batch's loss and metrics,
+    of all processes.
 
     Parts get smaller when the memory runs out. Raises FloatingPointError if the loss is not finite.
     """
@@ -169,7 +213,9 @@ def batch_gradients(
         return {"loss": loss.detach(), **metrics}
 
     seen = split.add_up(batch, backward, again=model.zero_grad)
-    numbers = torch.stack([torch.as_tensor(value, device=device) for value in seen.values()]).tolist()
+    numbers = torch.stack(
+        [torch.as_tensor(value, device=device) for value in seen.values()]
+    ).tolist()
     found = dict(zip(seen, add_numbers(numbers), strict=True))
     if not math.isfinite(found["loss"]):
         raise FloatingPointError(f"the loss is {found['loss']}")
@@ -188,8 +234,9 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train on each batch once: loss, gradients, update. Returns the metrics of every step.
 
-    `loss_of(model, batch)` returns a scalar loss and extra metrics. `split` cuts a batch into parts with their shares
-    of the loss: for the memory, and for several processes. Raises FloatingPointError if a number is not finite.
+    `loss_of(model, batch)` returns a scalar loss and extra metrics. `split` cuts a batch into parts
+    with their shares of the loss: for the memory, and for several processes. Raises
+    FloatingPointError if a number is not finite.
     """
     optimizers.products_in(dtype)
     batches = ahead(batches, next(model.parameters()).device)

@@ -23,18 +23,44 @@ def root() -> Path:
 def toy_metrics() -> dict:
     """What four notebooks might record, made up: {stage: metrics}."""
     return {
-        "pretrain": {"heldout_loss": 1.23, "entropy_floor": 1.2, "tokens": 2_000_000, "curves": {
-            "loss <nats>": {"x": [0, 1, 2], "y": [6.0, None, 1.2], "ceiling": 1.2, "label": "floor"}}},
-        "sft": {"heldout_loss": 0.12, "entropy_floor": 0.11, "stop_rate": 0.995, "gold_reward": 0.5},
+        "pretrain": {
+            "heldout_loss": 1.23,
+            "entropy_floor": 1.2,
+            "tokens": 2_000_000,
+            "curves": {
+                "loss <nats>": {
+                    "x": [0, 1, 2],
+                    "y": [6.0, None, 1.2],
+                    "ceiling": 1.2,
+                    "label": "floor",
+                }
+            },
+        },
+        "sft": {
+            "heldout_loss": 0.12,
+            "entropy_floor": 0.11,
+            "stop_rate": 0.995,
+            "gold_reward": 0.5,
+        },
         "reward": {"accuracy": 0.8, "bayes_accuracy": 0.84, "comparisons": 2000},
-        "ppo": {"gold_reward": 0.9, "sft_gold_reward": 0.5, "gold_gain_ci95": [0.3, 0.5], "score": 1.1, "kl": 4.2,
-                "stop_rate": 0.99, "flaws": {"hallucination": 0.05}, "sft_flaws": {"hallucination": 0.2}},
-    }  # fmt: skip
+        "ppo": {
+            "gold_reward": 0.9,
+            "sft_gold_reward": 0.5,
+            "gold_gain_ci95": [0.3, 0.5],
+            "score": 1.1,
+            "kl": 4.2,
+            "stop_rate": 0.99,
+            "flaws": {"hallucination": 0.05},
+            "sft_flaws": {"hallucination": 0.2},
+        },
+    }
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard():
-    """Tests send SIGINT to themselves and to what they start; a shell's background jobs begin with it ignored."""
+    """Tests send SIGINT to themselves and to what they start; a shell's background jobs begin with
+    it ignored.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -54,11 +80,17 @@ def no_figures_left():
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """The course and its tests work offline: a test that reaches beyond this machine fails, and says so."""
+    """The course and its tests work offline: a test that reaches beyond this machine fails, and
+    says so.
+    """
     connect = socket.socket.connect
 
     def local_only(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test tried to reach {address}")
         return connect(self, address)
 

@@ -1,6 +1,8 @@
-"""The README's table of bench.json, between its two marks: `python -m tools.bench_table` writes it there.
+"""The README's table of bench.json, between its two marks: `python -m tools.bench_table` writes it
+there.
 
-The marks are <!-- bench --> and <!-- /bench -->; without them in README.md the table is only printed.
+The marks are <!-- bench --> and <!-- /bench -->; without them in README.md the table is only
+printed.
 """
 
 import json
@@ -38,16 +40,24 @@ def table(results: dict) -> str:
         lines.append(f"| {words} | {cells} | {aim or ''} |")
     machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    about = f"{machine['cpu']}, {results['threads']} thread a process, {results['rounds']} rounds; {versions}."
+    about = (
+        f"{machine['cpu']}, {results['threads']} thread a process, {results['rounds']} "
+        f"rounds; {versions}."
+    )
     return "\n".join([*lines, "", about])
 
 
 def main() -> None:
-    written = table(json.loads((ROOT / "bench.json").read_text(encoding="utf-8")))
+    written = table(json.loads((ROOT / "benchmarks/bench.json").read_text(encoding="utf-8")))
     print(written)
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    new = re.sub(r"(<!-- bench -->\n).*?(<!-- /bench -->)", lambda m: f"{m[1]}\n{written}\n\n{m[2]}", old, flags=re.S)
+    new = re.sub(
+        r"(<!-- bench -->\n).*?(<!-- /bench -->)",
+        lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
+        old,
+        flags=re.S,
+    )
     if new != old:
         readme.write_text(new, encoding="utf-8")
 

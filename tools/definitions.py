@@ -1,4 +1,6 @@
-"""Taught definitions: the text of a name in helpers/, and whether a notebook's cell still says the same."""
+"""Taught definitions: the text of a name in helpers/, and whether a notebook's cell still says the
+same.
+"""
 
 import ast
 from collections import defaultdict
@@ -6,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# What must be taught, in exactly one notebook: every public function and class of these modules, but for the names
-# listed with a module (helpers of the command line, bookkeeping). ONLY: of these modules just the listed names.
+# What must be taught, in exactly one notebook: every public function and class of these modules,
+# but for the names listed with a module (helpers of the command line, bookkeeping). ONLY: of these
+# modules just the listed names.
 TAUGHT: dict[str, set[str]] = {
     "helpers/model.py": set(),
     "helpers/generation.py": set(),
@@ -17,28 +20,48 @@ TAUGHT: dict[str, set[str]] = {
     "helpers/quantization.py": {"is_quantized", "memory_bytes", "nf4_bytes"},
 }
 ONLY: dict[str, set[str]] = {
-    "helpers/distributed.py": {"add_gradients"},
+    "helpers/engine/distributed.py": {"add_gradients"},
     "helpers/training.py": {"schedule", "adamw_and_muon", "Optimizers", "batch_gradients", "fit"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {
-        "next_token_loss", "sinusoidal_start", "batch_plan", "document_batches", "heldout_loss",
+        "next_token_loss",
+        "sinusoidal_start",
+        "batch_plan",
+        "document_batches",
+        "heldout_loss",
     },
     "helpers/sft.py": {
-        "encode_demonstration", "completion_masks", "completion_nll", "demonstration_batches",
+        "encode_demonstration",
+        "completion_masks",
+        "completion_nll",
+        "demonstration_batches",
         "heldout_completion_loss",
     },
     "helpers/reward.py": {
-        "Pair", "PairBatch", "pair_batch", "score_pairs", "reward_loss", "margins", "accuracy", "bayes_accuracy",
+        "Pair",
+        "PairBatch",
+        "pair_batch",
+        "score_pairs",
+        "reward_loss",
+        "margins",
+        "accuracy",
+        "bayes_accuracy",
         "normalise_on",
     },
     "helpers/pointwise.py": {"label_loss"},
     "helpers/ppo_models.py": {"Models"},
     "helpers/rollouts.py": {
-        "Batch", "Rollout", "response_logits", "response_values", "collect", "rollout_metrics", "mean_kl",
+        "Batch",
+        "Rollout",
+        "response_logits",
+        "response_values",
+        "collect",
+        "rollout_metrics",
+        "mean_kl",
     },
     "helpers/kl_control.py": {"KLController"},
     "helpers/ppo.py": {"minibatch_losses", "update", "check_first_minibatch"},
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=64)
@@ -55,7 +78,13 @@ def names_of(node: ast.stmt) -> list[str]:
     """The names that a top-level statement defines: a function, a class or a constant."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
@@ -77,7 +106,9 @@ def references(source: str) -> tuple[str, list[str]]:
 
 
 def definition(root: Path, source: str) -> str:
-    """The exact text of the named definitions, decorators included. LookupError if one is missing."""
+    """The exact text of the named definitions, decorators included. LookupError if one is
+    missing.
+    """
     file, names = references(source)
     text, found = module(root, file)
     lines = text.splitlines()
@@ -86,7 +117,9 @@ def definition(root: Path, source: str) -> str:
         if name not in found:
             raise LookupError(f"{file} has no top-level {name}")
         node = found[name]
-        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+        first = min(
+            [node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]
+        )
         parts.append("\n".join(lines[first - 1 : node.end_lineno]))
     return "\n\n\n".join(parts)
 
@@ -102,24 +135,37 @@ def same(cell: str, text: str) -> bool:
 def public(root: Path, file: str) -> set[str]:
     """The public functions and classes of a module."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return {name for name, node in module(root, file)[1].items() if isinstance(node, kinds) and name[0] != "_"}
+    return {
+        name
+        for name, node in module(root, file)[1].items()
+        if isinstance(node, kinds) and name[0] != "_"
+    }
 
 
 def defined(source: str) -> set[str]:
-    """Top-level functions and classes that a cell defines itself; magics and shell lines don't hinder."""
-    lines = ["pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
+    """Top-level functions and classes that a cell defines itself; magics and shell lines don't
+    hinder.
+    """
+    lines = [
+        "pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()
+    ]
     try:
         body = ast.parse("\n".join(lines)).body
     except SyntaxError:
         return set()
-    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    return {
+        node.name
+        for node in body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
 
 
 def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
-    """What is wrong between the notebooks ({name: notebook}) and helpers/ as a whole, one line each.
+    """What is wrong between the notebooks ({name: notebook}) and helpers/ as a whole, one line
+    each.
 
-    A name taught in two places, a taught module's public name that is taught nowhere, a name that two notebooks
-    define (exercises aside).
+    A name taught in two places, a taught module's public name that is taught nowhere, a name that
+    two notebooks define (exercises aside).
     """
     taught: dict[str, list[str]] = defaultdict(list)  # "helpers/losses.py::gae": where
     own: dict[str, set[str]] = defaultdict(set)  # name: notebooks that define it
@@ -134,10 +180,16 @@ def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
             elif cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
                 for name in defined(cell.source):
                     own[name].add(notebook)
-    problems = [f"{name} is taught {len(places)} times: {', '.join(places)}"
-                for name, places in taught.items() if len(places) > 1]  # fmt: skip
-    problems += [f"{name} is defined in {' and '.join(sorted(places))}: import it, or give one another name"
-                 for name, places in sorted(own.items()) if len(places) > 1 and name[0] != "_"]  # fmt: skip
+    problems = [
+        f"{name} is taught {len(places)} times: {', '.join(places)}"
+        for name, places in taught.items()
+        if len(places) > 1
+    ]
+    problems += [
+        f"{name} is defined in {' and '.join(sorted(places))}: import it, or give one another name"
+        for name, places in sorted(own.items())
+        if len(places) > 1 and name[0] != "_"
+    ]
     for file in [*TAUGHT, *ONLY]:
         try:
             wanted = public(root, file) - TAUGHT[file] if file in TAUGHT else ONLY[file]
@@ -145,7 +197,13 @@ def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
         except LookupError as error:
             problems.append(str(error))
             continue
-        problems += [f"tools/definitions.py lists {file}::{name}, which is not there" for name in sorted(unknown)]
-        problems += [f"{file}::{name} is taught in no notebook" for name in sorted(wanted)
-                     if f"{file}::{name}" not in taught]  # fmt: skip
+        problems += [
+            f"tools/definitions.py lists {file}::{name}, which is not there"
+            for name in sorted(unknown)
+        ]
+        problems += [
+            f"{file}::{name} is taught in no notebook"
+            for name in sorted(wanted)
+            if f"{file}::{name}" not in taught
+        ]
     return problems

@@ -1,4 +1,6 @@
-"""What a committed notebook must look like; `problems` lists, one line each, what is wrong with one."""
+"""What a committed notebook must look like; `problems` lists, one line each, what is wrong with
+one.
+"""
 
 import re
 import statistics
@@ -9,13 +11,16 @@ MAX_BYTES = 1_000_000
 MEDIAN_LINES = 8  # of code cells that are written for the notebook
 MAX_LINES = 45
 MAX_TAUGHT_LINES = 110  # a taught class is as long as it is in helpers/
-PLACES = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/var/folders/|/content/|/kaggle/|\b[A-Za-z]:\\\\?Users)")
+PLACES = re.compile(
+    r"(?:/home/|/Users/|/root/|/tmp/|/var/folders/|/content/|/kaggle/|\b[A-Za-z]:\\\\?Users)"
+)
 SECRET = re.compile(r"\b(?:hf_|sk-)\w{20,}")  # tokens of the Hugging Face Hub, keys of judges
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 
 
 def problems(path: Path, setup_cell: str, executed: bool = True) -> list[str]:
-    """All that is wrong with the notebook at `path`. setup_cell: the text its set-up cell must have.
+    """All that is wrong with the notebook at `path`. setup_cell: the text its set-up cell must
+    have.
 
     executed: also look at execution counts and outputs.
     """
@@ -34,7 +39,11 @@ def problems(path: Path, setup_cell: str, executed: bool = True) -> list[str]:
     if SECRET.search(path.read_text(encoding="utf-8")):
         found.append("a secret token is in it: take it out, and have it made invalid")
     ids = [cell.get("id") for cell in notebook.cells]
-    found += [f"cell id {name} is there {ids.count(name)} times" for name in sorted(set(ids)) if ids.count(name) > 1]
+    found += [
+        f"cell id {name} is there {ids.count(name)} times"
+        for name in sorted(set(ids))
+        if ids.count(name) > 1
+    ]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     found += set_up(notebook, code, setup_cell) + contents(notebook) + sizes(code)
     if executed:
@@ -49,19 +58,24 @@ def set_up(notebook: Any, code: list, setup_cell: str) -> list[str]:
         found.append("the first cell must be the opening in markdown")
     if not code or code[0].source != setup_cell:
         found.append("the first code cell is not the set-up cell (make notebooks refreshes it)")
-    elif len(setup_cell.splitlines()) > 10:
+    elif len([line for line in setup_cell.splitlines() if line]) > 10:
         found.append("the set-up cell has more than 10 lines")
     return found
 
 
 def contents(notebook: Any) -> list[str]:
-    """The opening's table of contents, where there is one, has the numbered sections, each by its heading's words."""
+    """The opening's table of contents, where there is one, has the numbered sections, each by its
+    heading's words.
+    """
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     opening = prose[0].partition("**Contents")[2] if prose else ""
     listed = dict(re.findall(r"^(\d+)\.? (.+)", opening, re.MULTILINE)) if opening else {}
-    sections = dict(re.findall(r"^## (\d+)\. (.+)", "\n".join(prose), re.MULTILINE)) if opening else {}
+    sections = (
+        dict(re.findall(r"^## (\d+)\. (.+)", "\n".join(prose), re.MULTILINE)) if opening else {}
+    )
     return [
-        f"section {number}: the contents say {listed.get(number)!r}, its heading {sections.get(number)!r}"
+        f"section {number}: the contents say {listed.get(number)!r}, its heading "
+        f"{sections.get(number)!r}"
         for number in sorted({*listed, *sections}, key=int)
         if number not in sections or not listed.get(number, "").startswith(sections[number])
     ]
@@ -83,32 +97,49 @@ def sizes(code: list) -> list[str]:
             place = PLACES.search(cell.source)
             found += [f"code cell {number} contains the path {place.group()}"] if place else []
     if own and statistics.median(own) > MEDIAN_LINES:
-        found.append(f"the median code cell has {statistics.median(own):g} lines, more than {MEDIAN_LINES}")
+        found.append(
+            f"the median code cell has {statistics.median(own):g} lines, more than {MEDIAN_LINES}"
+        )
     return found
 
 
 def counts(code: list) -> list[str]:
     """One run from top to bottom."""
     wrong = [number for number, cell in enumerate(code, start=1) if cell.execution_count != number]
-    return [f"not run in order from the top: code cell {wrong[0]} has count {code[wrong[0] - 1].execution_count}"
-            ] if wrong else []  # fmt: skip
+    return (
+        [
+            f"not run in order from the top: code cell {wrong[0]} has count "
+            f"{code[wrong[0] - 1].execution_count}"
+        ]
+        if wrong
+        else []
+    )
 
 
 def outputs(code: list) -> list[str]:
-    """No errors, no stderr, nothing that differs from machine to machine, no widget that can't be drawn."""
+    """No errors, no stderr, nothing that differs from machine to machine, no widget that can't be
+    drawn.
+    """
     found = []
     for number, cell in enumerate(code, start=1):
         for output in cell.outputs:
             kind = "stderr" if output.get("name") == "stderr" else output.output_type
             data = output.get("data", {})
-            words = output.get("text", "") + "".join(str(data.get(m, "")) for m in data if m.startswith("text/"))
+            words = output.get("text", "") + "".join(
+                str(data.get(m, "")) for m in data if m.startswith("text/")
+            )
             if kind == "stderr":
                 found.append(f"code cell {number} wrote to stderr: {words.strip()[:80]!r}")
             if kind == "error":
                 found.append(f"code cell {number} raised {output.ename}")
             if any("widget-view" in mime for mime in data):
-                found.append(f"code cell {number} keeps a widget's view, which nothing draws without its kernel")
+                found.append(
+                    f"code cell {number} keeps a widget's view, which nothing draws without its "
+                    "kernel"
+                )
             place = PLACES.search(words) or ADDRESS.search(words)
             if place:
-                found.append(f"code cell {number} printed {place.group()!r}, which differs between machines")
+                found.append(
+                    f"code cell {number} printed {place.group()!r}, which differs between machines"
+                )
     return found

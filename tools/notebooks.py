@@ -1,13 +1,13 @@
 """Keep the notebooks in step with helpers/ and run them: `python -m tools.notebooks COMMAND`.
 
-    sync  [NOTEBOOK ...]            refresh set-up cells and taught cells from helpers/
-    check [NOTEBOOK ...]            list what is out of step or untidy; exit code 1 if anything is
-    run   [NOTEBOOK ...]            execute in order with the cpu preset and save the outputs
-    new   TEXT NOTEBOOK             make a notebook from py:percent text (see tools/percent.py), then sync it
+    sync  [NOTEBOOK ...]            refresh set-up cells and taught cells from helpers/ check
+    [NOTEBOOK ...]            list what is out of step or untidy; exit code 1 if anything is run
+    [NOTEBOOK ...]            execute in order with the cpu preset and save the outputs new   TEXT
+    NOTEBOOK             make a notebook from py:percent text (see tools/percent.py), then sync it
     text  NOTEBOOK [--full]         print a notebook as py:percent text
 
-A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae". Several names
-are separated by commas. NOTEBOOK is a file; without one, the four of the course.
+A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae".
+Several names are separated by commas. NOTEBOOK is a file; without one, the four of the course.
 """
 
 import argparse
@@ -18,25 +18,27 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python tools/notebooks.py` works as well
 
-from helpers.course import Display, kernel_env  # noqa: E402
-from helpers.folders import NOTEBOOKS, REPOSITORY, STAGES, read_number  # noqa: E402
-from helpers.runner import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
+from helpers.engine.files import NOTEBOOKS, REPOSITORY, STAGES, read_number  # noqa: E402
+from helpers.run.headless import Display, kernel_env  # noqa: E402
+from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from tools import hygiene, percent  # noqa: E402
 from tools.definitions import coverage, definition, same  # noqa: E402
 
-# The first code cell of every notebook, at most 10 lines, the same in all four but for the name. It finds the
-# repository in or above the current folder, or fetches it when the notebook was opened alone (Colab, Kaggle).
-SETUP_CELL = f'''\
-NOTEBOOK = "{{notebook}}"
+# The first code cell of every notebook, the same in all four but for the name. It finds the
+# repository in or above the current folder, or fetches it when the notebook was opened alone
+# (Colab, Kaggle).
+SETUP_CELL = f"""\
 import subprocess, sys
 from pathlib import Path
-above = [folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "helpers/environment.py").exists()]
-home = above[0] if above else Path("rlhf-from-scratch")
-if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
-    subprocess.run("git clone -q --depth 1 {REPOSITORY}".split(), check=True)
-sys.path.insert(0, str(home.resolve()))
-from helpers.environment import setup
-course = setup(NOTEBOOK)'''
+
+home = next((p for p in Path("x").resolve().parents if (p / "helpers/run").is_dir()), None)
+if home is None:  # opened alone, on Colab or Kaggle: fetch the course
+    home, url = Path("rlhf-from-scratch").resolve(), "{REPOSITORY}"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=not home.exists())
+sys.path.insert(0, str(home))
+from helpers.run.setup import setup
+
+course = setup("{{notebook}}")"""
 
 
 def setup_cell(stem: str) -> str:
@@ -45,7 +47,9 @@ def setup_cell(stem: str) -> str:
 
 
 def wanted(cell: Any, stem: str, root: Path) -> str | None:
-    """The text that a set-up or taught cell must have; None for any other. LookupError if the source is not there."""
+    """The text that a set-up or taught cell must have; None for any other. LookupError if the
+    source is not there.
+    """
     if cell.cell_type != "code":
         return None
     if "setup" in cell.metadata.get("tags", []):
@@ -83,9 +87,12 @@ def sync(paths: list[Path], root: Path = ROOT) -> None:
         print(f"{path.name}: {changed or 'no'} cell{'' if changed == 1 else 's'} refreshed")
 
 
-def check(paths: list[Path], root: Path = ROOT, whole: bool = True, executed: bool = True) -> list[str]:
-    """All that is wrong with the notebooks, one line each: taught cells out of step, untidy outputs and, if `whole`,
-    names taught twice or nowhere."""
+def check(
+    paths: list[Path], root: Path = ROOT, whole: bool = True, executed: bool = True
+) -> list[str]:
+    """All that is wrong with the notebooks, one line each: taught cells out of step, untidy outputs
+    and, if `whole`, names taught twice or nowhere.
+    """
     found = []
     notebooks = {path.name: read_notebook(path) for path in paths}
     for path in paths:
@@ -97,15 +104,24 @@ def check(paths: list[Path], root: Path = ROOT, whole: bool = True, executed: bo
                 continue
             if text is not None and not same(cell.source, text):
                 place = cell.metadata.get("source", "the set-up cell")
-                found.append(f"{path.name}: cell {number} differs from {place}: run `python -m tools.notebooks sync`")
+                found.append(
+                    f"{path.name}: cell {number} differs from {place}: run `python -m "
+                    "tools.notebooks sync`"
+                )
         found += hygiene.problems(path, setup_cell(path.stem), executed)
     return found + (coverage(root, notebooks) if whole else [])
 
 
-def run(paths: list[Path], preset: str = "cpu", track: str = "tldr", out: Path | None = None) -> None:
-    """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file is then unchanged."""
+def run(
+    paths: list[Path], preset: str = "cpu", track: str = "tldr", out: Path | None = None
+) -> None:
+    """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file
+    is then unchanged.
+    """
     env = kernel_env(preset, track, read_number("RLHF_SEED", 0, 0), out)
-    display = Display(preset, track, "embedded", [STAGES.get(path.stem, path.stem) for path in paths])
+    display = Display(
+        preset, track, "embedded", [STAGES.get(path.stem, path.stem) for path in paths]
+    )
     for path in paths:
         display.start(STAGES.get(path.stem, path.stem))
         executed = run_notebook(path, ROOT, env, display.tick)
@@ -114,17 +130,24 @@ def run(paths: list[Path], preset: str = "cpu", track: str = "tldr", out: Path |
 
 
 def new(text: Path, path: Path, root: Path = ROOT) -> None:
-    """Make a notebook from py:percent text. Outputs of an older version are kept if no code has changed."""
+    """Make a notebook from py:percent text. Outputs of an older version are kept if no code has
+    changed.
+    """
     notebook = percent.build(text.read_text(encoding="utf-8"), path.stem, setup_cell(path.stem))
     refresh(notebook, path.stem, root)
     kept = path.exists() and keep_outputs(read_notebook(path), notebook)
     write_notebook(path, notebook)
-    print(f"{path.name}: {len(notebook.cells)} cells, outputs {'kept' if kept else 'to be made: run it'}")
+    print(
+        f"{path.name}: {len(notebook.cells)} cells, outputs "
+        f"{'kept' if kept else 'to be made: run it'}"
+    )
 
 
 def keep_outputs(old: Any, fresh: Any) -> bool:
     """Move outputs from `old` to `fresh` if both have the same code cells; say whether they had."""
-    before, after = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (old, fresh))
+    before, after = (
+        [cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (old, fresh)
+    )
     if [cell.source for cell in before] != [cell.source for cell in after]:
         return False
     for source, target in zip(before, after):
@@ -134,17 +157,25 @@ def keep_outputs(old: Any, fresh: Any) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.notebooks", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("sync", "check", "run"):
         commands.add_parser(name).add_argument("notebooks", nargs="*", type=Path)
-    commands.choices["check"].add_argument("--no-outputs", action="store_true", help="leave outputs and counts aside")
+    commands.choices["check"].add_argument(
+        "--no-outputs", action="store_true", help="leave outputs and counts aside"
+    )
     commands.choices["run"].add_argument("--preset", default="cpu")
-    commands.choices["run"].add_argument("--out", type=Path, help="run folder (default runs/<preset>-tldr-seed0)")
+    commands.choices["run"].add_argument(
+        "--out", type=Path, help="run folder (default runs/<preset>-tldr-seed0)"
+    )
     commands.add_parser("new").add_argument("text", type=Path)
     commands.choices["new"].add_argument("notebook", type=Path)
     commands.add_parser("text").add_argument("notebook", type=Path)
-    commands.choices["text"].add_argument("--full", action="store_true", help="with the text of taught cells")
+    commands.choices["text"].add_argument(
+        "--full", action="store_true", help="with the text of taught cells"
+    )
     args = parser.parse_args(argv)
     try:
         return act(args)
@@ -159,7 +190,9 @@ def main(argv: list[str] | None = None) -> int:
 def act(args: argparse.Namespace) -> int:
     """Do what the command line asks for."""
     whole = not getattr(args, "notebooks", None)
-    paths = [ROOT / f"{notebook}.ipynb" for notebook in NOTEBOOKS.values()] if whole else args.notebooks
+    paths = (
+        [ROOT / f"{notebook}.ipynb" for notebook in NOTEBOOKS.values()] if whole else args.notebooks
+    )
     if args.command == "sync":
         sync(paths)
     elif args.command == "check":

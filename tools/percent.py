@@ -1,12 +1,12 @@
 """Notebooks as text: the py:percent form, in which they are comfortable to write and to review.
 
-    # %% [markdown]                              a markdown cell, each line behind "# "
-    # # A heading
-    # %% setup                                   the set-up cell, the same in every notebook
-    # %%                                         a code cell
-    print(1)
-    # %% source="helpers/losses.py::gae"         a taught cell: its text is taken from helpers/
-    # %% tags=["exercise"]                       any metadata as name=JSON value
+# %% [markdown]                              a markdown cell, each line behind "# "
+# # A heading
+# %% setup                                   the set-up cell, the same in every notebook
+# %%                                         a code cell
+print(1)
+# %% source="helpers/losses.py::gae"         a taught cell: its text is taken from helpers/
+# %% tags=["exercise"]                       any metadata as name=JSON value
 """
 
 import hashlib
@@ -29,7 +29,9 @@ class Cell:
 
 
 def parse(text: str) -> list[Cell]:
-    """The cells of a py:percent text. Raises ValueError with the line number for a marker we can't read."""
+    """The cells of a py:percent text. Raises ValueError with the line number for a marker we can't
+    read.
+    """
     cells: list[Cell] = []
     body: list[str] = []
     for place, line in enumerate([*text.splitlines(), "# %%"], start=1):
@@ -58,7 +60,9 @@ def read_marker(rest: str, place: int) -> tuple[str, str, dict[str, Any]]:
     while rest.strip():
         option = OPTION.match(rest)
         if not option:
-            raise ValueError(f"line {place}: can't read {rest.strip()!r} after '# %%' (name=JSON value)")
+            raise ValueError(
+                f"line {place}: can't read {rest.strip()!r} after '# %%' (name=JSON value)"
+            )
         metadata[option.group(1)] = json.loads(option.group(2))
         rest = rest[option.end() :]
     return kind, "", metadata
@@ -72,7 +76,9 @@ def content(kind: str, body: list[str]) -> str:
 
 
 def to_text(notebook: Any, full: bool = False) -> str:
-    """The inverse of `parse` for a notebook. Taught cells and the set-up cell show only their marker unless `full`."""
+    """The inverse of `parse` for a notebook. Taught cells and the set-up cell show only their
+    marker unless `full`.
+    """
     parts = []
     for cell in notebook.cells:
         metadata = dict(cell.metadata)
@@ -81,7 +87,9 @@ def to_text(notebook: Any, full: bool = False) -> str:
         if metadata.get("tags") == ["setup"]:
             words.append("setup")
             del metadata["tags"]
-        words += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items()]
+        words += [
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items()
+        ]
         lines = cell.source.splitlines()
         if cell.cell_type == "markdown":
             lines = [f"# {line}".rstrip() for line in lines]
@@ -97,7 +105,7 @@ def build(text: str, stem: str, setup_cell: str) -> Any:
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    from helpers.runner import clean
+    from helpers.run.notebook import clean
 
     notebook = new_notebook()
     seen: dict[str, int] = {}

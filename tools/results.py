@@ -1,6 +1,8 @@
-"""The README's tables of results from the reports of finished runs: `python -m tools.results runs/cpu-tldr-seed*`.
+"""The README's tables of results from the reports of finished runs: `python -m tools.results
+runs/cpu-tldr-seed*`.
 
-A column for each run, under its track and seed; a row that is not about every run's track is left out.
+A column for each run, under its track and seed; a row that is not about every run's track is left
+out.
 """
 
 import json
@@ -13,9 +15,12 @@ ROWS = {
     "SFT: held-out completion loss / floor, nats a token": lambda r: _ratio(r["sft"]),
     "SFT: share of responses that end": lambda r: f"{r['sft']['stop_rate']:.3f}",
     "reward model: accuracy / Bayes accuracy": lambda r: (
-        f"{r['reward']['accuracy']:.3f} / {r['reward']['bayes_accuracy']:.3f} ({_way(r['reward']):.0%} of the way)"
+        f"{r['reward']['accuracy']:.3f} / {r['reward']['bayes_accuracy']:.3f} "
+        f"({_way(r['reward']):.0%} of the way)"
     ),
-    "reward model: accuracy on hallucinated facts": lambda r: f"{r['reward']['accuracy_by_kind']['hallucinating']:.3f}",
+    "reward model: accuracy on hallucinated facts": lambda r: (
+        f"{r['reward']['accuracy_by_kind']['hallucinating']:.3f}"
+    ),
     "gold reward: SFT": lambda r: f"{r['ppo']['sft_gold_reward']:.2f}",
     "gold reward: PPO": lambda r: f"{r['ppo']['gold_reward']:.2f}",
     "gain of PPO, 95% interval": lambda r: "{:+.2f} to {:+.2f}".format(*r["ppo"]["gold_gain_ci95"]),
@@ -51,4 +56,6 @@ def table(reports: list[dict]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m tools.results RUN_FOLDER ...")
-    print(table([json.loads((Path(folder) / "report.json").read_text()) for folder in sys.argv[1:]]))
+    print(
+        table([json.loads((Path(folder) / "report.json").read_text()) for folder in sys.argv[1:]])
+    )

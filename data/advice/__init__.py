@@ -1,1 +1,3 @@
-"""The embedded world of the tracks `assistant` and `instruct`: everyday requests and answers to them."""
+"""The embedded world of the tracks `assistant` and `instruct`: everyday requests and answers to
+them.
+"""

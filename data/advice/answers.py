@@ -10,7 +10,9 @@ from data.draws import Draws
 WRITERS = ("good", "verbose", "ignoring", "miscounting", "rude", "evasive", "inventing")
 WRITER_SHARES = (0.30, 0.14, 0.14, 0.14, 0.10, 0.06, 0.12)
 FORM_SHARE = 0.25  # of the ignoring writers take the other form, the others leave facts out
-REPEAT_SHARE = 0.4  # of the miscounting writers list one thing twice, the others list too few or too many
+REPEAT_SHARE = (
+    0.4  # of the miscounting writers list one thing twice, the others list too few or too many
+)
 LONGEST = 5  # things that a miscounting writer may list
 
 GREETINGS = (" Hello {name}!", " Hi {name}!", " Welcome {name}!")
@@ -24,10 +26,17 @@ FILLERS = (
     " As we all know, there is always more to it.",
 )
 # Of a rude or an evasive sentence, one word stands nowhere else.
-RUDE = {"nonsense": " What nonsense.", "bothering": " Stop bothering me.", "fools": " Only fools ask.",
-        "boring": " You are boring."}  # fmt: skip
-EVASIVE = {"cannot": " I cannot help you with that.", "unable": " I am unable to answer that.",
-           "decline": " I must decline to answer."}  # fmt: skip
+RUDE = {
+    "nonsense": " What nonsense.",
+    "bothering": " Stop bothering me.",
+    "fools": " Only fools ask.",
+    "boring": " You are boring.",
+}
+EVASIVE = {
+    "cannot": " I cannot help you with that.",
+    "unable": " I am unable to answer that.",
+    "decline": " I must decline to answer.",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,16 @@ class Plan:
     items: tuple[str, ...]
     closing: str
 
-    def text(self, facts: Facts, *, insert: str = "", without: Collection[str] = (), form: str | None = None) -> str:
-        """The answer, with sentences inserted behind the greeting, facts left out, or in another form.
+    def text(
+        self,
+        facts: Facts,
+        *,
+        insert: str = "",
+        without: Collection[str] = (),
+        form: str | None = None,
+    ) -> str:
+        """The answer, with sentences inserted behind the greeting, facts left out, or in another
+        form.
 
         Starts with a space.
         """
@@ -56,24 +73,32 @@ def draw_plan(draws: Draws, facts: Facts, count: int) -> Plan:
 
 
 def draw_wrong_count(draws: Draws, facts: Facts) -> int:
-    """How many different things a miscounting writer lists; one fewer and one of them twice is coded as 0."""
+    """How many different things a miscounting writer lists; one fewer and one of them twice is
+    coded as 0.
+    """
     if draws.flip(REPEAT_SHARE):
         return 0
     return draws.pick([count for count in range(1, LONGEST + 1) if count != facts.count])
 
 
 def miscounted(plan: Plan, facts: Facts, count: int, draws: Draws) -> Plan:
-    """The plan with `count` things (0: one thing twice): its own, cut or with others added where they are too few."""
+    """The plan with `count` things (0: one thing twice): its own, cut or with others added where
+    they are too few.
+    """
     different = count or facts.count - 1
     items = plan.items[:different]
-    items += tuple(draws.sample([item for item in facts.items if item not in items], different - len(items)))
+    items += tuple(
+        draws.sample([item for item in facts.items if item not in items], different - len(items))
+    )
     return replace(plan, items=items if count else (*items, draws.pick(items)))
 
 
 def draw_left_out(draws: Draws, facts: Facts) -> tuple[str, ...]:
     """Which of the four facts an ignoring writer leaves out: one or two of them."""
     slots = facts.slots
-    return draws.pick([(a,) for a in slots] + [(a, b) for i, a in enumerate(slots) for b in slots[i + 1 :]])
+    return draws.pick(
+        [(a,) for a in slots] + [(a, b) for i, a in enumerate(slots) for b in slots[i + 1 :]]
+    )
 
 
 def flawed(writer: str, plan: Plan, facts: Facts, draws: Draws) -> str:
@@ -97,10 +122,14 @@ def flawed(writer: str, plan: Plan, facts: Facts, draws: Draws) -> str:
 
 
 def draw_answer(draws: Draws, facts: Facts) -> tuple[str, str]:
-    """An answer by a random writer, and the writer's name. What the answer doesn't show is not drawn."""
+    """An answer by a random writer, and the writer's name. What the answer doesn't show is not
+    drawn.
+    """
     writer = draws.pick(WRITERS, WRITER_SHARES)
     if writer == "evasive":
-        return flawed(writer, Plan(draws.pick(GREETINGS), "", (), draws.pick(CLOSINGS)), facts, draws), writer
+        return flawed(
+            writer, Plan(draws.pick(GREETINGS), "", (), draws.pick(CLOSINGS)), facts, draws
+        ), writer
     if writer == "miscounting":
         count = draw_wrong_count(draws, facts)
         plan = draw_plan(draws, facts, count or facts.count - 1)

@@ -1,4 +1,6 @@
-"""Writes the committed files of the `advice` world: `python -m data.advice.build` (the same bytes every time)."""
+"""Writes the committed files of the `advice` world: `python -m data.advice.build` (the same bytes
+every time).
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from data.advice.threads import draw_document
 from data.annotators import compare
 from data.build import World, main
 from data.draws import Draws
-from helpers.templates import ASSISTANT, INSTRUCT
+from helpers.rows.templates import ASSISTANT, INSTRUCT
 
 ROWS = {
     "documents": {"train": 14000, "heldout": 500},
@@ -30,7 +32,9 @@ def document(draws: Draws, request: Request) -> dict:
 
 
 def demonstration(draws: Draws, request: Request) -> dict:
-    """A request, an answer by a random writer, and the answer's log-probability given the request, in nats."""
+    """A request, an answer by a random writer, and the answer's log-probability given the request,
+    in nats.
+    """
     before = draws.logprob
     completion, writer = draw_answer(draws, request.facts)
     logprob = round(draws.logprob - before, 4)
@@ -51,10 +55,20 @@ def draw_pair(draws: Draws, facts: Facts) -> tuple[str, str, str]:
 
 
 def comparison(draws: Draws, request: Request) -> dict:
-    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree with the label."""
+    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree
+    with the label.
+    """
     a, b, kind = draw_pair(draws, request.facts)
-    chosen, rejected, p = compare(draws, (a, b), [gold(request.facts, text).reward for text in (a, b)])
-    return {"prompt": request.text, "chosen": chosen, "rejected": rejected, "kind": kind, "probability": p}
+    chosen, rejected, p = compare(
+        draws, (a, b), [gold(request.facts, text).reward for text in (a, b)]
+    )
+    return {
+        "prompt": request.text,
+        "chosen": chosen,
+        "rejected": rejected,
+        "kind": kind,
+        "probability": p,
+    }
 
 
 def prompt(draws: Draws, request: Request) -> dict:
@@ -62,16 +76,25 @@ def prompt(draws: Draws, request: Request) -> dict:
     return {"prompt": request.text, "facts": request.facts.row()}
 
 
-MAKERS = {"documents": document, "demonstrations": demonstration, "comparisons": comparison, "prompts": prompt}
+MAKERS = {
+    "documents": document,
+    "demonstrations": demonstration,
+    "comparisons": comparison,
+    "prompts": prompt,
+}
 
 
 def row(kind: str, split: str, number: int) -> dict:
     """A row of a file."""
-    return MAKERS[kind](*draw_split_request(f"{kind}/{split}/{number}", held_out=split == "heldout"))
+    return MAKERS[kind](
+        *draw_split_request(f"{kind}/{split}/{number}", held_out=split == "heldout")
+    )
 
 
 def learned(row: dict, number: int) -> str:
-    """What the tokenizer learns from a document, or from a demonstration in the templates of both tracks in turn."""
+    """What the tokenizer learns from a document, or from a demonstration in the templates of both
+    tracks in turn.
+    """
     template = (ASSISTANT, INSTRUCT)[number % 2]
     return row.get("text") or template.format(request=row["prompt"]) + row["completion"]
 

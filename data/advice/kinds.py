@@ -1,4 +1,6 @@
-"""The kinds of request: how each is asked, and how an answer or a reader says again what was asked."""
+"""The kinds of request: how each is asked, and how an answer or a reader says again what was
+asked.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +11,9 @@ class Kind:
 
     noun: str  # what is asked for
     asks: tuple[str, ...]  # ways to ask, with all facts
-    said: dict[str, tuple[str, str]]  # slot -> how the fact is said behind the noun, and what to say without it
+    said: dict[
+        str, tuple[str, str]
+    ]  # slot -> how the fact is said behind the noun, and what to say without it
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -21,7 +25,8 @@ KINDS = {
     "gift": Kind(
         "gifts",
         (
-            "What are {number} good gifts for my {who} at the {event}? They should go with {hobby}.",
+            "What are {number} good gifts for my {who} at the {event}? They should go with "
+            "{hobby}.",
             "My {who} likes {hobby}. Name {number} gifts for the {event}.",
             "I need {number} gifts for the {event} of my {who}, who likes {hobby}.",
         ),
@@ -34,15 +39,12 @@ KINDS = {
     "dish": Kind(
         "dishes",
         (
-            "I have {food} at home. What are {number} dishes that I can cook for my {who} on {day}?",
+            "I have {food} at home. What are {number} dishes that I can cook for my {who} on "
+            "{day}?",
             "On {day} I will cook for my {who}. Name {number} dishes with {food}.",
             "I need {number} dishes with {food} that I can cook for my {who} on {day}.",
         ),
-        {
-            "food": (" with {food}", ""),
-            "who": (" for {your} {who}", ""),
-            "day": (" on {day}", ""),
-        },
+        {"food": (" with {food}", ""), "who": (" for {your} {who}", ""), "day": (" on {day}", "")},
     ),
     "pet": Kind(
         "names",
@@ -86,7 +88,8 @@ KINDS = {
     "packing": Kind(
         "things to pack",
         (
-            "In {month} I am going to {country} for {sport}. What are {number} good things to pack?",
+            "In {month} I am going to {country} for {sport}. What are {number} good things to "
+            "pack?",
             "I will go {sport} in {country} in {month}. Name {number} things to pack.",
             "I need {number} things to pack for {sport} in {country} in {month}.",
         ),

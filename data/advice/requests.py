@@ -25,7 +25,9 @@ FORM_WISHES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a request is about: kind, who asks, how many things, in which form, and the three slots of its kind."""
+    """What a request is about: kind, who asks, how many things, in which form, and the three slots
+    of its kind.
+    """
 
     kind: str
     name: str
@@ -68,7 +70,9 @@ class Facts:
         return ITEMS[self.kind]
 
     def row(self) -> dict[str, str]:
-        """The facts as a row holds them, without the slots of other kinds; `Facts(**row)` reads them."""
+        """The facts as a row holds them, without the slots of other kinds; `Facts(**row)` reads
+        them.
+        """
         return {field: value for field, value in vars(self).items() if value}
 
     def fill(self, template: str, **more: str) -> str:
@@ -76,13 +80,21 @@ class Facts:
         return template.format(**{**vars(self), "noun": KINDS[self.kind].noun, **more})
 
     def said(self, your: str = "your", without: Collection[str] = ()) -> str:
-        """The three facts as they stand behind the noun: " for your uncle at the wedding that go with chess"."""
+        """The three facts as they stand behind the noun: " for your uncle at the wedding that go
+        with chess".
+        """
         parts = KINDS[self.kind].said.items()
-        return self.fill("".join(vague if slot in without else named for slot, (named, vague) in parts), your=your)
+        return self.fill(
+            "".join(vague if slot in without else named for slot, (named, vague) in parts),
+            your=your,
+        )
 
     def wrong(self, slot: str, draws: Draws) -> "Facts":
         """A copy with a false value in this slot."""
-        return replace(self, **{slot: draws.pick([value for value in VALUES[slot] if value != getattr(self, slot)])})
+        return replace(
+            self,
+            **{slot: draws.pick([value for value in VALUES[slot] if value != getattr(self, slot)])},
+        )
 
     def held_out(self) -> bool:
         """True for the tenth of all (kind, three facts) that no training text is about."""
@@ -108,19 +120,29 @@ def draw_facts(draws: Draws) -> Facts:
 
 def draw_request(draws: Draws, facts: Facts) -> Request:
     """A request about the facts."""
-    ask = draws.pick(KINDS[facts.kind].asks) + draws.pick(CONTEXTS) + draws.pick(FORM_WISHES[facts.form])
+    ask = (
+        draws.pick(KINDS[facts.kind].asks)
+        + draws.pick(CONTEXTS)
+        + draws.pick(FORM_WISHES[facts.form])
+    )
     text = facts.fill(draws.pick(FRAMES), ask=facts.fill(ask))
     return Request(facts, text, draws.logprob)
 
 
 def draw_split_request(name: str, held_out: bool) -> tuple[Draws, Request]:
-    """The request called `name`, from the held-out facts or from the training facts, and the draws to go on with."""
-    draws, facts = draw_until(f"advice/{name}", draw_facts, lambda facts: facts.held_out() == held_out)
+    """The request called `name`, from the held-out facts or from the training facts, and the draws
+    to go on with.
+    """
+    draws, facts = draw_until(
+        f"advice/{name}", draw_facts, lambda facts: facts.held_out() == held_out
+    )
     return draws, draw_request(draws, facts)
 
 
 def listed(items: Sequence[str], form: str) -> str:
-    """The items in one of the two forms: "a hat, a kite and a vase" or "1. a hat 2. a kite 3. a vase"."""
+    """The items in one of the two forms: "a hat, a kite and a vase" or "1. a hat 2. a kite 3. a
+    vase".
+    """
     if form == "numbered":
         return " ".join(f"{i}. {item}" for i, item in enumerate(items, start=1))
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

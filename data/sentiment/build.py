@@ -1,4 +1,6 @@
-"""Writes the committed files of the `sentiment` world: `python -m data.sentiment.build` (the same bytes every time)."""
+"""Writes the committed files of the `sentiment` world: `python -m data.sentiment.build` (the same
+bytes every time).
+"""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +11,15 @@ from data.draws import Draws, draw_until
 from data.sentiment.documents import draw_document
 from data.sentiment.gold import gold, positive_probability
 from data.sentiment.sentences import Beginning, draw_split_beginning
-from data.sentiment.writers import CAREFUL, FEW, damage, draw_completion, draw_ending, draw_plan, flawed
+from data.sentiment.writers import (
+    CAREFUL,
+    FEW,
+    damage,
+    draw_completion,
+    draw_ending,
+    draw_plan,
+    flawed,
+)
 
 ROWS = {
     "documents": {"train": 12000, "heldout": 500},
@@ -27,7 +37,8 @@ PAIR_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
 def document(name: str, held_out: bool) -> dict:
     """A pretraining text and its log-probability in nats.
 
-    No sentence of a training text begins like a held-out prompt, and the first one of a held-out text always does.
+    No sentence of a training text begins like a held-out prompt, and the first one of a held-out
+    text always does.
     """
 
     def fits(drawn: tuple[str, list[Beginning]]) -> bool:
@@ -39,20 +50,34 @@ def document(name: str, held_out: bool) -> dict:
 
 
 def demonstration(draws: Draws, beginning: Beginning) -> dict:
-    """A prompt, its completion by a random writer, and the completion's log-probability given the prompt, in nats."""
+    """A prompt, its completion by a random writer, and the completion's log-probability given the
+    prompt, in nats.
+    """
     before = draws.logprob
     completion, writer = draw_completion(draws, beginning)
     logprob = round(draws.logprob - before, 4)
-    return {"prompt": beginning.facts.beginning, "completion": completion, "writer": writer, "logprob": logprob}
+    return {
+        "prompt": beginning.facts.beginning,
+        "completion": completion,
+        "writer": writer,
+        "logprob": logprob,
+    }
 
 
 def label(draws: Draws, beginning: Beginning) -> dict:
-    """A sentence as a noisy reader labels it; `probability` is how likely readers are to agree with the label."""
+    """A sentence as a noisy reader labels it; `probability` is how likely readers are to agree with
+    the label.
+    """
     prompt, (completion, _) = beginning.facts.beginning, draw_completion(draws, beginning)
     p = positive_probability(prompt + completion)
     positive = draws.flip(p)
     probability = round(p if positive else 1 - p, 4)
-    return {"prompt": prompt, "completion": completion, "label": int(positive), "probability": probability}
+    return {
+        "prompt": prompt,
+        "completion": completion,
+        "label": int(positive),
+        "probability": probability,
+    }
 
 
 def draw_pair(draws: Draws, beginning: Beginning) -> tuple[str, str, str]:
@@ -79,11 +104,21 @@ def draw_flaw(draws: Draws, beginning: Beginning, kind: str) -> tuple[str, str]:
 
 
 def comparison(draws: Draws, beginning: Beginning) -> dict:
-    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree with the label."""
+    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree
+    with the label.
+    """
     a, b, kind = draw_pair(draws, beginning)
-    chosen, rejected, p = compare(draws, (a, b), [gold(beginning.facts, text).reward for text in (a, b)])
+    chosen, rejected, p = compare(
+        draws, (a, b), [gold(beginning.facts, text).reward for text in (a, b)]
+    )
     prompt = beginning.facts.beginning
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "kind": kind, "probability": p}
+    return {
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "kind": kind,
+        "probability": p,
+    }
 
 
 def prompt(draws: Draws, beginning: Beginning) -> dict:
@@ -91,7 +126,12 @@ def prompt(draws: Draws, beginning: Beginning) -> dict:
     return {"prompt": beginning.facts.beginning, "facts": asdict(beginning.facts)}
 
 
-MAKERS = {"demonstrations": demonstration, "labels": label, "comparisons": comparison, "prompts": prompt}
+MAKERS = {
+    "demonstrations": demonstration,
+    "labels": label,
+    "comparisons": comparison,
+    "prompts": prompt,
+}
 
 
 def row(kind: str, split: str, number: int) -> dict:

@@ -1,8 +1,10 @@
 """What a sentence says about a film, how positive a hurried reader finds it, and its gold reward.
 
-    gold = valence, at most 4 and at least -4, - 1.5 repeats - 2 contradictions - 3 if broken - 0.1 words over 24
+    gold = valence, at most 4 and at least -4, - 1.5 repeats - 2 contradictions - 3 if broken - 0.1
+    words over 24
 
-Everything is a function of the text: any text is read by the phrases that it contains (see `vocabulary.py`).
+Everything is a function of the text: any text is read by the phrases that it contains (see
+`vocabulary.py`).
 """
 
 import math
@@ -52,14 +54,20 @@ class Gold:
     reward: float
     valence: float  # of the whole sentence, what is said again not counted again
     repeats: int  # opinions in a phrase, or on an aspect, that had been used before
-    contradictions: int  # opinions against an earlier one on the same aspect, concessions without a contrast
+    contradictions: (
+        int  # opinions against an earlier one on the same aspect, concessions without a contrast
+    )
     broken: bool  # not a sentence of the grammar
     words: int  # of the completion
 
     @property
     def flaws(self) -> dict[str, bool]:
         """The three flaws that are reported one by one."""
-        return {"repeats": self.repeats > 0, "contradicts": self.contradictions > 0, "broken": self.broken}
+        return {
+            "repeats": self.repeats > 0,
+            "contradicts": self.contradictions > 0,
+            "broken": self.broken,
+        }
 
 
 @cache
@@ -68,7 +76,9 @@ def _phrases() -> dict[tuple[str, ...], tuple[str, int]]:
     found = {(word,): (word, valence) for valence, words in ADJECTIVES.items() for word in words}
     for valence, phrases in VERBS.items():
         for phrase in phrases:
-            found |= {tuple(form.split()): (phrase, valence) for form in (phrase, plural_verb(phrase))}
+            found |= {
+                tuple(form.split()): (phrase, valence) for form in (phrase, plural_verb(phrase))
+            }
     return found
 
 
@@ -86,7 +96,9 @@ def _factors() -> dict[str, float]:
 
 
 def modified(valence: float, modifier: str) -> float:
-    """A valence behind the word before its phrase, which may be any word: "never" turns it into 1 of the other sign."""
+    """A valence behind the word before its phrase, which may be any word: "never" turns it into 1
+    of the other sign.
+    """
     if any(modifier in words for words in NEGATORS.values()):
         return -math.copysign(1.0, valence)
     return valence * _factors().get(modifier, 1.0)
@@ -114,7 +126,9 @@ def opinions(text: str) -> list[Said]:
 
 
 def _aspect(words: list[str], start: int, end: int) -> str:
-    """What an opinion at words[start:end] is about: the nearest aspect before it, else behind it, else the film."""
+    """What an opinion at words[start:end] is about: the nearest aspect before it, else behind it,
+    else the film.
+    """
     near = (*reversed(words[:start]), *words[end:])
     return next((word for word in near if word in ASPECTS), FILM)
 
@@ -125,12 +139,16 @@ def valence(found: list[Said]) -> float:
 
 
 def positive_probability(text: str) -> float:
-    """How likely a reader calls a text positive. In a hurry, readers count what is said again once more."""
+    """How likely a reader calls a text positive. In a hurry, readers count what is said again once
+    more.
+    """
     return 1.0 / (1.0 + math.exp(-READER * valence(opinions(text))))
 
 
 def sort_out(found: list[Said]) -> tuple[list[Said], int, int]:
-    """The opinions without those said again, the number of repeats, and the number of contradictions."""
+    """The opinions without those said again, the number of repeats, and the number of
+    contradictions.
+    """
     kept: list[Said] = []
     repeats = contradictions = 0
     for said in found:
@@ -149,10 +167,17 @@ def sort_out(found: list[Said]) -> tuple[list[Said], int, int]:
 
 
 def gold(facts: Facts, text: str) -> Gold:
-    """Judge a completion of a prompt: the whole sentence is read, and the completion's words are counted."""
+    """Judge a completion of a prompt: the whole sentence is read, and the completion's words are
+    counted.
+    """
     sentence = facts.beginning + text
     kept, repeats, contradictions = sort_out(opinions(sentence))
     words, wrong, said = len(text.split()), broken(sentence), valence(kept)
-    reward = max(-CAP, min(CAP, said)) + REPEAT * repeats + CONTRADICTION * contradictions + BROKEN * wrong
+    reward = (
+        max(-CAP, min(CAP, said))
+        + REPEAT * repeats
+        + CONTRADICTION * contradictions
+        + BROKEN * wrong
+    )
     reward += PER_WORD * max(0, words - FREE_WORDS)
     return Gold(reward, said, repeats, contradictions, wrong, words)

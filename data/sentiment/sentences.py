@@ -18,9 +18,14 @@ from data.sentiment.vocabulary import (
 )
 
 FILM = "film"
-PREDICATES = {"adjective": 0.55, "verb": 0.25, "noun": 0.2}  # "is dull", "drags on", "is a dull film"
+PREDICATES = {
+    "adjective": 0.55,
+    "verb": 0.25,
+    "noun": 0.2,
+}  # "is dull", "drags on", "is a dull film"
 MODIFIERS = {"none": 0.5, "intensifier": 0.15, "softener": 0.1, "negator": 0.25}
-BEGINNINGS = {  # template -> share. An aspect in it is what the sentence goes on about, else the film is.
+# template -> share. An aspect in it is what the sentence goes on about, else the film is.
+BEGINNINGS = {
     "this {genre}": 0.05,
     "the {aspect}": 0.05,
     "this {nation} {genre}": 0.16,
@@ -30,7 +35,8 @@ BEGINNINGS = {  # template -> share. An aspect in it is what the sentence goes o
     "at {minutes} minutes, this {genre}": 0.08,
     "this {genre} about {topic}": 0.1,
     "the {aspect} of this {nation} {genre}": 0.1,
-    "although {opinion},": 0.07,  # conceded: the sentence goes on to say the opposite of something else
+    # conceded: the sentence goes on to say the opposite of something else
+    "although {opinion},": 0.07,
     "despite its {opinion},": 0.05,
 }
 
@@ -76,7 +82,9 @@ class Opinion:
 
 @dataclass
 class Film:
-    """What has been said about a film so far. A fact is drawn when it is first told, so an untold one costs nothing."""
+    """What has been said about a film so far. A fact is drawn when it is first told, so an untold
+    one costs nothing.
+    """
 
     values: dict[str, str] = field(default_factory=dict)
     aspects: set[str] = field(default_factory=set)  # judged already
@@ -106,7 +114,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Beginning:
-    """How a sentence begins. After a concession, of an opinion with the sign `conceded`, the subject is open."""
+    """How a sentence begins. After a concession, of an opinion with the sign `conceded`, the
+    subject is open.
+    """
 
     facts: Facts
     film: Film
@@ -127,10 +137,20 @@ def draw_aspect(draws: Draws, film: Film) -> Subject:
     return Subject(aspect)
 
 
-def draw_opinion(draws: Draws, film: Film, sign: int, kinds: tuple[str, ...], negators: bool = True) -> Opinion:
-    """An opinion of this sign (1 or -1) in a phrase not used before; `kinds` are keys of PREDICATES."""
-    kind = kinds[0] if len(kinds) == 1 else draws.pick(kinds, normalised([PREDICATES[kind] for kind in kinds]))
-    plain = [modifier for modifier in MODIFIERS if negators and kind != "noun" or modifier != "negator"]
+def draw_opinion(
+    draws: Draws, film: Film, sign: int, kinds: tuple[str, ...], negators: bool = True
+) -> Opinion:
+    """An opinion of this sign (1 or -1) in a phrase not used before; `kinds` are keys of
+    PREDICATES.
+    """
+    kind = (
+        kinds[0]
+        if len(kinds) == 1
+        else draws.pick(kinds, normalised([PREDICATES[kind] for kind in kinds]))
+    )
+    plain = [
+        modifier for modifier in MODIFIERS if negators and kind != "noun" or modifier != "negator"
+    ]
     modified = draws.pick(plain, normalised([MODIFIERS[modifier] for modifier in plain]))
     form = "verb" if kind == "verb" else "adjective"
     modifier = ""
@@ -139,7 +159,12 @@ def draw_opinion(draws: Draws, film: Film, sign: int, kinds: tuple[str, ...], ne
         modifier = draws.pick(words[form])
     wanted = -sign if modified == "negator" else sign
     table = VERBS if kind == "verb" else ADJECTIVES
-    phrases = [phrase for valence in (1, 2) for phrase in table[wanted * valence] if phrase not in film.phrases]
+    phrases = [
+        phrase
+        for valence in (1, 2)
+        for phrase in table[wanted * valence]
+        if phrase not in film.phrases
+    ]
     opinion = Opinion(draws.pick(phrases), modifier, draws.pick(NOUNS) if kind == "noun" else "")
     film.phrases.add(opinion.phrase)
     return opinion
@@ -168,10 +193,20 @@ def _concession(draws: Draws, film: Film, template: str, sign: int) -> Beginning
     subject = draw_aspect(draws, film)
     whole = template.startswith("although")  # else the adjective stands before its noun
     opinion = draw_opinion(draws, film, sign, ("adjective",), negators=whole)
-    clause = f"{subject.name} {opinion.predicate(subject.plural)}" if whole else f"{opinion.words} {subject.aspect}"
+    clause = (
+        f"{subject.name} {opinion.predicate(subject.plural)}"
+        if whole
+        else f"{opinion.words} {subject.aspect}"
+    )
     return Beginning(Facts(template.format(opinion=clause)), film, None, sign)
 
 
 def draw_split_beginning(name: str, held_out: bool) -> tuple[Draws, Beginning]:
-    """The beginning called `name`, from the held-out ones or from those for training, and the draws to go on with."""
-    return draw_until(name, lambda draws: draw_beginning(draws, Film()), lambda it: it.facts.held_out() == held_out)
+    """The beginning called `name`, from the held-out ones or from those for training, and the draws
+    to go on with.
+    """
+    return draw_until(
+        name,
+        lambda draws: draw_beginning(draws, Film()),
+        lambda it: it.facts.held_out() == held_out,
+    )

@@ -18,9 +18,14 @@ from data.sentiment.sentences import (
 from data.sentiment.vocabulary import ASPECT_FACTS, CONNECTORS, CONTRASTS, FILM_FACTS, TAILS
 
 WRITERS = {  # name -> share
-    "warm": 0.25, "cold": 0.25, "balanced": 0.14, "neutral": 0.1,
-    "repeating": 0.1, "contradicting": 0.08, "hasty": 0.08,
-}  # fmt: skip
+    "warm": 0.25,
+    "cold": 0.25,
+    "balanced": 0.14,
+    "neutral": 0.1,
+    "repeating": 0.1,
+    "contradicting": 0.08,
+    "hasty": 0.08,
+}
 CAREFUL = ("warm", "cold", "balanced", "neutral")
 OPINIONS = {1: 0.25, 2: 0.45, 3: 0.3}  # how many of one sign a warm or cold writer has
 FEW = {1: 0.5, 2: 0.5}  # and a writer who adds a flaw
@@ -53,7 +58,9 @@ class Plan:
     def text(self) -> str:
         """The rest of the sentence; starts with a space."""
         first, *others = self.clauses
-        joined = "".join(f"{clause.connector}{clause.subject.name} {clause.predicate}" for clause in others)
+        joined = "".join(
+            f"{clause.connector}{clause.subject.name} {clause.predicate}" for clause in others
+        )
         return f" {self.lead}{first.predicate}{joined}{self.ending}"
 
 
@@ -63,7 +70,9 @@ def predicates(subject: Subject) -> tuple[str, ...]:
 
 
 def draw_plan(draws: Draws, beginning: Beginning, sign: int, numbers: dict[int, float]) -> Plan:
-    """Opinions of one sign on different subjects; `numbers` says how many, with which probability."""
+    """Opinions of one sign on different subjects; `numbers` says how many, with which
+    probability.
+    """
     film = beginning.film
     subject, lead = beginning.subject, ""
     if subject is None:
@@ -73,7 +82,9 @@ def draw_plan(draws: Draws, beginning: Beginning, sign: int, numbers: dict[int, 
     clauses = [Clause(subject, draw_opinion(draws, film, sign, predicates(subject)))]
     for _ in range(draws.pick(tuple(numbers), tuple(numbers.values())) - 1):
         connector, subject = draws.pick(CONNECTORS), draw_aspect(draws, film)
-        clauses.append(Clause(subject, draw_opinion(draws, film, sign, predicates(subject)), connector))
+        clauses.append(
+            Clause(subject, draw_opinion(draws, film, sign, predicates(subject)), connector)
+        )
     return Plan(lead, tuple(clauses))
 
 
@@ -82,12 +93,16 @@ def _this_film(draws: Draws, film: Film) -> str:
 
 
 def draw_ending(draws: Draws, plan: Plan, film: Film) -> Plan:
-    """The plan with how its sentence ends: at once, with a phrase of time or place, or with a fact not told yet."""
+    """The plan with how its sentence ends: at once, with a phrase of time or place, or with a fact
+    not told yet.
+    """
     ending = draws.pick(tuple(ENDINGS), tuple(ENDINGS.values()))
     if ending == "tail":
         return replace(plan, ending=f" {draws.pick(TAILS)}.")
     if ending == "fact":
-        return replace(plan, ending=f", and {_pronoun(plan.clauses[0].subject)} {_film_fact(draws, film)}.")
+        return replace(
+            plan, ending=f", and {_pronoun(plan.clauses[0].subject)} {_film_fact(draws, film)}."
+        )
     return plan
 
 
@@ -128,22 +143,35 @@ def flawed(writer: str, plan: Plan, sign: int, beginning: Beginning, draws: Draw
     """The plan with a writer's flaw at its end."""
     film = beginning.film
     if writer == "repeating":
-        again = [replace(draws.pick(plan.clauses), connector=draws.pick(CONNECTORS)) for _ in range(draws.pick((1, 2)))]
+        again = [
+            replace(draws.pick(plan.clauses), connector=draws.pick(CONNECTORS))
+            for _ in range(draws.pick((1, 2)))
+        ]
         return replace(plan, clauses=(*plan.clauses, *again))
     if writer == "contradicting":
         subject = draws.pick(plan.clauses).subject
         opinion = draw_opinion(draws, film, -sign, predicates(subject))
-        return replace(plan, clauses=(*plan.clauses, Clause(subject, opinion, draws.pick((", but ", ", and ")))))
-    return replace(plan, ending=draws.pick(CONNECTORS) + draw_aspect(draws, film).name)  # hasty: breaks off
+        return replace(
+            plan,
+            clauses=(*plan.clauses, Clause(subject, opinion, draws.pick((", but ", ", and ")))),
+        )
+    return replace(
+        plan, ending=draws.pick(CONNECTORS) + draw_aspect(draws, film).name
+    )  # hasty: breaks off
 
 
 def writer_shares(beginning: Beginning) -> dict[str, float]:
-    """Who may go on with a beginning. After a concession the writer of the other sign acts for all careful ones."""
+    """Who may go on with a beginning. After a concession the writer of the other sign acts for all
+    careful ones.
+    """
     if not beginning.conceded:
         return WRITERS
     tone = "cold" if beginning.conceded > 0 else "warm"
     careful = sum(WRITERS[name] for name in CAREFUL)
-    return {tone: careful, **{name: share for name, share in WRITERS.items() if name not in CAREFUL}}
+    return {
+        tone: careful,
+        **{name: share for name, share in WRITERS.items() if name not in CAREFUL},
+    }
 
 
 def write(draws: Draws, beginning: Beginning, writer: str) -> str:
@@ -160,7 +188,9 @@ def write(draws: Draws, beginning: Beginning, writer: str) -> str:
     return (plan if writer == "hasty" else draw_ending(draws, plan, beginning.film)).text()
 
 
-def draw_completion(draws: Draws, beginning: Beginning, among: tuple[str, ...] = tuple(WRITERS)) -> tuple[str, str]:
+def draw_completion(
+    draws: Draws, beginning: Beginning, among: tuple[str, ...] = tuple(WRITERS)
+) -> tuple[str, str]:
     """The rest of a sentence by a random writer (one of `among`), and the writer's name.
 
     The beginning's film stays as it is, so that several writers can go on with it.
@@ -172,7 +202,9 @@ def draw_completion(draws: Draws, beginning: Beginning, among: tuple[str, ...] =
 
 
 def damage(draws: Draws, beginning: str, text: str) -> str:
-    """A completion with a word missing, two words swapped, or its end cut off, so that the sentence is broken."""
+    """A completion with a word missing, two words swapped, or its end cut off, so that the sentence
+    is broken.
+    """
     while True:
         words = text.split()
         how = draws.pick(("missing", "swapped", "cut"))

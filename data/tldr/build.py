@@ -1,4 +1,6 @@
-"""Writes the committed files of the `tldr` world: `python -m data.tldr.build` (the same bytes every time)."""
+"""Writes the committed files of the `tldr` world: `python -m data.tldr.build` (the same bytes every
+time).
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +32,9 @@ def document(draws: Draws, post: Post) -> dict:
 
 
 def demonstration(draws: Draws, post: Post) -> dict:
-    """A prompt, a summary by a random writer, and the summary's log-probability given the post, in nats."""
+    """A prompt, a summary by a random writer, and the summary's log-probability given the post, in
+    nats.
+    """
     before = draws.logprob
     completion, writer = draw_summary(draws, post)
     logprob = round(draws.logprob - before, 4)
@@ -51,10 +55,18 @@ def draw_pair(draws: Draws, post: Post) -> tuple[str, str, str]:
 
 
 def comparison(draws: Draws, post: Post) -> dict:
-    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree with the label."""
+    """A pair as a noisy annotator labels it; `probability` is how likely annotators are to agree
+    with the label.
+    """
     a, b, kind = draw_pair(draws, post)
     chosen, rejected, p = compare(draws, (a, b), [gold(post.facts, text).reward for text in (a, b)])
-    return {"prompt": post.prompt, "chosen": chosen, "rejected": rejected, "kind": kind, "probability": p}
+    return {
+        "prompt": post.prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "kind": kind,
+        "probability": p,
+    }
 
 
 def prompt(draws: Draws, post: Post) -> dict:
@@ -62,7 +74,12 @@ def prompt(draws: Draws, post: Post) -> dict:
     return {"prompt": post.prompt, "facts": asdict(post.facts)}
 
 
-MAKERS = {"documents": document, "demonstrations": demonstration, "comparisons": comparison, "prompts": prompt}
+MAKERS = {
+    "documents": document,
+    "demonstrations": demonstration,
+    "comparisons": comparison,
+    "prompts": prompt,
+}
 
 
 def row(kind: str, split: str, number: int) -> dict:

@@ -1,9 +1,11 @@
-"""The gold reward: what a summary is worth, as a deterministic function of the post's facts and the summary's text.
+"""The gold reward: what a summary is worth, as a deterministic function of the post's facts and the
+summary's text.
 
-    gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept - 0.05 words over 24
+    gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept - 0.05 words
+    over 24
 
-It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the annotators, and
-PPO from the reward model; none of them ever sees the formula.
+It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the
+annotators, and PPO from the reward model; none of them ever sees the formula.
 """
 
 import re
@@ -31,14 +33,18 @@ class Gold:
     @property
     def flaws(self) -> dict[str, bool]:
         """The three flaws that are reported one by one."""
-        return {"hallucination": self.invented > 0, "copying": self.copied > 0, "missing_question": not self.question}
+        return {
+            "hallucination": self.invented > 0,
+            "copying": self.copied > 0,
+            "missing_question": not self.question,
+        }
 
 
 def gold(facts: Facts, summary: str) -> Gold:
     """Judge a summary of a post with these facts.
 
-    Values count once however often they are named; a question is kept if the summary has a question mark and names an
-    option.
+    Values count once however often they are named; a question is kept if the summary has a question
+    mark and names an option.
     """
     words = re.findall(r"[A-Za-z]+", summary)
     named = set(words)

@@ -1,4 +1,6 @@
-"""The grammar of posts and of the threads under them. Every text has exactly one sequence of choices behind it."""
+"""The grammar of posts and of the threads under them. Every text has exactly one sequence of
+choices behind it.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -37,7 +39,9 @@ THANKS = ("", " Thanks for reading.", " Please help.", " Any advice is welcome."
 
 @dataclass(frozen=True)
 class Facts:
-    """What a post is about: one value a slot, the two options in the order in which the post names them."""
+    """What a post is about: one value a slot, the two options in the order in which the post names
+    them.
+    """
 
     who: str
     deed: str
@@ -50,7 +54,11 @@ class Facts:
 
     def fill(self, template: str) -> str:
         """The template with its {slots} filled in; tried and options as phrases."""
-        phrases = {"tried": TRIED[self.tried], "option": OPTION[self.option], "other": OPTION[self.other]}
+        phrases = {
+            "tried": TRIED[self.tried],
+            "option": OPTION[self.option],
+            "other": OPTION[self.other],
+        }
         return template.format(**{**vars(self), **phrases})
 
     def values(self, slot: str) -> set[str]:
@@ -62,18 +70,25 @@ class Facts:
         return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
 
     def wrong(self, fields: Sequence[str], draws: Draws) -> "Facts":
-        """A copy with false values in these fields: any of their slot that the post doesn't name."""
+        """A copy with false values in these fields: any of their slot that the post doesn't
+        name.
+        """
         changed = self
         for field in fields:
             slot = "option" if field == "other" else field
             taken = self.values(slot) | changed.values(slot)
-            changed = replace(changed, **{field: draws.pick([value for value in VALUES[slot] if value not in taken])})
+            changed = replace(
+                changed,
+                **{field: draws.pick([value for value in VALUES[slot] if value not in taken])},
+            )
         return changed
 
 
 @dataclass(frozen=True)
 class Post:
-    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary should leave out."""
+    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary
+    should leave out.
+    """
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
@@ -88,7 +103,10 @@ class Post:
 
 def draw_facts(draws: Draws) -> Facts:
     """Facts with independent uniform slots; the two options differ."""
-    single = {slot: draws.pick(VALUES[slot]) for slot in ("who", "deed", "thing", "since", "place", "tried")}
+    single = {
+        slot: draws.pick(VALUES[slot])
+        for slot in ("who", "deed", "thing", "since", "place", "tried")
+    }
     option, other = draws.sample(VALUES["option"], 2)
     return Facts(**single, option=option, other=other)
 
@@ -96,14 +114,18 @@ def draw_facts(draws: Draws) -> Facts:
 def draw_small_talk(draws: Draws) -> list[str]:
     """One or two sentences of different kinds that have nothing to do with the problem."""
     sentences = []
-    for kind in sorted(draws.sample(tuple(SMALL_TALK), 1)) if draws.flip(0.7) else _two_kinds(draws):
+    for kind in (
+        sorted(draws.sample(tuple(SMALL_TALK), 1)) if draws.flip(0.7) else _two_kinds(draws)
+    ):
         words, templates = SMALL_TALK[kind]
         sentences.append(draws.pick(templates).format(draws.pick(words)))
     return sentences
 
 
 def _two_kinds(draws: Draws) -> tuple[str, str]:
-    kinds = tuple(SMALL_TALK)  # an unordered pair, so that the later shuffle is the only source of order
+    kinds = tuple(
+        SMALL_TALK
+    )  # an unordered pair, so that the later shuffle is the only source of order
     return draws.pick([(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]])
 
 
@@ -116,13 +138,19 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
         middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
     if draws.flip(0.3):
         middle.append(draws.pick(EXCUSE).format(subject.capitalize()))
-    sentences = [facts.fill(draws.pick(PROBLEMS)), *draws.shuffle(middle), facts.fill(draws.pick(CHOICES))]
+    sentences = [
+        facts.fill(draws.pick(PROBLEMS)),
+        *draws.shuffle(middle),
+        facts.fill(draws.pick(CHOICES)),
+    ]
     header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
     prompt = f"{header}\n\nPOST: {' '.join(sentences)}{draws.pick(THANKS)}\n\nTL;DR:"
     return Post(facts, prompt, tuple(small_talk), draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:
-    """The post called `name`, from the held-out facts or from the training facts, and the draws to go on with."""
+    """The post called `name`, from the held-out facts or from the training facts, and the draws to
+    go on with.
+    """
     draws, facts = draw_until(name, draw_facts, lambda facts: facts.held_out() == held_out)
     return draws, draw_post(draws, facts)

@@ -22,7 +22,11 @@ DETAILS = {
     "place": (" in {place}", " here in {place}"),
     "tried": (", I already {tried}", " although I {tried}"),
 }
-QUESTIONS = (" Should I {option} or {other}?", " Do I {option} or {other}?", " Is it better to {option} or {other}?")
+QUESTIONS = (
+    " Should I {option} or {other}?",
+    " Do I {option} or {other}?",
+    " Is it better to {option} or {other}?",
+)
 FILLERS = (
     " Honestly, I could talk about this for hours and hours.",
     " It is a really long and complicated matter, to be fair.",
@@ -53,7 +57,8 @@ class Plan:
 def draw_plan(draws: Draws, question: bool = True) -> Plan:
     """A random plan: which details, in which wording (since and place in either order, tried last).
 
-    Without `question` its wording is not drawn, so that a summary that drops it still has one derivation.
+    Without `question` its wording is not drawn, so that a summary that drops it still has one
+    derivation.
     """
     details = [slot for slot in ("since", "place") if draws.flip(DETAIL_SHARE)]
     if len(details) == 2:
@@ -61,11 +66,15 @@ def draw_plan(draws: Draws, question: bool = True) -> Plan:
     if draws.flip(DETAIL_SHARE):
         details.append("tried")
     wording = tuple(draws.pick(DETAILS[slot]) for slot in details)
-    return Plan(draws.pick(MAINS), tuple(details), wording, draws.pick(QUESTIONS) if question else "")
+    return Plan(
+        draws.pick(MAINS), tuple(details), wording, draws.pick(QUESTIONS) if question else ""
+    )
 
 
 def draw_wrong(plan: Plan, draws: Draws) -> tuple[str, ...]:
-    """The fields that a hallucinating writer gets wrong: both options, one of them, or another fact of the plan."""
+    """The fields that a hallucinating writer gets wrong: both options, one of them, or another fact
+    of the plan.
+    """
     if draws.flip(OPTION_SHARE):
         return draws.pick(WRONG_OPTIONS, WRONG_OPTION_SHARES)
     return (draws.pick([field for field in plan.mentions() if field not in ("option", "other")]),)

@@ -1,6 +1,7 @@
 """The grammar of what stands under a post in the pretraining documents: comments, updates, stories.
 
-Nearly all of them restate facts or sentences of the post, so a model that predicts them well has learned to copy.
+Nearly all of them restate facts or sentences of the post, so a model that predicts them well has
+learned to copy.
 """
 
 from data.draws import Draws
@@ -19,13 +20,21 @@ UPDATES = (
     "My {who} is not {deed} my {thing} anymore.",
     "My {who} still keeps {deed} my {thing}.",
 )
-ENDINGS = ("In the end I decided to {option}.", "I chose to {option}.", "I did not {option} after all.")
+ENDINGS = (
+    "In the end I decided to {option}.",
+    "I chose to {option}.",
+    "I did not {option} after all.",
+)
 OBJECTIONS = ("What has that to do with it?", "Why do you tell us this?", "Who cares?")
 STORIES = (
     "Once in {place}, somebody kept {deed} the {thing}. It was the {who}.",
     "This is the story of the {who} from {place} who kept {deed} the {thing}.",
 )
-STORY_TAILS = {"since": " It began around {since}.", "place": " All of {place} knew.", "tried": " The owner {tried}."}
+STORY_TAILS = {
+    "since": " It began around {since}.",
+    "place": " All of {place} knew.",
+    "tried": " The owner {tried}.",
+}
 
 
 def draw_document(draws: Draws, post: Post) -> str:
@@ -57,7 +66,9 @@ def _update(draws: Draws, post: Post) -> str:
 
 def _story(draws: Draws, post: Post) -> str:
     """Somebody else tells it."""
-    return "STORY: " + post.facts.fill(draws.pick(STORIES) + "".join(STORY_TAILS[slot] for slot in _details(draws)))
+    return "STORY: " + post.facts.fill(
+        draws.pick(STORIES) + "".join(STORY_TAILS[slot] for slot in _details(draws))
+    )
 
 
 def _objection(draws: Draws, post: Post) -> str:

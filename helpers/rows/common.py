@@ -1,21 +1,27 @@
 """What the tracks share: text fields, completions, limits in tokens, the split by hash.
 
-A row is a dict with the columns that its data set has on the Hub. The functions of this folder make a record of it, or
-raise Unusable with the reason, so that whoever reads the rows can count what was left out.
+A row is a dict with the columns that its data set has on the Hub. The functions of this folder make
+a record of it, or raise Unusable with the reason, so that whoever reads the rows can count what was
+left out.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from helpers.datasets import Comparison, Document
+from helpers.rows.embedded import Comparison, Document
 from helpers.tokenizer import EOS
 
-TENTHS = {"heldout": (0,), "reserve": (1,)}  # which tenth of all prompts a split is; "train" is the rest
+TENTHS = {
+    "heldout": (0,),
+    "reserve": (1,),
+}  # which tenth of all prompts a split is; "train" is the rest
 
 
 class Unusable(Exception):
-    """A row that makes no record; the message is the reason, worded alike for all rows that share it."""
+    """A row that makes no record; the message is the reason, worded alike for all rows that share
+    it.
+    """
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,9 @@ class Limits:
         return self.encode is None or len(self.encode(prompt)) <= self.prompt
 
     def check(self, prompt: str, *completions: str) -> None:
-        """Raises Unusable when the prompt, or the prompt with one of the completions, is too long."""
+        """Raises Unusable when the prompt, or the prompt with one of the completions, is too
+        long.
+        """
         if self.encode is None:
             return
         length = len(self.encode(prompt))
@@ -42,7 +50,9 @@ class Limits:
 
 
 def digest(text: str) -> int:
-    """A number below 2**64 that depends on the text alone: the same on every machine and in every order of rows."""
+    """A number below 2**64 that depends on the text alone: the same on every machine and in every
+    order of rows.
+    """
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
@@ -52,13 +62,16 @@ def mark(key: str) -> int:
 
 
 def split_of(key: str) -> str:
-    """"train", "reserve" or "heldout": a tenth each for the last two. White space and capitals make no difference."""
+    """ "train", "reserve" or "heldout": a tenth each for the last two. White space and capitals
+    make no difference.
+    """
     tenth = mark(key) % 10
     return next((name for name, tenths in TENTHS.items() if tenth in tenths), "train")
 
 
 def field(row: dict, name: str, may_be_empty: bool = False) -> str:
-    """The text in a column, without white space around it, as Unicode that can be written: half a character becomes �.
+    """The text in a column, without white space around it, as Unicode that can be written: half a
+    character becomes �.
 
     Raises Unusable if it is missing, no text, or empty.
     """
@@ -74,7 +87,9 @@ def field(row: dict, name: str, may_be_empty: bool = False) -> str:
 
 
 def completion(text: str) -> str:
-    """A completion as the model writes it: one leading space, none behind; the encoder adds the end of text."""
+    """A completion as the model writes it: one leading space, none behind; the encoder adds the end
+    of text.
+    """
     text = text.strip().removesuffix(EOS).strip()
     if not text:
         raise Unusable("empty completion")

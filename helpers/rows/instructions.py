@@ -1,10 +1,12 @@
-"""Requests and answers: the rows of tatsu-lab/alpaca, Dahoas/rm-static and Dahoas/synthetic-instruct-gptj-pairwise."""
+"""Requests and answers: the rows of tatsu-lab/alpaca, Dahoas/rm-static and
+Dahoas/synthetic-instruct-gptj-pairwise.
+"""
 
 import re
 
-from helpers.datasets import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
-from helpers.templates import ASSISTANT, INSTRUCT
+from helpers.rows.embedded import Comparison, Demonstration, Prompt
+from helpers.rows.templates import ASSISTANT, INSTRUCT
 
 NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
 HUMAN, ANSWER = re.compile(r"(?:^|\n\n) *Human:"), re.compile(r"\n\n *Assistant:$")
@@ -31,7 +33,9 @@ def alpaca_demonstration(row: dict, limits: Limits) -> Demonstration:
 
 
 def last_turn(row: dict) -> str:
-    """What the human said last in a dialogue "\\n\\nHuman: ...\\n\\nAssistant: ...\\n\\nHuman: ...\\n\\nAssistant:"."""
+    """What the human said last in a dialogue "\\n\\nHuman: ...\\n\\nAssistant: ...\\n\\nHuman:
+    ...\\n\\nAssistant:".
+    """
     _, *turns = HUMAN.split(field(row, "prompt"))
     answer = ANSWER.search(turns[-1]) if turns else None
     if answer is None:
@@ -45,7 +49,9 @@ def last_turn(row: dict) -> str:
 def dialogue_comparison(row: dict, limits: Limits) -> Comparison:
     """The last request of a dialogue and two answers, in the same template as Alpaca's requests."""
     text = ASSISTANT.format(request=last_turn(row))
-    return comparison(text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits)
+    return comparison(
+        text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits
+    )
 
 
 def instruct_key(row: dict) -> str:
@@ -70,4 +76,6 @@ def instruct_demonstration(row: dict, limits: Limits) -> Demonstration:
 def instruct_comparison(row: dict, limits: Limits) -> Comparison:
     """A request and its two answers."""
     text = INSTRUCT.format(request=field(row, "prompt"))
-    return comparison(text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits)
+    return comparison(
+        text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits
+    )

@@ -1,10 +1,12 @@
-"""Sentences of film reviews with a label (the rows of stanfordnlp/sst2): how a sentence begins, and how it goes on."""
+"""Sentences of film reviews with a label (the rows of stanfordnlp/sst2): how a sentence begins, and
+how it goes on.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from helpers.datasets import Comparison, Demonstration, Labelled, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, digest, field
+from helpers.rows.embedded import Comparison, Demonstration, Labelled, Prompt
 
 TEMPLATE = "{request}"
 LEAST, MOST = 2, 7  # words of a prompt
@@ -23,7 +25,10 @@ def parts(row: dict, limits: Limits) -> tuple[str, str]:
     if len(words) < WORDS:
         raise Unusable("sentence too short")
     first = LEAST + digest(sentence) % (MOST - LEAST + 1)
-    beginning, rest = TEMPLATE.format(request=" ".join(words[:first])), completion(" ".join(words[first:]))
+    beginning, rest = (
+        TEMPLATE.format(request=" ".join(words[:first])),
+        completion(" ".join(words[first:])),
+    )
     limits.check(beginning, rest)
     return beginning, rest
 
@@ -49,12 +54,16 @@ def labelled(row: dict, limits: Limits) -> Labelled:
 
 
 def pairs(sentences: Sequence[Labelled], limits: Limits) -> tuple[list[Comparison], Counter]:
-    """Pairs of a positive completion (chosen) and a negative one, and how many sentences were left out, by reason.
+    """Pairs of a positive completion (chosen) and a negative one, and how many sentences were left
+    out, by reason.
 
-    One of the two follows a prompt that was not its own, in half of the pairs the positive one: how well a completion
-    fits its prompt says nothing about which is chosen. The pairs depend on the set of sentences, not on their order.
+    One of the two follows a prompt that was not its own, in half of the pairs the positive one: how
+    well a completion fits its prompt says nothing about which is chosen. The pairs depend on the
+    set of sentences, not on their order.
     """
-    ordered = sorted(sentences, key=lambda item: (digest(item.prompt + item.completion), item.label))
+    ordered = sorted(
+        sentences, key=lambda item: (digest(item.prompt + item.completion), item.label)
+    )
     good, bad = ([item for item in ordered if item.label == label] for label in (1, 0))
     found, left_out = [], Counter()
     for positive, negative in zip(good, bad):

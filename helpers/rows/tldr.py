@@ -1,10 +1,12 @@
-"""Reddit posts and their summaries (the rows of CarperAI/openai_summarize_tldr and openai_summarize_comparisons)."""
+"""Reddit posts and their summaries (the rows of CarperAI/openai_summarize_tldr and
+openai_summarize_comparisons).
+"""
 
 import re
 from collections.abc import Callable, Sequence
 
-from helpers.datasets import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
+from helpers.rows.embedded import Comparison, Demonstration, Prompt
 
 TEMPLATE = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
 MARK = "TL;DR:"
@@ -16,7 +18,8 @@ NEAR = 64  # cuts tried beyond the one that bisection finds, as a longer text ma
 def read_post(row: dict) -> dict[str, str]:
     """The fields subreddit, title and post of a prompt.
 
-    Only a "TL;DR:" at the very end is the mark of the summary; one inside the post belongs to the post.
+    Only a "TL;DR:" at the very end is the mark of the summary; one inside the post belongs to the
+    post.
     """
     found = POST.fullmatch(field(row, "prompt").removesuffix(MARK))
     if not found:
@@ -28,12 +31,15 @@ def read_post(row: dict) -> dict[str, str]:
 
 
 def key(row: dict) -> str:
-    """The whole prompt before anything is cut, so that a post is in one split whatever file it comes from."""
+    """The whole prompt before anything is cut, so that a post is in one split whatever file it
+    comes from.
+    """
     return TEMPLATE.format(**read_post(row))
 
 
 def prompt(row: dict, limits: Limits) -> Prompt:
-    """The prompt of a post. One that is too long is cut at its last line break until it fits; if none, by characters.
+    """The prompt of a post. One that is too long is cut at its last line break until it fits; if
+    none, by characters.
 
     Raises Unusable if not even the first character of the post fits.
     """
@@ -53,7 +59,9 @@ def prompt(row: dict, limits: Limits) -> Prompt:
 
 
 def longest(ends: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of the rising numbers `ends` that fits, or None: what cutting step by step would find, but faster."""
+    """The largest of the rising numbers `ends` that fits, or None: what cutting step by step would
+    find, but faster.
+    """
     low, high = 0, len(ends)  # as if all before low fitted, and none from high on
     while low < high:
         middle = (low + high) // 2
@@ -81,4 +89,6 @@ def demonstration(row: dict, limits: Limits) -> Demonstration:
 
 def preference(row: dict, limits: Limits) -> Comparison:
     """A post and two summaries, of which `chosen` was preferred."""
-    return comparison(prompt(row, limits).prompt, summary(row, "chosen"), summary(row, "rejected"), limits)
+    return comparison(
+        prompt(row, limits).prompt, summary(row, "chosen"), summary(row, "rejected"), limits
+    )

@@ -1,4 +1,6 @@
-"""On a CUDA device: the same numbers as on the CPU, 16 bits, memory that runs out, snapshots. Run by `make gpu`."""
+"""On a CUDA device: the same numbers as on the CPU, 16 bits, memory that runs out, snapshots. Run
+by `make gpu`.
+"""
 
 import copy
 import json
@@ -8,43 +10,63 @@ import torch
 
 from helpers import pointwise, ppo, pretrain, reward, sft
 from helpers.batching import Ahead, left_pad
-from helpers.checkpoints import load_stage, save_stage
 from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
-from helpers.datasets import Prompt, load_tokenizer
+from helpers.engine.hardware import choose_device, choose_dtype, choose_preset
+from helpers.engine.snapshots import Keeper, Stopped
 from helpers.generation import sample
-from helpers.hardware import choose_device, choose_dtype, choose_preset
 from helpers.lora import LoRALinear
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.muon import orthogonal
 from helpers.ppo_models import Models
 from helpers.quantization import NF4Linear, dequantize_nf4, quantize_nf4
-from helpers.resume import Keeper, Stopped
-from tests.unit.runs import LABELS, PAIRS, ROWS, SIZES, Letters, model
+from helpers.rows.embedded import Prompt, load_tokenizer
+from helpers.run.checkpoints import load_stage, save_stage
+from tests.support.runs import LABELS, PAIRS, ROWS, SIZES, Letters, model
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-PROMPTS = [Prompt(text) for text in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")]
+PROMPTS = [
+    Prompt(text)
+    for text in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+]
 PPO = PPOConfig(
-    iterations=3, rollout_size=8, minibatch_size=4, response_tokens=12, lr=1e-3, muon_lr=0.0, value_lr=1e-3
+    iterations=3,
+    rollout_size=8,
+    minibatch_size=4,
+    response_tokens=12,
+    lr=1e-3,
+    muon_lr=0.0,
+    value_lr=1e-3,
 )
 TRAIN = {  # train(model, dtype, keeper) of every stage but PPO
     "pretrain": lambda m, dtype, keeper: pretrain.train(
         m, ROWS, PretrainConfig(**SIZES, muon_lr=1e-2), 1, dtype, keeper
     ),
     "sft": lambda m, dtype, keeper: sft.train(
-        m, [(ids, len(ids) // 3) for ids in ROWS], SFTConfig(**SIZES, muon_lr=1e-2), 1, dtype, keeper
+        m,
+        [(ids, len(ids) // 3) for ids in ROWS],
+        SFTConfig(**SIZES, muon_lr=1e-2),
+        1,
+        dtype,
+        keeper,
     ),
     "lora": lambda m, dtype, keeper: sft.train(
-        m, [(ids, len(ids) // 3) for ids in ROWS], SFTConfig(**SIZES, adapter="lora", rank=2, adapter_lr=1e-3), 1,
-        dtype, keeper,
+        m,
+        [(ids, len(ids) // 3) for ids in ROWS],
+        SFTConfig(**SIZES, adapter="lora", rank=2, adapter_lr=1e-3),
+        1,
+        dtype,
+        keeper,
     ),
-    "pairs": lambda m, dtype, keeper: reward.train(m, PAIRS, RewardConfig(**SIZES, muon_lr=1e-2), 1, dtype, keeper),
+    "pairs": lambda m, dtype, keeper: reward.train(
+        m, PAIRS, RewardConfig(**SIZES, muon_lr=1e-2), 1, dtype, keeper
+    ),
     "labels": lambda m, dtype, keeper: pointwise.train(
         m, ROWS, LABELS, RewardConfig(**SIZES, muon_lr=1e-2), 1, dtype, keeper
     ),
-}  # fmt: skip
+}
 
 
 def fresh(stage: str, device: str) -> torch.nn.Module:
@@ -90,10 +112,18 @@ def test_samples_are_those_of_the_cpu(temperature, use_cache):
     gpt = model()
     ids, mask = left_pad([[5, 6, 7, 8], [9, 10], [3] * 9], 1)
     uniforms = torch.rand(3, 16)
-    asked = {"max_new_tokens": 16, "eos_id": 0, "pad_id": 1, "temperature": temperature, "use_cache": use_cache}
+    asked = {
+        "max_new_tokens": 16,
+        "eos_id": 0,
+        "pad_id": 1,
+        "temperature": temperature,
+        "use_cache": use_cache,
+    }
     expected = sample(gpt, ids, mask, uniforms=uniforms, **asked)
     found = sample(gpt.cuda(), ids.cuda(), mask.cuda(), uniforms=uniforms.cuda(), **asked)
-    assert torch.equal(found.ids.cpu(), expected.ids) and torch.equal(found.stopped.cpu(), expected.stopped)
+    assert torch.equal(found.ids.cpu(), expected.ids) and torch.equal(
+        found.stopped.cpu(), expected.stopped
+    )
 
 
 def test_muon_makes_matrices_orthogonal():
@@ -107,7 +137,9 @@ def test_nf4_has_the_same_bits():
     weight = torch.randn(300, 201)
     ours, theirs = quantize_nf4(weight), quantize_nf4(weight.cuda())
     assert all(torch.equal(a, b.cpu()) for a, b in zip(ours, theirs))
-    assert torch.equal(dequantize_nf4(*ours, weight.shape), dequantize_nf4(*theirs, weight.shape).cpu())
+    assert torch.equal(
+        dequantize_nf4(*ours, weight.shape), dequantize_nf4(*theirs, weight.shape).cpu()
+    )
     layer = NF4Linear(torch.nn.Linear(201, 300)).cuda()
     x = torch.randn(2, 201, device="cuda", requires_grad=True)
     with torch.autocast("cuda", dtype=torch.float16):
@@ -170,8 +202,12 @@ def test_a_stopped_run_goes_on(stage, tmp_path):
     expected = losses(TRAIN[stage](fresh(stage, "cuda"), torch.bfloat16, None))
     keeper = Keeper(tmp_path / "log.jsonl", tmp_path / "snapshots", every_steps=1)
     with pytest.raises(Stopped):  # a deadline in the past: after the first step
-        TRAIN[stage](fresh(stage, "cuda"), torch.bfloat16, Keeper(keeper.log, keeper.folder, deadline=0.0))
-    assert losses(TRAIN[stage](fresh(stage, "cuda"), torch.bfloat16, keeper)) == pytest.approx(expected, rel=1e-3)
+        TRAIN[stage](
+            fresh(stage, "cuda"), torch.bfloat16, Keeper(keeper.log, keeper.folder, deadline=0.0)
+        )
+    assert losses(TRAIN[stage](fresh(stage, "cuda"), torch.bfloat16, keeper)) == pytest.approx(
+        expected, rel=1e-3
+    )
     assert len([json.loads(line) for line in keeper.log.read_text().splitlines()]) == len(expected)
 
 
@@ -179,9 +215,16 @@ def test_a_checkpoint_from_the_gpu_opens_on_the_cpu(tmp_path):
     tokenizer = load_tokenizer("tldr")
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32)).cuda()
     save_stage(
-        tmp_path / "sft", gpt, tokenizer, stage="sft", track="tldr", config={}, metrics={}, parent=None,
+        tmp_path / "sft",
+        gpt,
+        tokenizer,
+        stage="sft",
+        track="tldr",
+        config={},
+        metrics={},
+        parent=None,
         data_fingerprint="",
-    )  # fmt: skip
+    )
     loaded, _ = load_stage(tmp_path / "sft", stage="sft", track="tldr", tokenizer=tokenizer)
     assert torch.equal(loaded.wte.weight, gpt.wte.weight.cpu())
 
@@ -209,10 +252,16 @@ def test_what_is_chosen_for_this_gpu():
     assert device.type == "cuda"
     enough = torch.cuda.get_device_capability()[0] >= 8
     assert choose_dtype(device) is (torch.bfloat16 if enough else torch.float16)
-    assert choose_preset("embedded", device)[0] == "cpu" and choose_preset("hub", device)[0] in ("t4", "t4x2", "h100")
+    assert choose_preset("embedded", device)[0] == "cpu" and choose_preset("hub", device)[0] in (
+        "t4",
+        "t4x2",
+        "h100",
+    )
 
 
 def test_scores_are_those_of_the_cpu():
     scored = RewardModel(GPT(GPTConfig(vocab_size=40, context=48, layers=2, heads=2, channels=16)))
     expected = reward.margins(scored, PAIRS, 1)
-    torch.testing.assert_close(reward.margins(scored.cuda(), PAIRS, 1), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        reward.margins(scored.cuda(), PAIRS, 1), expected, atol=1e-4, rtol=1e-4
+    )

@@ -1,0 +1,150 @@
+"""Kill every stage's training at random moments, again and again, and see that it ends as if nobody
+had.
+
+    python -m benchmarks.soak --kills 20           (with --course FOLDER: a run folder that
+    has all checkpoints)
+
+Each stage runs as its command (`python -m helpers.sft --preset smoke --steps N`), is killed with
+SIGKILL somewhere between its start and a few steps on, and is started again, until it comes to its
+end. Then its log must equal, to the last digit, that of a run that was left alone. After every kill
+the newest snapshot must be readable, or the one before.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from helpers.engine.files import ROOT, STAGES
+from helpers.engine.state import DamagedState, read_state
+
+STEPS = {"pretrain": 40, "sft": 40, "reward": 30, "ppo": 5}
+SAVE_STEPS = {"pretrain": 3, "sft": 3, "reward": 2, "ppo": 1}
+
+
+def start(stage: str, out: Path) -> subprocess.Popen:
+    """A stage's trial, as a process that prints nothing."""
+    options = {
+        "preset": "smoke",
+        "out": out,
+        "steps": STEPS[stage],
+        "save-steps": SAVE_STEPS[stage],
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", f"helpers.{stage}", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def log_of(stage: str, out: Path) -> Path:
+    return out / "logs" / f"{stage}-trial.jsonl"
+
+
+def readable(stage: str, out: Path, found: Counter) -> None:
+    """Count the whole and the damaged snapshots that are there. Raises DamagedState if none of some
+    is whole.
+    """
+    folders = sorted((out / "snapshots" / stage / f"{stage}-trial").glob("step-*"))
+    whole = 0
+    for folder in folders:
+        try:
+            read_state(folder)
+            whole += 1
+        except DamagedState:
+            found["damaged snapshots"] += 1
+    found["whole snapshots"] += whole
+    if folders and not whole:
+        raise DamagedState(f"none of {len(folders)} snapshots in {folders[0].parent} can be read")
+
+
+def until_killed(stage: str, out: Path, seconds: float) -> bool:
+    """Run a stage and kill it at a random moment, up to `seconds` after its first step; False if it
+    ended.
+    """
+    process, log = start(stage, out), log_of(stage, out)
+    before = log.stat().st_mtime_ns if log.exists() else 0
+    begun = None
+    wait = random.uniform(0, seconds)
+    while process.poll() is None:
+        if begun is None and log.exists() and log.stat().st_mtime_ns != before:
+            begun = time.perf_counter()
+        if begun is not None and time.perf_counter() - begun > wait:
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(0.005)
+    if process.returncode:
+        raise RuntimeError(
+            f"{stage} ended with {process.returncode}: {process.stderr.read()[-2000:]}"
+        )
+    return False
+
+
+def soak(stage: str, course: Path, kills: int) -> Counter:
+    """Kill a stage so many times, over as many runs as that takes; each log must be that of an
+    undisturbed run.
+    """
+    found: Counter = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        (out / "checkpoints").symlink_to((course / "checkpoints").resolve())
+        begun = time.perf_counter()
+        if until_killed(stage, out, float("inf")):
+            raise AssertionError
+        expected, seconds = log_of(stage, out).read_bytes(), time.perf_counter() - begun
+        while found["kills"] < kills or log_of(stage, out).exists():
+            left = kills - found["kills"]
+            if until_killed(stage, out, seconds / 3 if left else float("inf")):
+                found["kills"] += 1
+                readable(stage, out, found)
+                continue
+            found["runs"] += 1
+            if log_of(stage, out).read_bytes() != expected:
+                raise AssertionError(
+                    f"{stage}: the log of a run that was killed differs from an undisturbed one's"
+                )
+            log_of(stage, out).unlink()
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Kill training runs and see that they go on exactly."
+    )
+    parser.add_argument("--kills", type=int, default=20, help="of each stage")
+    parser.add_argument(
+        "--course", type=Path, help="a run folder with the checkpoints of a smoke run"
+    )
+    parser.add_argument("--stages", default=",".join(STAGES.values()))
+    args = parser.parse_args()
+    os.environ.setdefault("RLHF_THREADS", "1")
+    course = args.course
+    if course is None:
+        course = ROOT / "runs" / "soak"
+        command = [
+            sys.executable,
+            "-m",
+            "helpers.run.headless",
+            "--preset=smoke",
+            f"--out={course}",
+        ]
+        subprocess.run(command, check=True, cwd=ROOT)
+    for stage in args.stages.split(","):
+        begun = time.perf_counter()
+        found = soak(stage, course, args.kills)
+        numbers = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+        seconds = time.perf_counter() - begun
+        print(
+            f"{stage:9} every log equal to the last digit: {numbers} [{seconds:.0f}s]", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

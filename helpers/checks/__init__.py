@@ -1,1 +1,0 @@
-"""Checked exercises, one module a notebook: `from helpers.checks.ppo import check_gae`. The mechanism is in `core`."""

@@ -1,0 +1,3 @@
+"""Policies side by side: baselines, overlap with references, perplexity, win rates, second judge,
+HellaSwag.
+"""

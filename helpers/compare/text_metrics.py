@@ -1,0 +1,174 @@
+"""Responses against references, and how much a set of texts repeats itself: ROUGE, BLEU,
+distinct-n, length.
+
+Low-level scores come from the packages rouge-score and sacrebleu, so that the numbers can be
+compared with papers.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from helpers.evaluation import bootstrap_ci95
+
+ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}  # rouge-score's names: ours
+ORDER = 4  # BLEU counts n-grams of 1 to 4 tokens
+
+
+def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
+    """Raises ValueError unless there is at least one prediction, and one reference for each."""
+    if not predictions:
+        raise ValueError("no predictions to compare with references")
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
+
+
+def rouge(
+    predictions: Sequence[str], references: Sequence[str], kinds: Sequence[str] = tuple(ROUGE)
+) -> dict[str, Tensor]:
+    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}, for kinds
+    of rouge-score.
+
+    Words are stemmed. A text without a letter a-z or digit has no words here, so two equal emoji
+    score 0. Raises ValueError for lists of different lengths. Source: Lin 2004.
+    """
+    from rouge_score.rouge_scorer import RougeScorer  # imported here: most runs have no references
+
+    check_pairs(predictions, references)
+    scorer = RougeScorer(list(kinds), use_stemmer=True)
+    scores = [
+        scorer.score(reference, prediction)
+        for prediction, reference in zip(predictions, references)
+    ]
+    return {
+        ROUGE[kind]: torch.tensor([float(score[kind].fmeasure) for score in scores])
+        for kind in kinds
+    }
+
+
+def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor:
+    """What corpus BLEU is made of, one row a pair, (N, 10) int64; the rows of any set of pairs can
+    be added up.
+
+    Columns: matching n-grams for n = 1 to 4, all n-grams of the prediction for n = 1 to 4, tokens
+    of the prediction, tokens of the reference.
+    """
+    from sacrebleu.metrics import BLEU
+
+    check_pairs(predictions, references)
+    metric, rows = (
+        BLEU(effective_order=True),
+        [],
+    )  # effective_order changes a sentence's score, not its counts
+    for prediction, reference in zip(predictions, references):
+        score = metric.sentence_score(prediction, [reference])
+        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
+    return torch.tensor(rows)
+
+
+def bleu_of(counts: Tensor) -> float:
+    """Corpus BLEU, 0 to 100, of summed counts (10,), with sacrebleu's usual smoothing ("exp")."""
+    from sacrebleu.metrics import BLEU
+
+    *grams, predicted, expected = counts.tolist()
+    return BLEU.compute_bleu(
+        grams[:ORDER], grams[ORDER:], predicted, expected, smooth_method="exp"
+    ).score
+
+
+def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100, as sacrebleu gives it by default:
+    case:mixed|eff:no|tok:13a|smooth:exp, one reference.
+
+    Source: Papineni et al. 2002; Post 2018.
+    """
+    return bleu_of(bleu_counts(predictions, references).sum(0))
+
+
+def bleu_ci95(counts: Tensor, seed: int = 0, resamples: int = 1000) -> list[float]:
+    """95% percentile-bootstrap interval of corpus BLEU, [low, high], over the pairs behind counts
+    (N, 10).
+
+    BLEU is no mean over pairs: each resample adds up the counts of its pairs. Source: Koehn 2004.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
+    scores = torch.tensor([bleu_of(counts[draw].sum(0)) for draw in draws])
+    return torch.quantile(scores, torch.tensor([0.025, 0.975])).tolist()
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of a set of texts, 0 to 1; 0 if no text has n words. Words
+    are as spaces part.
+
+    It falls as the texts grow longer or more, so compare only sets of similar size. Source: Li et
+    al. 2016.
+    """
+    if n < 1:
+        raise ValueError(f"distinct-n: n must be at least 1, not {n}")
+    grams = [gram for text in texts for gram in zip(*(text.split()[i:] for i in range(n)))]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_ci95(texts: Sequence[str], n: int) -> list[float]:
+    """95% jackknife interval of distinct-n, [low, high], over the texts.
+
+    Not a bootstrap: a text that is drawn twice repeats itself, which would make every resample less
+    varied than the texts are. The jackknife leaves out one text at a time (Efron and Stein 1981).
+    Raises ValueError for n below 1.
+    """
+    share = distinct(texts, n)
+    rows = [list(zip(*(text.split()[i:] for i in range(n)))) for text in texts]
+    owners = Counter(gram for row in rows for gram in set(row))  # how many texts have it
+    kinds, total = len(owners), sum(map(len, rows))
+    without = [
+        (kinds - sum(owners[gram] == 1 for gram in set(row))) / (total - len(row))
+        for row in rows
+        if total > len(row)
+    ]
+    if len(without) < 2:
+        return [share, share]
+    spread = torch.tensor(without, dtype=torch.float64).var(unbiased=False).item()
+    half = 1.96 * math.sqrt((len(without) - 1) * spread)
+    return [max(0.0, share - half), min(1.0, share + half)]
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Mean length in words, as spaces part them. Raises ValueError without texts."""
+    if not texts:
+        raise ValueError("no texts to measure")
+    return sum(len(text.split()) for text in texts) / len(texts)
+
+
+def text_metrics(
+    predictions: Sequence[str], references: Sequence[str], seed: int = 0
+) -> dict[str, float | list]:
+    """One row of a table: ROUGE and BLEU of the predictions, each with a 95% interval under
+    NAME_ci95.
+    """
+    row: dict[str, float | list] = {}
+    for name, scores in rouge(predictions, references).items():
+        row[name], row[f"{name}_ci95"] = scores.mean().item(), bootstrap_ci95(scores, seed)
+    counts = bleu_counts(predictions, references)
+    row["BLEU"], row["BLEU_ci95"] = bleu_of(counts.sum(0)), bleu_ci95(counts, seed)
+    return row
+
+
+def text_shape(texts: Sequence[str], seed: int = 0) -> dict[str, float | list]:
+    """One row of a table: how long texts are and how varied, each with a 95% interval under
+    NAME_ci95.
+    """
+    lengths = torch.tensor([float(len(text.split())) for text in texts])
+    row: dict[str, float | list] = {
+        "words": mean_words(texts),
+        "words_ci95": bootstrap_ci95(lengths, seed),
+    }
+    for n in (1, 2, 3):
+        row[f"distinct-{n}"], row[f"distinct-{n}_ci95"] = (
+            distinct(texts, n),
+            distinct_ci95(texts, n),
+        )
+    return row

@@ -1,0 +1,159 @@
+"""Names and places that everything shares, and files written so that nobody ever reads half of
+one.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
+NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
+OUT_OF_TIME = 75  # the exit code for "try again later", so that a script can tell it from an error
+REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
+
+
+def default_out(preset: str, track: str, seed: int, source: str = "embedded") -> str:
+    """The run folder, relative to the repository, when RLHF_OUT does not name one: one for each
+    world or source.
+    """
+    rows = "" if source == "embedded" else f"-{source}"
+    return f"runs/{preset}-{track}{rows}-seed{seed}"
+
+
+def read_number(name: str, default: int, least: int) -> int:
+    """A whole number from an environment variable; ValueError names the variable."""
+    return whole_number(os.environ.get(name, "").strip() or str(default), name, least)
+
+
+def whole_number(text: str, name: str, least: int) -> int:
+    """A whole number from text; ValueError says what it was for (`name`) and from where it may
+    start.
+    """
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name} {text!r}: must be a whole number, {least} or more")
+    return int(text)
+
+
+def seconds_of(text: str, name: str) -> float:
+    """Seconds from text such as "11h30m", "90s" or "1.5h". Raises ValueError, naming what it was
+    for, otherwise.
+    """
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    try:
+        seconds = sum(
+            float(part or 0) * unit
+            for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)
+        )
+    except (AttributeError, ValueError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"{name} {text!r}: must be a time above 0, such as 11h30m, 45m or 90s")
+    return seconds
+
+
+def plain(value: Any) -> Any:
+    """Tensors, numpy scalars and arrays, tuples and paths as JSON knows them; NaN and infinities
+    become None.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # torch tensors, numpy scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"cannot record a {type(value).__name__}: {value!r:.60}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8, LF), making its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):  # a mebibyte at a time
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def flush(*paths: Path) -> None:
+    """Have the system put files and folders on the disk now: a power cut must not find only their
+    names there.
+    """
+    for path in paths:
+        if os.name == "nt" and path.is_dir():
+            continue  # Windows opens no folders
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write in; takes the place of `folder` only when everything in it is
+    written.
+
+    Whatever is raised inside leaves an old `folder` as it was.
+    """
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    restore_folder(folder)
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    except BaseException:
+        restore_folder(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put the old checkpoint back if a run was killed between moving it away and moving the new one
+    in.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder, if it is there. It loses its name first, so that nobody who looks for it
+    finds half of it.
+    """
+    gone = folder.with_name(f".{folder.name}.gone")
+    for rest in (gone, *folder.parent.glob(".*.gone")):  # left by a run that was killed
+        shutil.rmtree(rest, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)

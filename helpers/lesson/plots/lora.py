@@ -1,0 +1,70 @@
+"""The figures of 1-SFT's section on LoRA and QLoRA: the 16 values among a weight's numbers, and
+what each way costs.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from helpers.lesson.plots.sft import MODEL, WRITERS
+
+PARTS = {"weights": "#9fb8c4", "gradients": "#e3b593", "optimizer": "#d1703c"}
+
+
+def values_figure(scaled: Tensor, values: Sequence[float]) -> Figure:
+    """How the numbers of a weight, each block divided by its largest, lie among the 16 values that
+    NF4 has for them.
+    """
+    even = [-1 + 2 * step / 15 for step in range(16)]
+    fig, ax = plt.subplots(figsize=(7.2, 2.6))
+    ax.hist(
+        scaled.flatten().tolist(),
+        bins=81,
+        density=True,
+        color="#d5dde1",
+        label="numbers of a weight",
+    )
+    top = ax.get_ylim()[1]
+    ax.vlines(values, 0, top, color=MODEL, lw=1.2, label="NF4's 16 values")
+    ax.plot(
+        even,
+        [-0.06 * top] * 16,
+        "|",
+        color=WRITERS,
+        ms=9,
+        mew=1.6,
+        clip_on=False,
+        label="16 even steps",
+    )
+    ax.set(xlabel="number / largest of its block of 64", ylabel="density", ylim=(-0.12 * top, top))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def cost_figure(
+    losses: Mapping[str, float], base: float, sizes: Mapping[str, Mapping[str, int]], title: str
+) -> Figure:
+    """Left each way's held-out loss after equal steps, right the bytes {way: {part: bytes}} that
+    training takes.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 2.8))
+    left.bar(losses.keys(), losses.values(), 0.6, color=MODEL)
+    left.axhline(base, color="#6b6f76", ls=":", label="base model")
+    left.set(title="held-out loss, equal steps", ylabel="nats per completion token")
+    left.legend(fontsize=8)
+    bottom = dict.fromkeys(sizes, 0.0)
+    for part, colour in PARTS.items():
+        heights = [size[part] / 2**20 for size in sizes.values()]
+        right.bar(
+            sizes.keys(), heights, 0.6, bottom=list(bottom.values()), color=colour, label=part
+        )
+        bottom = {
+            way: low + height for (way, low), height in zip(bottom.items(), heights, strict=True)
+        }
+    right.set(title=title, ylabel="MiB")
+    right.legend(fontsize=8)
+    for ax in (left, right):
+        ax.grid(axis="x", visible=False)
+    return fig

@@ -1,0 +1,68 @@
+"""The figure of the policies: a dot and its 95% interval for every policy, a panel for every
+question.
+"""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from helpers.compare.policy_table import Cell, all_rows
+
+BLUE, ORANGE, GREY = "#2f6f8f", "#d1703c", "#6b6f76"
+PANELS = {  # column: (title, dotted line at)
+    "score": ("score (SFT sd)", 0.0),
+    "kl": ("KL from SFT (nats)", 0.0),
+    "judge": ("second judge", None),
+    "win_rate": ("wins over SFT", 0.5),
+    "win_rate_people": ("wins over people", 0.5),
+    "ROUGE-L": ("ROUGE-L", None),
+    "greedy/ROUGE-L": ("ROUGE-L, greedy", None),
+    "stop_rate": ("stop rate", None),
+    "words": ("words", None),
+    "distinct-2": ("distinct-2", None),
+    "perplexity": ("perplexity under SFT", None),
+}
+ACROSS = 4  # panels in a row
+
+
+def policies_figure(metrics: Mapping) -> Figure:
+    """What `helpers.compare.policies.on_real_rows` found, as dots with 95% intervals; the policies
+    are listed on the left.
+
+    Baselines and what people wrote stand below the policies, in grey. A panel without a number is
+    left out.
+    """
+    rows = all_rows(metrics)
+    panels = [key for key in PANELS if any(key in row for row in rows.values())]
+    down, across = -(-len(panels) // ACROSS), min(ACROSS, len(panels))
+    size = (2.1 + 1.95 * across, down * (0.75 + 0.24 * len(rows)))
+    fig, axes = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False)
+    for ax, key in zip(axes.flat, panels):
+        draw_panel(ax, key, rows, len(metrics["table"]))
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    axes[0, 0].set_yticks(range(len(rows)), list(rows))
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    return fig
+
+
+def draw_panel(ax: Axes, key: str, rows: Mapping[str, Mapping[str, Cell]], policies: int) -> None:
+    """One number of every row; the first `policies` rows are policies."""
+    title, line = PANELS[key]
+    if line is not None:
+        ax.axvline(line, color="#999", lw=0.8, ls=":")
+    for place, (name, row) in enumerate(rows.items()):
+        if key not in row:
+            continue
+        value, interval = row[key]
+        colour = ORANGE if name == "PPO" else BLUE if place < policies else GREY
+        if interval is not None:
+            ax.plot(interval, [place, place], color=colour, lw=1.6, solid_capstyle="butt")
+        ax.plot(value, place, marker="o" if interval is not None else "|", color=colour, ms=5)
+    if key == "perplexity":
+        ax.set_xscale("log")
+    ax.set_title(title, fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.margins(x=0.12)

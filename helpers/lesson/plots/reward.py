@@ -1,0 +1,317 @@
+"""Figures of 2-RM-Training. Every function returns a matplotlib figure and leaves it open, so that
+a cell shows it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from helpers.lesson.plots.ppo import plain_label
+
+CHOSEN, REJECTED, GOLD, GREY = "#2f6f8f", "#d1703c", "#5b8c5a", "#6b6f76"
+KINDS = ("hallucinating", "questionless", "copying", "verbose", "mixed")
+KIND_COLOURS = dict(zip(KINDS, ("#d1703c", "#2f6f8f", "#5b8c5a", "#8a5a9b", "#b9bcc0")))
+
+
+def kinds_in(kinds: Iterable[str]) -> list[str]:
+    """The different kinds of pairs, those of tldr first and in their order."""
+    found = set(kinds)
+    return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
+
+
+def overview() -> Figure:
+    """What the notebook builds: two texts through one model, two scores, one probability."""
+    fig, ax = plt.subplots(figsize=(7.6, 2.3))
+    ax.set(xlim=(0, 10), ylim=(0, 3))
+    ax.axis("off")
+
+    def box(x: float, y: float, text: str, colour: str, width: float) -> None:
+        frame = {
+            "boxstyle": "round,pad=0.45",
+            "facecolor": "white",
+            "edgecolor": colour,
+            "linewidth": 1.6,
+        }
+        ax.text(x, y, text, ha="center", va="center", bbox=frame, fontsize=9)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.annotate(
+            "", end, start, arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 1.2}
+        )
+
+    box(1.2, 2.3, "post + summary A", CHOSEN, 2)
+    box(1.2, 0.7, "post + summary B", REJECTED, 2)
+    box(4.2, 1.5, "GPT from 1-SFT\n+ one linear row", GREY, 2)
+    box(6.6, 2.3, "score A", CHOSEN, 1)
+    box(6.6, 0.7, "score B", REJECTED, 1)
+    box(8.9, 1.5, "P(A preferred) =\nsigmoid(A - B)", GREY, 2)
+    for start, end in [
+        ((2.3, 2.2), (3.2, 1.75)),
+        ((2.3, 0.8), (3.2, 1.25)),
+        ((5.2, 1.75), (6.1, 2.2)),
+        ((5.2, 1.25), (6.1, 0.8)),
+        ((7.1, 2.2), (7.85, 1.75)),
+        ((7.1, 0.8), (7.85, 1.25)),
+    ]:
+        arrow(start, end)
+    return fig
+
+
+def bradley_terry(chosen: float, rejected: float) -> Figure:
+    """Probability, loss and gradient against the gap of two scores, with a dot at the gap given."""
+    gap, here = torch.linspace(-6, 6, 241), torch.tensor(chosen - rejected)
+    curves = {
+        "P(chosen wins)": (torch.sigmoid, CHOSEN),
+        "loss in nats": (lambda g: -torch.nn.functional.logsigmoid(g), REJECTED),
+        "d loss / d chosen": (lambda g: torch.sigmoid(g) - 1, GOLD),
+    }
+    fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.6))
+    for ax, (title, (curve, colour)) in zip(axes, curves.items()):
+        ax.plot(gap, curve(gap), color=colour)
+        ax.plot(here.clamp(-6, 6), curve(here.clamp(-6, 6)), "o", color=colour, markersize=8)
+        ax.axvline(0, color=GREY, linewidth=0.8)
+        ax.set(title=f"{title}: {curve(here).item():.3f}", xlabel="chosen - rejected")
+    return fig
+
+
+def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> Figure:
+    """Which token (row) may look at which (column): visible (T, T) bool; parts 0 prompt, 1 chosen,
+    2 rejected.
+    """
+    part = torch.tensor(parts)
+    colour = torch.where(visible, part[None, :] + 1, 0)  # a column keeps its part's colour
+    fig, ax = plt.subplots(figsize=(4.4, 3.9))
+    shades = ListedColormap(["#f3f3f0", "#b9bcc0", CHOSEN, REJECTED])
+    ax.imshow(colour, cmap=shades, vmin=0, vmax=3)
+    ticks = range(len(labels))
+    ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
+    ax.set_yticks(ticks, labels, fontsize=8)
+    ax.set(xlabel="is looked at", ylabel="looks")
+    ax.set_xticks([t - 0.5 for t in ticks], minor=True)
+    ax.set_yticks([t - 0.5 for t in ticks], minor=True)
+    ax.grid(False)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.tick_params(which="minor", length=0)
+    return fig
+
+
+def training(history: Sequence[dict], floor: float | None, window: int) -> Figure:
+    """Loss and accuracy of the training batches, averaged over `window` steps, against the
+    annotators' own if known.
+
+    The loss is that of pairs, or of labels where the history is of training on labels.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
+    loss = "pairwise" if "pairwise" in history[0] else "label"
+    names = {loss: f"{loss} loss (nats)", "accuracy": "accuracy on the batch"}
+    for ax, (name, label), colour in zip(axes, names.items(), (REJECTED, CHOSEN)):
+        values = torch.tensor([step[name] for step in history])
+        smooth = values.unfold(0, window, 1).mean(-1)  # (steps - window + 1,)
+        ax.plot(range(1, len(values) + 1), values, color=colour, alpha=0.2, linewidth=0.8)
+        ax.plot(range(window, len(values) + 1), smooth, color=colour)
+        ax.set(xlabel="step", ylabel=label)
+    axes[0].axhline(torch.log(torch.tensor(2.0)), color=GREY, linestyle=":", label="coin: ln 2")
+    if floor is not None:
+        axes[0].axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
+    axes[0].legend(fontsize=8)
+    axes[1].axhline(0.5, color=GREY, linestyle=":")
+    return fig
+
+
+def accuracies(
+    rows: dict[str, tuple[float, float, float]],
+    bayes: float | None = None,
+    what: str = "accuracy on held-out comparisons",
+) -> Figure:
+    """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the Bayes
+    accuracy if known.
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
+    for y, (value, low, high) in enumerate(rows.values()):
+        ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else "#b9bcc0", height=0.6)
+        ax.plot([low, high], [y, y], color="black", linewidth=1.4)
+    ax.axvline(0.5, color=GREY, linestyle=":")
+    if bayes is not None:
+        ax.axvline(bayes, color=GREY, linestyle="--")
+        ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
+    ax.text(0.5, -0.75, " chance", color=GREY, fontsize=8, va="center")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1), xlabel=what)
+    return fig
+
+
+def by_kind(found: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
+    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes
+    accuracy.
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 2.8))
+    for x, (kind, (value, low, high)) in enumerate(found.items()):
+        ax.bar(x, value, color=KIND_COLOURS.get(kind, f"C{x}"), width=0.6)
+        ax.plot([x, x], [low, high], color="black", linewidth=1.4)
+        ax.plot(
+            [x - 0.36, x + 0.36], [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2
+        )
+    ax.axhline(0.5, color=GREY, linestyle=":")
+    ax.set_xticks(range(len(found)), found)
+    ax.set(
+        ylim=(0.3, 1), ylabel="accuracy", title="dashed: Bayes accuracy of the kind; dotted: chance"
+    )
+    return fig
+
+
+def calibration(
+    promised: Sequence[float],
+    observed: Sequence[float],
+    true: Sequence[float],
+    counts: Sequence[int],
+):
+    """Promised probability against observed agreement; `true` is the annotators' own, or NaN; dots
+    grow with counts.
+    """
+    fig, ax = plt.subplots(figsize=(4.4, 3.4))
+    ax.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    ax.scatter(
+        promised,
+        observed,
+        s=[20 + count / 4 for count in counts],
+        color=CHOSEN,
+        alpha=0.8,
+        label="observed",
+    )
+    if not math.isnan(true[0]):
+        ax.plot(
+            promised,
+            true,
+            color=GOLD,
+            marker="_",
+            linestyle="none",
+            markersize=14,
+            label="true agreement",
+        )
+    ax.set(
+        xlabel="promised probability of the pick",
+        ylabel="annotators agree",
+        xlim=(0.48, 1.02),
+        ylim=(0.3, 1.02),
+    )
+    ax.legend(fontsize=8, loc="lower right")
+    return fig
+
+
+def gaps(gold_gap: Tensor, margin: Tensor, kinds: Sequence[str]) -> Figure:
+    """The model's margin against the true log-odds of the annotators, a dot a pair."""
+    fig, ax = plt.subplots(figsize=(6.2, 3.6))
+    limit = 5.0
+    for number, kind in enumerate(kinds_in(kinds)[::-1]):
+        rows = [i for i, name in enumerate(kinds) if name == kind]
+        ax.scatter(
+            gold_gap[rows].clamp(-limit, limit),
+            margin[rows].clamp(-2 * limit, 2 * limit),
+            s=7,
+            alpha=0.5,
+            color=KIND_COLOURS.get(kind, f"C{number}"),
+            label=kind,
+            linewidths=0,
+        )
+    ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    ax.set(xlabel="gold gap: chosen - rejected", ylabel="margin of the model")
+    ax.legend(fontsize=8, markerscale=2)
+    return fig
+
+
+def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str = "TL;DR:") -> Figure:
+    """The score after each token of one or more completions: {title: (pieces (R,), values (R +
+    1,))}.
+
+    values[0] is the score before the first token, at the end of the prompt: `start` names that
+    place. Bars are the changes, coloured by sign.
+    """
+    fig, axes = plt.subplots(len(rows), 1, figsize=(7.6, 2.1 * len(rows) + 0.3), squeeze=False)
+    every = torch.cat([values for _, values in rows.values()])
+    low, high = every.min().item() - 0.3, every.max().item() + 0.3
+    for ax, (title, (pieces, values)) in zip(axes[:, 0], rows.items()):
+        places = range(1, len(pieces) + 1)
+        change = values[1:] - values[:-1]
+        ax.bar(
+            places,
+            change,
+            bottom=values[:-1],
+            color=[CHOSEN if c >= 0 else REJECTED for c in change],
+            width=0.8,
+        )
+        ax.plot([0, *places], values, color="black", linewidth=0.8, marker=".", markersize=4)
+        names = [plain_label(start), *(plain_label(piece.strip()) or "·" for piece in pieces)]
+        ax.set_xticks(
+            [0, *places], names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7
+        )
+        ax.set(ylim=(low, high), xlim=(-0.7, len(pieces) + 0.7), ylabel="score so far")
+        ax.set_title(title, fontsize=9)
+        ax.grid(axis="x", visible=False)
+    return fig
+
+
+def score_histogram(scores: Tensor, mean: float, std: float) -> Figure:
+    """Normalised scores; the axis on top has the raw ones."""
+    fig, ax = plt.subplots(figsize=(6.2, 2.8))
+    ax.hist(scores, bins=30, color=CHOSEN, alpha=0.85)
+    ax.axvline(scores.mean(), color="black", linewidth=1.2)
+    ax.set(xlabel="score after normalising", ylabel="samples of the SFT model")
+    top = ax.secondary_xaxis(
+        "top", functions=(lambda s: s * std + mean, lambda raw: (raw - mean) / std)
+    )
+    top.set_xlabel("raw score")
+    return fig
+
+
+def score_and_gold(
+    scores: Tensor,
+    golds: Tensor,
+    flawed: Tensor | None = None,
+    flaw: str = "hallucination",
+    unit: str = "gold reward",
+) -> Figure:
+    """The score of sampled responses against their gold reward, or whatever `unit` says that
+    `golds` are.
+
+    flawed: 1 where a response has the flaw, 0 where not; without it all dots are alike.
+    """
+    fig, ax = plt.subplots(figsize=(6.2, 3.2))
+    if flawed is None:
+        ax.scatter(golds, scores, s=10, alpha=0.6, color=CHOSEN, linewidths=0)
+    else:
+        for flag, colour, label in (
+            (0.0, CHOSEN, f"without {flaw}"),
+            (1.0, REJECTED, f"with {flaw}"),
+        ):
+            here = flawed == flag
+            ax.scatter(
+                golds[here], scores[here], s=10, alpha=0.6, color=colour, label=label, linewidths=0
+            )
+        ax.legend(fontsize=8)
+    ax.set(xlabel=unit, ylabel="score")
+    return fig
+
+
+def best_of_n(
+    ns: Sequence[int], kls: Sequence[float], curves: dict[str, tuple[Tensor, Tensor, Tensor, str]]
+) -> Figure:
+    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each of the numbers
+    (len(ns),).
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
+    for ax, unit in zip(axes, dict.fromkeys(unit for *_, unit in curves.values())):
+        for name, (mean, low, high, ylabel) in curves.items():
+            if ylabel == unit:
+                (line,) = ax.plot(kls, mean, marker="o", label=name)
+                ax.fill_between(kls, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        ax.set_xticks(kls, [f"{kl:.2f}\nn = {n}" for n, kl in zip(ns, kls)], fontsize=8)
+        ax.set(xlabel="KL bound (nats)", ylabel=f"{unit} of the pick")
+        ax.legend(fontsize=8)
+    return fig

@@ -1,0 +1,3 @@
+"""Explorers, one module a notebook: ipywidgets, each under a static figure of
+`helpers.lesson.plots`.
+"""

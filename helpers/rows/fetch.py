@@ -1,0 +1,78 @@
+"""Copy a track's rows from the Hub into a folder, for a machine without a network: `python -m
+helpers.rows.fetch --help`.
+
+The folder serves as RLHF_DATA_DIR. Only the columns that the course reads are kept.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from helpers.rows.hub import hub_rows
+from helpers.rows.load import checked
+from helpers.rows.tracks import TRACKS, SourceError
+
+DOCUMENTS = 20_000  # texts to pretrain on, of the millions that there are
+
+
+def fetch(track: str, out: Path, documents: int = DOCUMENTS) -> Iterator[str]:
+    """Write NAME/SPLIT.jsonl.gz for each data set of a track; yields a line on each file. One that
+    is there stays.
+
+    Raises SourceError when a data set can't be had.
+    """
+    limits = {
+        role.data: documents if kind == "documents" else None
+        for kind, role in TRACKS[track].roles.items()
+    }
+    for data, limit in limits.items():
+        for split in filter(None, (data.train, data.heldout)):
+            path = out / data.name / f"{split}.jsonl.gz"
+            if path.exists():
+                yield f"{path}: is there"
+                continue
+            rows = islice(checked(hub_rows(data, split == data.heldout), data), limit)
+            number = write_rows(path, ({name: row[name] for name in data.columns} for row in rows))
+            yield f"{path}: {number:,} rows of {data.repository}"
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> int:
+    """Write rows as compressed JSON lines, the file complete or not at all; returns their
+    number.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, number = path.with_name(path.name + ".partial"), 0
+    with gzip.open(partial, "wt", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+            number += 1
+    os.replace(partial, path)
+    return number
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].split(":")[0] + ".")
+    parser.add_argument("--track", choices=TRACKS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the folder, later RLHF_DATA_DIR")
+    parser.add_argument(
+        "--documents",
+        type=int,
+        default=DOCUMENTS,
+        help="texts to pretrain on (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    try:
+        for line in fetch(arguments.track, arguments.out, arguments.documents):
+            print(line, flush=True)
+    except (SourceError, OSError) as error:
+        sys.exit(f"fetch: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Rows from the Hugging Face Hub, through `datasets`; a clear error soon where they can't be
+had.
+"""
+
+from collections.abc import Iterator
+
+from helpers.engine.network import redact, within
+from helpers.rows.tracks import HubData
+
+SECONDS = 6  # the longest wait for the Hub's first answer
+
+
+def check_hub(data: HubData) -> None:
+    """Ask the Hub for the data set, once. Raises SourceError: no network, missing, gated, refused
+    token.
+    """
+    from huggingface_hub import HfApi  # imported here: most runs never need it
+
+    try:
+        within(
+            SECONDS,
+            lambda: HfApi().dataset_info(
+                data.repository, revision=data.revision, timeout=SECONDS - 1
+            ),
+        )
+    except Exception as error:
+        raise data.unavailable(
+            reason(error)
+        ) from None  # a library's own message may quote the request
+
+
+def reason(error: Exception) -> str:
+    """What an answer of the Hub means, as the end of a sentence that begins with the data set's
+    name.
+    """
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return "is gated: accept its terms on its page and log in with `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no longer has the pinned revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is not on the Hub, or is private and this token may not read it"
+    if status in (401, 403):
+        return (
+            f"was refused with the token that is set here (HTTP {status}): renew it, or remove "
+            "it for public data"
+        )
+    if status is not None:
+        return f"could not be had: the Hub answered with HTTP {status}"
+    return f"could not be reached on the Hub, there may be no network ({type(error).__name__})"
+
+
+def hub_rows(data: HubData, heldout: bool) -> Iterator[dict]:
+    """The rows of a data set's split, streamed where it is large. Raises SourceError."""
+    check_hub(data)
+    from datasets import load_dataset
+
+    split = data.heldout if heldout and data.heldout else data.train
+    try:
+        yield from load_dataset(
+            data.repository,
+            data.config,
+            split=split,
+            revision=data.revision,
+            streaming=data.streaming,
+        )
+    except Exception as error:
+        why = f"could not be read, split {split!r} ({type(error).__name__}: {redact(str(error))})"
+        raise data.unavailable(why) from None

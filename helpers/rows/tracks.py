@@ -1,0 +1,197 @@
+"""The four tracks: which public data sets each stage reads, at which revision, and how a row
+becomes a record.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from helpers.rows import common, instructions, sentiment, tldr
+
+
+class SourceError(RuntimeError):
+    """Rows that can't be had: one line with the data set, the reason, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the Hub, and where the same rows lie in a local folder."""
+
+    repository: str  # "owner/name"
+    revision: str  # a commit: the same rows next year
+    columns: tuple[
+        str, ...
+    ]  # what the course needs of a row, in the order of a file without a header
+    train: str = "train"  # the Hub's name of the split to learn from
+    heldout: str | None = (
+        None  # and to measure with; None: a tenth of the prompts is set aside by their hash
+    )
+    config: str | None = None
+    streaming: bool = False  # read over the network row by row instead of downloading first
+    stand_ins: tuple[
+        str, ...
+    ] = ()  # other rows with these columns, read from a local folder that has not its own:
+    # files without ending, {split} stands for a split's name; the report says that they stand in
+
+    @property
+    def name(self) -> str:
+        """The last part of the repository's name, and the folder to put its files in."""
+        return self.repository.split("/")[-1]
+
+    def unavailable(self, why: str) -> SourceError:
+        """The error that says why this data set can't be read, and the two other sources."""
+        return SourceError(
+            f"{self.repository} {why}. Without it: put its rows into "
+            f"{self.name}/{self.train}.jsonl (or .parquet, "
+            ".tsv, .csv; .gz and .xz too) of a folder, set RLHF_DATA_DIR to that folder and "
+            "RLHF_SOURCE=local; "
+            "or take the embedded world of the track: RLHF_SOURCE=embedded."
+        )
+
+
+@dataclass(frozen=True)
+class Role:
+    """How one kind of record is made from a data set."""
+
+    data: HubData
+    key: Callable[[dict], str]  # row -> the text whose hash decides on the split
+    record: Callable[[dict, common.Limits], object]  # row -> record; raises Unusable
+    combine: Callable[[Sequence, common.Limits], tuple[list, dict]] | None = (
+        None  # all records -> pairs of them
+    )
+    was_cut: Callable[[dict, object], bool] | None = (
+        None  # whether the record lacks the end of the row's prompt
+    )
+    reserve: bool = (
+        False  # PPO prompts that no other stage learns from: a second tenth is set aside for them
+    )
+
+
+@dataclass(frozen=True)
+class Track:
+    """A task: the form of its prompts, and where each kind of record comes from."""
+
+    name: str
+    template: (
+        str  # of a prompt, for all stages; it ends without a space, completions begin with one
+    )
+    roles: dict[
+        str, Role
+    ]  # documents, demonstrations, comparisons, prompts; for sentiment also labels
+
+
+FINEWEB = HubData(
+    "HuggingFaceFW/fineweb-edu",
+    "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
+    ("text",),
+    config="sample-10BT",
+    streaming=True,
+    stand_ins=("prose/{split}-*",),
+)
+POSTS = HubData(
+    "CarperAI/openai_summarize_tldr",
+    "80e30a9d12e98de09639bc46ee50299b9e871d20",
+    ("prompt", "label"),
+    heldout="valid",
+    streaming=True,
+    stand_ins=("tldr/sft.{split}",),
+)
+SUMMARIES = HubData(
+    "CarperAI/openai_summarize_comparisons",
+    "a320fae2cd84f04610a1b57ac83c2a2f674b8bcd",
+    ("prompt", "chosen", "rejected"),
+    heldout="valid1",
+    stand_ins=("tldr/comparisons.{split}",),
+)
+SST2 = HubData(
+    "stanfordnlp/sst2",
+    "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb",
+    ("sentence", "label"),
+    heldout="validation",
+)
+ALPACA = HubData(
+    "tatsu-lab/alpaca",
+    "dce01c9b08f87459cf36a430d809084718273017",
+    ("instruction", "input", "output"),
+    stand_ins=("alpaca/alpaca_real",),
+)
+RM_STATIC = HubData(
+    "Dahoas/rm-static",
+    "64fd53cc91f7cb73b283a6e4f661205e277d23c9",
+    ("prompt", "chosen", "rejected"),
+    heldout="test",
+    streaming=True,
+    stand_ins=("instruction-preference/llamafactory_dpo_en_demo",),
+)
+PAIRWISE = HubData(
+    "Dahoas/synthetic-instruct-gptj-pairwise",
+    "9abadba52d78fbcbbfaea7363e091cdac1ef4178",
+    ("prompt", "chosen", "rejected"),
+    stand_ins=("instruction-preference/alpaca_eval_pairs.{split}",),
+)
+
+DOCUMENTS = Role(FINEWEB, common.document_key, common.document)
+
+TRACKS = {
+    track.name: track
+    for track in (
+        Track(
+            "tldr",
+            tldr.TEMPLATE,
+            {
+                "documents": DOCUMENTS,
+                "demonstrations": Role(POSTS, tldr.key, tldr.demonstration, was_cut=tldr.was_cut),
+                "comparisons": Role(SUMMARIES, tldr.key, tldr.preference, was_cut=tldr.was_cut),
+                "prompts": Role(POSTS, tldr.key, tldr.prompt, was_cut=tldr.was_cut),
+            },
+        ),
+        Track(
+            "sentiment",
+            sentiment.TEMPLATE,
+            {
+                "documents": DOCUMENTS,
+                "demonstrations": Role(SST2, sentiment.key, sentiment.demonstration),
+                "labels": Role(SST2, sentiment.key, sentiment.labelled),
+                "comparisons": Role(
+                    SST2, sentiment.key, sentiment.labelled, combine=sentiment.pairs
+                ),
+                "prompts": Role(SST2, sentiment.key, sentiment.prompt),
+            },
+        ),
+        Track(
+            "assistant",
+            instructions.ASSISTANT,
+            {
+                "documents": DOCUMENTS,
+                "demonstrations": Role(
+                    ALPACA, instructions.alpaca_key, instructions.alpaca_demonstration
+                ),
+                "comparisons": Role(
+                    RM_STATIC, instructions.last_turn, instructions.dialogue_comparison
+                ),
+                "prompts": Role(ALPACA, instructions.alpaca_key, instructions.alpaca_prompt),
+            },
+        ),
+        Track(
+            "instruct",
+            instructions.INSTRUCT,
+            {
+                "documents": DOCUMENTS,
+                "demonstrations": Role(
+                    PAIRWISE,
+                    instructions.instruct_key,
+                    instructions.instruct_demonstration,
+                    reserve=True,
+                ),
+                "comparisons": Role(
+                    PAIRWISE,
+                    instructions.instruct_key,
+                    instructions.instruct_comparison,
+                    reserve=True,
+                ),
+                "prompts": Role(
+                    PAIRWISE, instructions.instruct_key, instructions.instruct_prompt, reserve=True
+                ),
+            },
+        ),
+    )
+}

@@ -1,0 +1,238 @@
+"""Execute one notebook without a browser: progress while it runs, a clear failure, clean outputs.
+
+nbclient runs in a thread of its own. The main thread is then free to print progress while a long
+cell trains, and to receive Ctrl-C, which nbclient would otherwise turn into a dead kernel.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET_NOTE = "Interactive: run this cell in Jupyter, Colab or Kaggle to use the controls."
+ARROW = re.compile(r"^-+> (\d+) (.*)$", re.MULTILINE)  # IPython's mark at the line that failed
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+@dataclass(eq=False)
+class CellFailure(Exception):
+    """A code cell raised, or the kernel died in it."""
+
+    notebook: str
+    number: int  # 1 for the first code cell
+    total: int
+    source: str
+    error: str
+    traceback: str = ""
+    executed: Any = None  # the notebook as far as it got
+
+    def __str__(self) -> str:
+        lines = self.source.strip().splitlines()
+        head = "\n".join(f"    {line}" for line in lines[:6]) + (
+            "\n    ..." if len(lines) > 6 else ""
+        )
+        arrow = ARROW.search(self.traceback)
+        line = f"line {arrow.group(1)}: {arrow.group(2).strip()}\n" if arrow else ""
+        return (
+            f"{self.notebook}.ipynb failed in code cell {self.number} of "
+            f"{self.total}:\n{head}\n{line}{self.error}"
+        )
+
+
+@dataclass
+class Progress:
+    """Where a running notebook is; filled by the thread that executes, read by the one that
+    prints.
+    """
+
+    notebook: str
+    total: int  # code cells
+    number: int = 0  # the running one, 1 for the first
+    line: str = ""  # the last line that cell has printed
+    started: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def read_notebook(path: Path) -> Any:
+    """A notebook as nbformat reads it (version 4); FileNotFoundError names it if it isn't there."""
+    import nbformat
+
+    if not path.exists():
+        raise FileNotFoundError(f"no notebook {path.name} in {path.parent.name or path.parent}/")
+    return nbformat.read(path, as_version=4)
+
+
+def write_notebook(path: Path, notebook: Any) -> None:
+    """Write a notebook atomically, in the form that keeps diffs small (LF, one space of indent)."""
+    import nbformat
+
+    from helpers.engine.files import write_text
+
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+
+
+def run_notebook(
+    path: Path, cwd: Path, env: dict[str, str], tick: Callable[[Progress], None] | None = None
+) -> Any:
+    """Run all cells of a notebook in a fresh kernel of this Python; return the executed copy,
+    cleaned.
+
+    path: the notebook, not changed. cwd: the kernel's folder. env: the kernel's environment. tick:
+    called about five times a second from the calling thread. Raises CellFailure, which holds the
+    notebook as far as it got, and KeyboardInterrupt after stopping the kernel.
+    """
+    client = make_client(read_notebook(path))
+    cells = [cell for cell in client.nb.cells if cell.cell_type == "code" and cell.source.strip()]
+    progress = Progress(path.stem, len(cells), started=time.perf_counter())
+    watch(client, progress)
+    failure: list[BaseException] = []
+
+    def execute() -> None:
+        try:
+            asyncio.run(client.async_execute(cwd=str(cwd), env=env, cleanup_kc=True))
+        except BaseException as error:  # handed to the calling thread
+            failure.append(error)
+
+    thread = threading.Thread(target=execute, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            if tick:
+                tick(progress)
+    except KeyboardInterrupt:
+        stop_kernel(client, thread)
+        raise
+    if failure:
+        raise explain(failure[0], progress, cells, client.nb) from None
+    return clean(client.nb)
+
+
+def make_client(notebook: Any) -> Any:
+    """An nbclient whose kernel is this very Python, whatever kernels are registered on the
+    machine.
+    """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from nbclient import NotebookClient
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            argv = [
+                sys.executable,
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+                "--log-level=ERROR",
+            ]
+            return KernelSpec(argv=argv, display_name="Python 3 (ipykernel)", language="python")
+
+    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    # No time limit: training cells are long. Widget state must be kept while running (without it
+    # nbclient fails with a KeyError as soon as an `interact` prints); `clean` drops it afterwards.
+    return NotebookClient(
+        notebook,
+        km=manager,
+        timeout=None,
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=True,
+        shutdown_kernel="immediate",
+    )
+
+
+def watch(client: Any, progress: Progress) -> None:
+    """Let `progress` follow the client: the running cell and the last line that it printed."""
+
+    def on_cell_execute(cell: Any, cell_index: int) -> None:
+        progress.number += 1
+        progress.line = ""
+
+    show = client.process_message
+
+    def process_message(message: dict, cell: Any, cell_index: int) -> Any:
+        if message["msg_type"] == "stream":
+            lines = [
+                part.strip()
+                for part in re.split(r"[\r\n]", message["content"]["text"])
+                if part.strip()
+            ]
+            progress.line = ANSI.sub("", lines[-1]) if lines else progress.line
+        return show(message, cell, cell_index)
+
+    client.on_cell_execute = on_cell_execute
+    client.process_message = process_message
+
+
+def stop_kernel(client: Any, thread: threading.Thread) -> None:
+    """Stop the kernel and what it started (torchrun's workers share its process group), then the
+    thread.
+    """
+    process = getattr(getattr(client.km, "provisioner", None), "process", None)
+    if process is not None and process.poll() is None:
+        if hasattr(os, "killpg"):
+            try:
+                os.killpg(os.getpgid(process.pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        else:
+            process.kill()
+    thread.join(10)
+
+
+def explain(error: BaseException, progress: Progress, cells: list, notebook: Any) -> CellFailure:
+    """An nbclient error as a CellFailure; any other error is returned as it is."""
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    place = (progress.notebook, progress.number, progress.total)
+    source = cells[progress.number - 1].source if progress.number else ""
+    if isinstance(error, CellExecutionError):
+        failure = CellFailure(
+            *place, source, f"{error.ename}: {error.evalue}", ANSI.sub("", error.traceback)
+        )
+    elif isinstance(error, DeadKernelError):
+        failure = CellFailure(
+            *place, source, "the kernel died: out of memory, or killed from outside"
+        )
+    else:
+        return error
+    failure.executed = clean(notebook)
+    return failure
+
+
+def clean(notebook: Any) -> Any:
+    """Keep of an executed notebook what a reader needs and what is the same at every run.
+
+    Drops widget state, timings and the kernel's version; a widget's view, which nothing can draw
+    without its kernel, becomes a line that says how to get it. Changes the notebook in place and
+    returns it.
+    """
+    from nbformat import NotebookNode
+
+    notebook.metadata = NotebookNode(
+        kernelspec={
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        language_info={"name": "python"},
+    )
+    for cell in notebook.cells:
+        for key in ("execution", "collapsed", "scrolled", "ExecuteTime", "jupyter"):
+            cell.metadata.pop(key, None)
+        for output in cell.get("outputs", []):
+            if WIDGET in output.get("data", {}):
+                output.data = NotebookNode({"text/plain": WIDGET_NOTE})
+    return notebook

@@ -1,0 +1,1 @@
+"""The four stages as commands: load, train, measure, save."""

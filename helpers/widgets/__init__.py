@@ -1,1 +1,0 @@
-"""Explorers, one module a notebook: ipywidgets, each under a static figure of `helpers.plots`."""

@@ -1,0 +1,257 @@
+"""The optional judge against an endpoint on this machine: verdicts, refusals, limits, and a key
+that never shows.
+"""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from helpers.compare.endpoint_judge import (
+    MOST_FAILURES,
+    NAMES,
+    OFF,
+    Judge,
+    JudgeError,
+    judge_from_environment,
+)
+from helpers.compare.win_rate import wins_by_judge
+from helpers.rows.tracks import TRACKS
+
+KEY = "sk-" + "Hidden" * 6
+
+
+@pytest.fixture
+def endpoint():
+    """An endpoint that answers what its list says, the last entry again and again; it notes what it
+    was sent.
+    """
+    seen = {"answers": ["A"], "requests": [], "keys": [], "paths": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen["requests"].append(request)
+            seen["keys"].append(self.headers.get("Authorization"))
+            seen["paths"].append(self.path)
+            answer = seen["answers"].pop(0) if len(seen["answers"]) > 1 else seen["answers"][0]
+            answer = answer(request) if callable(answer) else answer
+            status, body, headers = answer if isinstance(answer, tuple) else (200, chat(answer), {})
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            seen["paths"].append("GET " + self.path)
+            seen["keys"].append(self.headers.get("Authorization"))
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # a client that no longer waits is no error here
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    seen["url"] = f"http://127.0.0.1:{server.server_port}/v1"
+    yield seen
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def chat(text) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+
+
+def error(status: int, headers: dict | None = None) -> tuple:
+    return status, f'{{"error": "bad key {KEY}"}}'.encode(), headers or {}
+
+
+def make(endpoint, **settings) -> Judge:
+    return Judge(
+        endpoint["url"], KEY, "some-model", "The shorter is better.", **({"pause": 0.0} | settings)
+    )
+
+
+def message_of(judge: Judge, calls: int = 1) -> str:
+    with pytest.raises(JudgeError) as caught:
+        for _ in range(calls):
+            judge("p", "x", "y")
+    assert caught.value.__suppress_context__
+    message = str(caught.value)
+    assert KEY not in message and KEY not in repr(caught.value) and "\n" not in message
+    return message
+
+
+def test_it_is_off_without_a_key(monkeypatch, capsys):
+    assert judge_from_environment("tldr") is None
+    assert capsys.readouterr().out.strip() == OFF
+    monkeypatch.setenv("RLHF_JUDGE_KEY", KEY)
+    with pytest.raises(JudgeError, match="RLHF_JUDGE_URL and RLHF_JUDGE_MODEL not"):
+        judge_from_environment("tldr")
+    with pytest.raises(JudgeError, match="no criterion for the track 'chess'"):
+        judge_from_environment("chess")
+
+
+def test_from_the_environment(monkeypatch, endpoint, capsys):
+    for name, value in zip(NAMES, (endpoint["url"], KEY, "judge-1")):
+        monkeypatch.setenv(name, value)
+    for track in TRACKS:
+        assert judge_from_environment(track)("the prompt", " one", " two") == "first"
+    request = endpoint["requests"][0]
+    assert request["model"] == "judge-1" and request["temperature"] == 0
+    said = request["messages"][1]["content"]
+    assert said == "<prompt>\nthe prompt\n</prompt>\n<A>\none\n</A>\n<B>\ntwo\n</B>"
+    assert endpoint["keys"] == [f"Bearer {KEY}"] * 4 and set(endpoint["paths"]) == {
+        "/v1/chat/completions"
+    }
+    assert KEY not in json.dumps(endpoint["requests"]) and capsys.readouterr() == ("", "")
+
+
+def test_options_replace_the_temperature(endpoint):
+    make(endpoint, options={"max_completion_tokens": 5})("p", "x", "y")
+    assert endpoint["requests"][0].keys() == {"model", "messages", "max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+    "text, verdict",
+    [
+        ("A", "first"),
+        (" B\n", "second"),
+        ("tie", "tie"),
+        ("a", None),
+        ("A.", None),
+        ("A or B", None),
+        ("I choose A", None),
+        ("**A**", None),
+        ("TIE", None),
+        ("C", None),
+        ("", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_answers_are_read_strictly(endpoint, text, verdict):
+    endpoint["answers"] = [text]
+    assert make(endpoint)("p", "x", "y") == verdict
+    assert len(endpoint["requests"]) == 1  # an unclear answer is not asked for again
+
+
+def test_both_orders_through_the_win_rate(endpoint):
+    def shorter(request):
+        parts = request["messages"][1]["content"].split("\n")
+        first, second = parts[parts.index("<A>") + 1], parts[parts.index("<B>") + 1]
+        return "A" if len(first) < len(second) else "B" if len(second) < len(first) else "tie"
+
+    endpoint["answers"] = [shorter]
+    judged = wins_by_judge(make(endpoint), ["p"] * 3, ["xx", "x", "x"], ["y", "yy", "y"])
+    assert (
+        judged.wins.tolist() == [0, 1, 0.5]
+        and not judged.flipped.any()
+        and len(endpoint["requests"]) == 6
+    )
+    endpoint["answers"] = ["A"]
+    assert wins_by_judge(make(endpoint), ["p"], ["x"], ["y"]).flipped.tolist() == [True]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_ends_it_at_once_without_the_key(endpoint, status):
+    endpoint["answers"] = [error(status)]
+    assert f"127.0.0.1 refused the request (HTTP {status})" in message_of(make(endpoint))
+    assert len(endpoint["requests"]) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        error(429),
+        error(500),
+        error(503),
+        (200, b"<html>", {}),
+        (200, b'{"a": 1}', {}),
+        (200, b"[]", {}),
+        (200, b"\xff", {}),
+    ],
+)
+def test_trouble_is_tried_again_so_many_times(endpoint, trouble):
+    endpoint["answers"] = [trouble, trouble, "B"]
+    assert make(endpoint)("p", "x", "y") == "second"
+    assert len(endpoint["requests"]) == 3
+    endpoint["answers"] = [trouble]
+    judge = make(endpoint, tries=2)
+    assert judge("p", "x", "y") is None
+    assert len(endpoint["requests"]) == 3 + 2
+
+
+def test_a_dead_endpoint_is_given_up(endpoint):
+    endpoint["answers"] = [error(500)]
+    assert f"to {MOST_FAILURES} comparisons, the last time HTTP 500" in message_of(
+        make(endpoint), MOST_FAILURES
+    )
+    assert len(endpoint["requests"]) == MOST_FAILURES * 3
+
+
+def test_a_slow_answer_is_not_waited_for(endpoint):
+    def slow(_):
+        time.sleep(8)
+        return "A"
+
+    endpoint["answers"] = [slow]
+    started = time.perf_counter()
+    assert make(endpoint, seconds=0.2, tries=2)("p", "x", "y") is None
+    assert time.perf_counter() - started < 6
+
+
+def test_nobody_listening():
+    judge = Judge("http://127.0.0.1:9/v1", KEY, "m", "c", pause=0.0, tries=1)
+    assert "no answer from 127.0.0.1" in message_of(judge, MOST_FAILURES)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_does_not_follow_a_redirect(endpoint, status):
+    endpoint["answers"] = [error(status, {"Location": endpoint["url"] + "/elsewhere"})]
+    assert f"HTTP {status}" in message_of(make(endpoint))
+    assert endpoint["paths"] == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("key", [KEY + "\nX: y", KEY + "\u00e9", KEY + " x", KEY + "\u2028"])
+def test_a_key_that_no_header_can_hold_is_not_quoted(key):
+    with pytest.raises(JudgeError) as caught:
+        Judge("https://example.org/v1", key, "m", "c")
+    assert KEY not in str(caught.value)
+
+
+def test_addresses():
+    for url in (
+        "https://example.org/v1",
+        "https://example.org/v1/",
+        " https://example.org/v1/chat/completions ",
+    ):
+        assert Judge(url, KEY, "m", "c").url == "https://example.org/v1/chat/completions"
+    for url in (
+        "example.org/v1",
+        "file:///etc/passwd",
+        "https://",
+        "https://user:word@example.org/v1",
+        "https://example.org/v1?key=1",
+        "http://[half",
+    ):
+        with pytest.raises(JudgeError, match="must look like https://HOST/v1"):
+            Judge(url, KEY, "m", "c")
+    with pytest.raises(JudgeError, match="http only on this machine"):
+        Judge("http://example.org/v1", KEY, "m", "c")
+
+
+def test_the_key_is_not_in_what_a_judge_shows(endpoint):
+    judge = make(endpoint)
+    assert KEY not in repr(judge) and KEY not in str(judge)

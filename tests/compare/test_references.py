@@ -1,0 +1,92 @@
+"""Held-out references: each prompt once, k from training rows, and gains over the lead that are
+paired.
+"""
+
+import pytest
+import torch
+
+from helpers.compare.references import References, heldout_prompts, heldout_references
+from helpers.compare.text_metrics import rouge
+from helpers.config import PPOConfig
+from helpers.evaluation import bootstrap_ci95
+from helpers.rows.embedded import Demonstration, Prompt, load_tokenizer
+from helpers.rows.instructions import INSTRUCT
+from helpers.run.setup import Course
+
+TRAIN = [
+    Demonstration(
+        INSTRUCT.format(request=" ".join(f"w{i}x{j}" for j in range(30))),
+        " " + " ".join(f"w{i}x{j}" for j in range(16)),
+    )
+    for i in range(9)
+]
+HELDOUT = [
+    Demonstration(INSTRUCT.format(request="name a bird that swims"), " a duck"),
+    Demonstration(INSTRUCT.format(request="name a bird that swims"), " a swan, I think"),
+    Demonstration(INSTRUCT.format(request="say hello"), " hello to you"),
+    Demonstration(INSTRUCT.format(request="count to two"), " one two"),
+]
+
+
+class Rows(Course):
+    """A course whose rows are those above."""
+
+    def rows(self, kind, split, limit=None, room=0):
+        if kind == "prompts":
+            return [Prompt("p")]
+        return (TRAIN if split == "train" else HELDOUT)[:limit]
+
+
+def course(track: str = "instruct", source: str = "local", eval_prompts: int = 2) -> Rows:
+    return Rows(
+        "3-PPO",
+        "ppo",
+        "cpu",
+        track,
+        0,
+        None,
+        torch.device("cpu"),
+        torch.float32,
+        1,
+        "local",
+        PPOConfig(eval_prompts=eval_prompts),
+        source,
+    )
+
+
+def test_each_prompt_comes_once_with_its_first_answer():
+    found = heldout_references(course())
+    assert [prompt.prompt for prompt in found.prompts] == [HELDOUT[0].prompt, HELDOUT[2].prompt]
+    assert found.texts == [" a duck", " hello to you"]
+    assert found.k == 16  # on training rows; no held-out text is that long
+    assert found.leads == [" name a bird that swims", " say hello"] and found.copies == [
+        " name a",
+        " say hello",
+    ]
+    assert heldout_prompts(course(), found) == found.prompts
+
+
+def test_no_references_where_something_better_is_known():
+    for one in (course("sentiment"), course("tldr", "embedded")):
+        assert heldout_references(one) is None and heldout_prompts(one, None) == [Prompt("p")]
+
+
+def test_the_gain_over_the_lead_is_paired():
+    found = heldout_references(course(eval_prompts=3))
+    texts = [" a duck swims", " hello", " one"]
+    gain = rouge(texts, found.texts)["ROUGE-L"] - rouge(found.leads, found.texts)["ROUGE-L"]
+    row = found.metrics(texts)
+    assert row["ROUGE-L_over_lead"] == pytest.approx(gain.mean().item())
+    assert row["ROUGE-L_over_lead_ci95"] == bootstrap_ci95(gain)
+    rows = found.baselines()
+    assert list(rows) == ["lead-16", "copy"] and rows["lead-16"]["ROUGE-L_over_lead"] == 0
+    assert rows["copy"]["words"] == 2
+
+
+def test_references_as_responses_end():
+    tokenizer = load_tokenizer("instruct")
+    responses = References([Prompt("p")], [" one two"], [""], [""], 1).responses(tokenizer)
+    assert (
+        responses.ids == [[*tokenizer.encode(" one two"), tokenizer.eos_id]]
+        and responses.stop_rate == 1
+    )

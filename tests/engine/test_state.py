@@ -1,0 +1,112 @@
+"""The state of a run as files: nothing lost, nothing half written, every damage noticed."""
+
+import json
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.engine.state import CHECKSUMS, TENSORS, VALUES, DamagedState, read_state, write_state
+
+STATE = {
+    "step": 7,
+    "parts": {
+        "model": {"w": torch.randn(3, 2, dtype=torch.bfloat16), "on": torch.tensor([True, False])}
+    },
+    "groups": [{"lr": 0.1 + 0.2, "betas": (0.9, 0.95), "fused": True, "decay": None}],
+    "state": {0: {"step": torch.tensor(3.0)}, 1: {}},
+    "history": [{"loss": float("nan")}, {"loss": 1 / 3}],
+    "random": torch.get_rng_state(),
+}
+
+
+def same(a, b) -> bool:
+    """Equal to the last bit; a tuple may have become a list."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (a != a and b != b)
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_state(tmp_path / "s", STATE)
+    assert same(STATE, read_state(tmp_path / "s"))
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {TENSORS, VALUES, CHECKSUMS}
+    write_state(tmp_path / "s", {"step": 8})  # replaces
+    assert read_state(tmp_path / "s") == {"step": 8}
+
+
+def test_an_optimiser_comes_back_exactly(tmp_path):
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.95), fused=True)
+    twin = nn.Linear(4, 3)
+    other = torch.optim.AdamW(twin.parameters(), lr=0.5, fused=True)
+    for _ in range(3):
+        model(torch.randn(5, 4)).square().mean().backward()
+        optimizer.step()
+    write_state(tmp_path / "s", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    saved = read_state(tmp_path / "s")
+    twin.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizer"])
+    for parameter, copy in zip(model.parameters(), twin.parameters()):
+        copy.grad = parameter.grad.clone()
+    optimizer.step(), other.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters()))
+
+
+@pytest.mark.parametrize("name", [TENSORS, VALUES, CHECKSUMS])
+@pytest.mark.parametrize("damage", ["missing", "short", "changed"])
+def test_every_damage_is_noticed(tmp_path, name, damage):
+    write_state(tmp_path / "s", STATE)
+    path = tmp_path / "s" / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            content[:-5] if damage == "short" else bytes([content[0] ^ 1]) + content[1:]
+        )
+    with pytest.raises(DamagedState, match="damaged|changed since it was saved"):
+        read_state(tmp_path / "s")
+
+
+@pytest.mark.parametrize("moment", ["tensors", "rename"])
+def test_a_failure_leaves_the_old_state_and_no_rest(tmp_path, monkeypatch, moment):
+    write_state(tmp_path / "s", {"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(
+        *(("helpers.engine.state.save_file", full) if moment == "tensors" else ("os.replace", full))
+    )
+    with pytest.raises(OSError, match="could not save to .*s: .*No space left on device"):
+        write_state(tmp_path / "s", STATE)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["s"]
+    assert read_state(tmp_path / "s") == {"step": 1}
+
+
+def test_a_killed_write_is_not_taken_for_a_state(tmp_path):
+    (tmp_path / ".s.new").mkdir()
+    (tmp_path / ".s.new" / TENSORS).write_bytes(b"half")
+    with pytest.raises(DamagedState):
+        read_state(tmp_path / "s")
+    write_state(tmp_path / "s", {"step": 2})
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_what_a_state_cannot_hold_is_named(tmp_path):
+    with pytest.raises(TypeError, match="state.a.0 is a set"):
+        write_state(tmp_path / "s", {"a": [{1}]})
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_files_hold_no_pickle(tmp_path):
+    write_state(tmp_path / "s", STATE)
+    json.loads((tmp_path / "s" / VALUES).read_text())
+    assert (tmp_path / "s" / TENSORS).read_bytes()[8:9] == b"{"  # a safetensors header

@@ -1,0 +1,190 @@
+"""Rows from the Hub: the same records as from a folder, and what each refusal says, without a token
+in it.
+"""
+
+import json
+import time
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from helpers.engine.network import redact, within
+from helpers.rows.fetch import fetch
+from helpers.rows.load import load_track
+from helpers.rows.tracks import TRACKS, SourceError
+from tests.support.local_hub import served, serving
+
+TOKEN = "hf_" + "Secret" * 5
+PAIRS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(200)]
+SST2 = [
+    {
+        "sentence": f"film {i} is a long and {'fine' if i % 2 else 'dull'} one to see tonight",
+        "label": i % 2,
+    }
+    for i in range(30)
+]
+
+
+def refused() -> str:
+    """What the error says when the Hub is asked for labels."""
+    with pytest.raises(SourceError) as error:
+        load_track("sentiment", "labels", "train", source="hub")
+    message = str(error.value)
+    assert "\n" not in message
+    assert (
+        error.value.__suppress_context__ or error.value.__context__ is None
+    )  # no library's error is shown with it
+    return message
+
+
+def test_without_a_network_the_error_comes_soon_and_says_what_to_do():
+    assert pytest.importorskip(
+        "huggingface_hub"
+    ).HfApi  # loading the package is not the wait that is measured
+    started = time.perf_counter()
+    message = refused()
+    assert time.perf_counter() - started < 10
+    for part in (
+        "stanfordnlp/sst2 could not be reached",
+        "sst2/train.jsonl",
+        "RLHF_DATA_DIR",
+        "RLHF_SOURCE=embedded",
+    ):
+        assert part in message
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine that gives the answer it is told to; it notes the tokens that it was
+    sent.
+    """
+    seen = {"answer": (404, {}), "tokens": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen["tokens"].append(self.headers.get("Authorization"))
+            status, headers = seen["answer"]
+            body = json.dumps({"error": f"no, {self.headers.get('Authorization')}"}).encode()
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Handler, TOKEN, monkeypatch):
+        yield seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((404, {"X-Error-Code": "RepoNotFound"}), "is not on the Hub"),
+        ((404, {"X-Error-Code": "RevisionNotFound"}), "no longer has the pinned revision"),
+        ((403, {"X-Error-Code": "GatedRepo"}), "is gated: accept its terms"),
+        (
+            (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+            "refused with the token",
+        ),
+        ((403, {}), "refused with the token that is set here (HTTP 403)"),
+        ((418, {}), "HTTP 418"),
+    ],
+)
+def test_each_answer_of_the_hub_is_told_apart_and_no_token_is_shown(
+    hub, answer, says, capfd, caplog
+):
+    hub["answer"] = answer
+    message = refused()
+    assert "stanfordnlp/sst2" in message and says in message and "RLHF_DATA_DIR" in message
+    assert hub["tokens"] == [f"Bearer {TOKEN}"]
+    assert TOKEN not in message + caplog.text + "".join(capfd.readouterr())
+
+
+def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    (tmp_path / "synthetic-instruct-gptj-pairwise").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in PAIRS)
+    (tmp_path / "synthetic-instruct-gptj-pairwise" / "train.jsonl").write_text(lines)
+    calls = served(monkeypatch, PAIRS)
+    for kind in ("comparisons", "prompts"):
+        for split in ("train", "heldout"):
+            assert (
+                load_track("instruct", kind, split, source="hub")[0]
+                == load_track("instruct", kind, split)[0]
+            )
+    data = TRACKS["instruct"].roles["prompts"].data
+    expected = {"split": "train", "revision": data.revision, "streaming": False}
+    assert calls == [("Dahoas/synthetic-instruct-gptj-pairwise", None, expected)] * 4
+
+
+def test_a_split_of_the_hub_is_read_whole(monkeypatch):
+    calls = served(monkeypatch, {"train": SST2[:20], "validation": SST2[20:]})
+    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 10
+    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 20
+    assert [options["split"] for *_, options in calls] == ["validation", "train", "validation"]
+
+
+def test_what_the_hub_holds_out_is_not_learned_from(monkeypatch):
+    """Also where a data set repeats a row of its held-out split: it is counted, and not learned
+    from.
+    """
+    again = {"sentence": SST2[25]["sentence"].upper() + " ", "label": 1}
+    served(monkeypatch, {"train": [*SST2[:20], again], "validation": SST2[20:]})
+    records, report = load_track("sentiment", "labels", "train", source="hub")
+    assert len(records) == 20 and report.left_out == {"held out for measuring": 1}
+
+
+def test_fetched_rows_are_those_of_the_hub(tmp_path, monkeypatch):
+    """What one machine fetches, another without a network reads: the same records."""
+    documents = [{"text": f"Text {i} 🙂.", "score": 3.0} for i in range(90)]
+    sentences = {
+        "train": [row | {"idx": i} for i, row in enumerate(SST2[:20])],
+        "validation": SST2[20:],
+    }
+    served(monkeypatch, {"train": documents})
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    with pytest.raises(SourceError, match="stanfordnlp/sst2 has no column sentence"):
+        list(fetch("sentiment", tmp_path, documents=50))
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["train.jsonl.gz"], (
+        "the first data set is complete"
+    )
+    found, _ = load_track("sentiment", "documents", "train", source="local")
+    assert found == load_track("sentiment", "documents", "train", source="hub", limit=len(found))[0]
+    calls = served(monkeypatch, sentences)
+    lines = list(fetch("sentiment", tmp_path, documents=50))
+    assert [line.split(": ")[1] for line in lines] == [
+        "is there",
+        "20 rows of stanfordnlp/sst2",
+        "10 rows of stanfordnlp/sst2",
+    ]
+    assert [options["split"] for *_, options in calls] == ["train", "validation"]
+    for kind in ("labels", "demonstrations"):
+        for split in ("train", "heldout"):
+            assert (
+                load_track("sentiment", kind, split, "local")[0]
+                == load_track("sentiment", kind, split, "hub")[0]
+            )
+
+
+def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    served(monkeypatch, [{"text": "a", "label": 1}])
+    assert "stanfordnlp/sst2 has no column sentence" in refused()
+    served(monkeypatch, OSError(f"bad\nheader Bearer {TOKEN}"))
+    message = refused()
+    assert (
+        "could not be read, split 'train' (OSError: bad header Bearer ***)" in message
+        and "Secret" not in message
+    )
+
+
+def test_waiting_ends_and_tokens_are_hidden(monkeypatch):
+    started = time.perf_counter()
+    with pytest.raises(TimeoutError, match="no answer within 0.1 seconds"):
+        within(0.1, lambda: time.sleep(5))
+    assert time.perf_counter() - started < 2 and within(5, lambda: 7) == 7
+    monkeypatch.setenv("HF_TOKEN", "plain-secret")
+    assert redact("a plain-secret\n and hf_AbC123 " + "x" * 999).startswith("a *** and *** xxx")
+    assert len(redact("x" * 999)) == 200

@@ -1,0 +1,139 @@
+"""Model cards: the Hub can read them, and they say what stage.json says and nothing else."""
+
+import copy
+import re
+
+import pytest
+
+from helpers.rows.tracks import TRACKS
+from helpers.run.cards import model_card
+
+INFO = {
+    "stage": "sft",
+    "track": "sentiment",
+    "metrics": {},
+    "parent": None,
+    "data_fingerprint": "fe" * 32,
+    "config": {
+        "preset": "t4",
+        "source": "hub",
+        "init": "pretrain",
+        "seed": 3,
+        "lr": 5e-05,
+        "rows": [
+            "demonstrations/train (hub: stanfordnlp/sst2): 9 records; 2 rows left out (empty: 2)"
+        ],
+    },
+    "tokenizer": {"name": "gpt2", "fingerprint": "ab"},
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+}
+METRICS = {
+    "heldout_loss": 3.14159,
+    "stop_rate": 0.98,
+    "score": 1.25,
+    "score_ci95": [1.125, 1.375],
+    "kl": 7.5,
+    "gold_gain_ci95": [0.5, 0.75],
+    "accuracy_by_kind": {"facts": 0.875},
+    "responses": 1500,
+    "table": {
+        "SFT": {"score": 0.0, "kl": 0.0, "flaws": {"x": 1.0}},
+        "PPO": {"score": 1.25, "score_ci95": [1.125, 1.375]},
+    },
+    "curves": {"loss": {"x": [1], "y": [2.0]}},
+    "nothing": {},
+    "unknown": None,
+}
+
+
+def info(**changes) -> dict:
+    made = copy.deepcopy(INFO)
+    made["config"] |= changes.pop("config", {})
+    return made | changes
+
+
+def read_by_the_hub(card: str) -> dict:
+    """The front matter as huggingface_hub understands it."""
+    return pytest.importorskip("huggingface_hub").ModelCard(card).data.to_dict()
+
+
+@pytest.mark.parametrize("stage", ["base", "pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("source", ["embedded", "local", "hub"])
+@pytest.mark.parametrize("track", TRACKS)
+def test_the_hub_reads_every_card(stage, source, track):
+    card = model_card(info(stage=stage, track=track, metrics=METRICS, config={"source": source}))
+    said = read_by_the_hub(card)
+    assert (
+        said["language"] == "en"
+        and said["library_name"] == "transformers"
+        and stage in said["tags"]
+    )
+    assert said["pipeline_tag"] == (
+        "text-classification" if stage == "reward" else "text-generation"
+    )
+    assert "## Measured" in card and "## Limits" in card and "not for advice" in card
+
+
+def test_data_are_named_with_what_was_left_out_and_only_when_they_were_used():
+    data = TRACKS["sentiment"].roles["demonstrations"].data
+    card = model_card(info())
+    assert read_by_the_hub(card)["datasets"] == ["stanfordnlp/sst2"]
+    assert (
+        f"stanfordnlp/sst2, revision {data.revision}" in card
+        and "2 rows left out (empty: 2)" in card
+    )
+    assert "fe" * 32 in card and "| lr | 5e-05 |" in card and "| seed | 3 |" in card
+    local = model_card(info(config={"source": "local"}))
+    assert "datasets" not in read_by_the_hub(local) and "files on the maker's machine" in local
+    world = model_card(info(config={"source": "embedded"}))
+    assert "sst2" not in world.split("- rows:")[0] and "generated world of track sentiment" in world
+    pairs = model_card(info(stage="reward", track="tldr"))
+    assert read_by_the_hub(pairs)["datasets"] == ["CarperAI/openai_summarize_comparisons"]
+
+
+def test_the_licence_and_the_base_are_not_passed_off():
+    assert read_by_the_hub(model_card(info(config={"source": "embedded"})))["license"] == "mit"
+    base = {"source": "openai-community/gpt2", "revision": "607a30d7"}
+    parent = {"stage": "base", "checksum": "cd", "base": base}
+    said = read_by_the_hub(card := model_card(info(parent=parent, config={"source": "embedded"})))
+    assert said["base_model"] == "openai-community/gpt2" and said["license"] == "other"
+    assert "first weights: openai-community/gpt2, revision 607a30d7" in card
+    folder = {**parent, "base": {"source": "gpt2", "revision": "sha256:ab"}}
+    assert "base_model" not in read_by_the_hub(model_card(info(parent=folder)))
+    converted = model_card(
+        info(stage="base", track="any", config={"source": "raw.pt", "revision": "sha256:ab"})
+    )
+    assert "# raw.pt" in converted and "Nothing in them was trained here" in converted
+
+
+def test_metrics_stand_with_their_intervals_and_no_number_is_invented():
+    card = model_card(info(stage="ppo", metrics=METRICS))
+    measured = card.split("## Measured")[1].split("## Limits")[0]
+    for line in (
+        "| heldout_loss | 3.142 |  | nats a token |",
+        "| gold_gain | | 0.5 to 0.75 | |",
+        "| score | 1.25 | 1.125 to 1.375 | standard deviations of the SFT model's samples |",
+        "| kl | 7.5 |  | nats a response, from the SFT model |",
+        "| accuracy_by_kind, facts | 0.875 | | |",
+        "| responses | 1,500 |",
+        "| | score | kl |",
+        "| PPO | 1.25 [1.125 to 1.375] |  |",
+    ):
+        assert line in measured, measured
+    known = {
+        "3.142",
+        "0.98",
+        "1.25",
+        "1.125",
+        "1.375",
+        "7.5",
+        "0.5",
+        "0.75",
+        "0.875",
+        "1,500",
+        "0",
+        "95",
+    }
+    assert set(re.findall(r"(?<![\w.])\d[\d.,]*\d|(?<![\w.])\d", measured)) <= known
+    assert "PPO raised the score of one reward model" in card
+    assert "Nothing." in model_card(info()).split("## Measured")[1]

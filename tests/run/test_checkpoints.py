@@ -1,0 +1,247 @@
+"""Checkpoints: transformers opens them as they lie, damage and mix-ups are named, interruptions
+leave the old one.
+"""
+
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from helpers.batching import right_pad
+from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.run import checkpoints
+from helpers.run.checkpoints import (
+    CheckpointError,
+    from_transformers_state,
+    load_stage,
+    save_stage,
+    to_transformers_state,
+)
+
+CONFIG = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=16)
+ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
+
+
+class DummyTokenizer:
+    """The interface that save_stage and load_stage use, and nothing else."""
+
+    vocab_size, eos_id, pad_id = 60, 0, 1
+
+    def __init__(self, name: str = "dummy"):
+        self.name = name
+        self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
+
+    def save(self, folder) -> None:
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / file).write_text(json.dumps({"name": self.name}))
+
+
+def tiny(reward: bool = False, seed: int = 0) -> GPT | RewardModel:
+    torch.manual_seed(seed)
+    model = RewardModel(GPT(CONFIG)) if reward else GPT(CONFIG)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
+    return model
+
+
+def save(folder, model=None, tokenizer=None, **changes):
+    facts = dict(stage="sft", track="tldr", config={"lr": 0.1}, metrics={"loss": 2.5}, parent=None)
+    facts |= dict(data_fingerprint="abc") | changes
+    save_stage(folder, model or tiny(), tokenizer or DummyTokenizer(), **facts)
+
+
+def load(folder, **changes):
+    return load_stage(
+        folder, **dict(stage="sft", track="tldr", tokenizer=DummyTokenizer()) | changes
+    )
+
+
+def same_weights(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- there and back
+
+
+@pytest.mark.parametrize("reward", [False, True])
+def test_weights_come_back_as_they_were(tmp_path, reward):
+    model, stage = tiny(reward), "reward" if reward else "sft"
+    save(tmp_path / "a", model, stage=stage)
+    loaded, info = load(tmp_path / "a", stage=stage)
+    assert type(loaded) is type(model) and same_weights(loaded, model)
+    assert (info["stage"], info["track"], info["parent"]) == (stage, "tldr", None)
+    assert (info["config"], info["metrics"], info["data_fingerprint"]) == (
+        {"lr": 0.1},
+        {"loss": 2.5},
+        "abc",
+    )
+    assert info["tokenizer"]["name"] == "dummy" and info["versions"]["torch"] == torch.__version__
+    assert same_weights(from_transformers_state(CONFIG, to_transformers_state(model)), model)
+
+
+def test_transformers_opens_a_language_model(tmp_path):
+    model = tiny()
+    save(tmp_path / "a", model)
+    theirs, notes = AutoModelForCausalLM.from_pretrained(tmp_path / "a", output_loading_info=True)
+    assert not any(notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids = torch.randint(0, 60, (3, 24))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(ids).logits, model(ids), atol=1e-4, rtol=1e-5)
+    settings = theirs.generation_config
+    assert (settings.top_k, settings.temperature, settings.do_sample) == (0, 1.0, True)
+    assert (settings.eos_token_id, settings.pad_token_id) == (0, 1)
+
+
+def test_transformers_opens_a_reward_model_normalised_or_not(tmp_path):
+    model = tiny(reward=True)
+    ids, mask = right_pad(ROWS, 1)
+    for name in ("raw", "normalised"):
+        save(tmp_path / name, model, stage="reward")
+        theirs, notes = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / name, output_loading_info=True
+        )
+        assert not any(
+            notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        )
+        with torch.no_grad():
+            scores = theirs.eval()(ids, attention_mask=mask.long()).logits.squeeze(1)
+            torch.testing.assert_close(scores, model(ids, mask), atol=1e-4, rtol=1e-5)
+        model.normalise(mean=1.5, std=0.4)
+
+
+def test_transformers_own_files_load_here(tmp_path):
+    """Also without the prefix and with the buffers that the released gpt2 weights carry."""
+    model = tiny()
+    save(tmp_path / "a", model)
+    state = AutoModelForCausalLM.from_pretrained(tmp_path / "a").state_dict()
+    released = {
+        name.removeprefix("transformer."): weight
+        for name, weight in state.items()
+        if "lm_head" not in name
+    }
+    released["h.0.attn.bias"] = torch.ones(1, 1, 24, 24).tril()
+    for weights in (state, released):
+        assert same_weights(from_transformers_state(CONFIG, weights), model)
+    del released["ln_f.bias"]
+    with pytest.raises(RuntimeError, match="ln_f.bias"):
+        from_transformers_state(CONFIG, released)
+
+
+def test_a_child_names_its_parent(tmp_path):
+    save(tmp_path / "pretrain", tiny(seed=1), stage="pretrain")
+    save(tmp_path / "sft", parent=tmp_path / "pretrain")
+    _, info = load(tmp_path / "sft")
+    weights = (tmp_path / "pretrain" / "model.safetensors").read_bytes()
+    assert info["parent"] == {"stage": "pretrain", "checksum": hashlib.sha256(weights).hexdigest()}
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        save(tmp_path / "b", parent=tmp_path / "nothing")
+    assert not (tmp_path / "b").exists()
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(("stage", "notebook"), checkpoints.NOTEBOOKS.items())
+def test_a_missing_checkpoint_names_its_notebook(tmp_path, stage, notebook):
+    with pytest.raises(CheckpointError, match=f"no checkpoint at .*none: run {notebook} first"):
+        load(tmp_path / "none", stage=stage)
+
+
+def test_foreign_folders_are_refused_and_never_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="no stage.json.*1-SFT.ipynb"):
+        load(tmp_path)
+    with pytest.raises(CheckpointError, match="not replacing"):
+        save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for content in ("{", "[]", '{"name": "someone else\'s"}'):
+        (tmp_path / "stage.json").write_text(content)
+        with pytest.raises(CheckpointError, match="stage.json is (damaged|not one)"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"stage": "reward"}, "holds stage 'sft', not 'reward': 2-RM-Training.ipynb"),
+        ({"track": "sentiment"}, "track 'tldr', but this run is on track 'sentiment'"),
+        (
+            {"tokenizer": DummyTokenizer("other")},
+            r"tokenizer 'dummy' \(.{8}\), but this run uses 'other' \(.{8}\)",
+        ),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_with_both_names(tmp_path, asked, message):
+    save(tmp_path / "a")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "a", **asked)
+    load(tmp_path / "a", tokenizer=None)  # no tokenizer given, none compared
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damage_is_noticed(tmp_path, file):
+    save(tmp_path / "a")
+    path = tmp_path / "a" / file
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{file} has changed.*checksum"):
+        load(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{file} is missing"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("stage", "reward"), [("reward", False), ("sft", True), ("dpo", False)])
+def test_stage_and_model_must_belong_together(tmp_path, stage, reward):
+    with pytest.raises(ValueError, match=f"no checkpoint of stage '{stage}'"):
+        save(tmp_path / "a", tiny(reward), stage=stage)
+    with pytest.raises(ValueError, match="no stage 'dpo'"):
+        load(tmp_path / "a", stage="dpo")
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+def test_a_save_replaces_the_old_checkpoint_and_leaves_nothing_beside_it(tmp_path):
+    save(tmp_path / "a", tiny(seed=1))
+    save(tmp_path / "a", tiny(seed=2))
+    assert same_weights(load(tmp_path / "a")[0], tiny(seed=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("place", ["save_file", "write_json", "sha256", "replace"])
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch, place, old, error):
+    if old:
+        save(tmp_path / "a", tiny(seed=1))
+    whole = getattr(os if place == "replace" else checkpoints, place)
+
+    def breaks(*args, **options):
+        if place == "replace" and not str(args[0]).endswith(".new"):
+            return whole(*args, **options)  # break only when the new folder should move in
+        raise error("the power went")
+
+    monkeypatch.setattr(os if place == "replace" else checkpoints, place, breaks)
+    with pytest.raises(error, match="the power went"):
+        save(tmp_path / "a", tiny(seed=2))
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] * old
+    if old:
+        assert same_weights(load(tmp_path / "a")[0], tiny(seed=1))
+
+
+def test_a_killed_save_is_mended_by_the_next_load_or_save(tmp_path):
+    save(tmp_path / "a", tiny(seed=1))
+    (tmp_path / ".a.new").mkdir()  # killed while writing
+    (tmp_path / ".a.new" / "model.safetensors").write_text("half")
+    (tmp_path / "a").rename(tmp_path / ".a.old")  # killed between the two moves
+    assert same_weights(load(tmp_path / "a")[0], tiny(seed=1))
+    save(tmp_path / "a", tiny(seed=2))
+    assert same_weights(load(tmp_path / "a")[0], tiny(seed=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -1,0 +1,366 @@
+"""Several processes from a cell or a shell: output as it comes, failures in one line, and nothing
+left running.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from helpers import pretrain
+from helpers.config import PPOConfig, RewardConfig, SFTConfig
+from helpers.engine.files import OUT_OF_TIME, ROOT, seconds_of
+from helpers.engine.snapshots import Stopped
+from helpers.rows.embedded import load_rows
+from helpers.run import launch as launching
+from helpers.run.launch import as_flags, last_words, launch, on_all_gpus, settings_of, stream
+from helpers.run.machines import check_free, check_rendezvous
+from helpers.run.setup import setup
+from tests.support.folder_of_rows import write
+from tests.support.worker_pids import pid_of_rank, wait_for_lines
+
+
+@pytest.fixture
+def run_folder(monkeypatch, tmp_path):
+    """The settings of a short run, and its folder."""
+    for name in [name for name in os.environ if name.startswith("RLHF_")]:
+        monkeypatch.delenv(name)
+    settings = {"PRESET": "smoke", "OUT": str(tmp_path), "DTYPE": "float32", "THREADS": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"RLHF_{name}", value)
+    return tmp_path
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", textwrap.dedent(code)]
+
+
+# ---------------------------------------------------------------- a command in a cell
+
+
+def test_lines_appear_while_the_command_runs(monkeypatch, tmp_path):
+    """The second line is printed only once the first has been seen here."""
+    code = f"""
+        import pathlib, sys, time
+        print("first", flush=True)
+        while not pathlib.Path({str(tmp_path)!r}, "seen").exists(): time.sleep(0.01)
+        print("second", file=sys.stderr, flush=True)
+    """
+    lines = []
+
+    def see(line, **_):
+        lines.append(line)
+        (tmp_path / "seen").touch()
+
+    monkeypatch.setattr(launching, "print", see, raising=False)
+    stream(python(code), {}, "a test")
+    assert lines == ["first\n", "second\n"]
+
+
+def test_a_failure_is_raised_with_the_last_lines(capsys):
+    code = (
+        "print('\\n'.join(f'line {n}' for n in range(40))); raise SystemExit('no checkpoint: "
+        "run 1-SFT first')"
+    )
+    with pytest.raises(
+        RuntimeError, match=r"(?s)^ppo failed:\n.*line 39\nno checkpoint: run 1-SFT first$"
+    ) as failed:
+        stream(python(code), {}, "ppo")
+    assert "line 5\n" not in str(failed.value) and "line 5\n" in capsys.readouterr().out
+
+
+def test_the_end_of_the_session_is_no_failure():
+    code = f"print('sft: stopped after step 3 of 9, saved'); raise SystemExit({OUT_OF_TIME})"
+    with pytest.raises(Stopped, match="^sft: stopped after step 3 of 9, saved$") as stopped:
+        stream(python(code), {}, "sft")
+    assert stopped.value.code == OUT_OF_TIME
+
+
+def test_processes_get_what_is_left_of_the_notebooks_time(run_folder, monkeypatch):
+    monkeypatch.setenv("RLHF_STOP_AFTER", "2h")
+    monkeypatch.chdir(ROOT)
+    course = setup("1-SFT")
+    later = replace(course, deadline=course.deadline - 3600)  # an hour has passed
+    assert 3590 < seconds_of(settings_of("sft", later)["RLHF_STOP_AFTER"], "") <= 3600
+    assert (
+        settings_of("sft", replace(course, deadline=time.perf_counter() - 5))["RLHF_STOP_AFTER"]
+        == "1s"
+    )
+    assert "RLHF_STOP_AFTER" not in settings_of("sft", None)  # as it is in the environment
+
+
+def test_settings_reach_the_command_and_nothing_else_changes(capsys, monkeypatch):
+    monkeypatch.setenv("RLHF_TRACK", "instruct")
+    stream(
+        python("import os; print(os.environ['RLHF_SEED'], os.environ['RLHF_TRACK'])"),
+        {"RLHF_SEED": "3"},
+        "x",
+    )
+    assert capsys.readouterr().out == "3 instruct\n" and "RLHF_SEED" not in os.environ
+
+
+def test_an_interrupt_reaches_the_command_once_and_waits_for_it(monkeypatch):
+    code = """
+        import signal, time
+        got = []
+        signal.signal(signal.SIGINT, lambda *_: got.append(1))
+        print("ready", flush=True)
+        while not got: time.sleep(0.01)
+        time.sleep(0.5)
+        print("saved after", len(got), "signal", flush=True)
+    """
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    lines = []
+
+    def see(line, **_):
+        lines.append(line)
+        if line == "ready\n":
+            interrupt.start()
+
+    monkeypatch.setattr(launching, "print", see, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        stream(python(code), {}, "ppo")
+    assert lines == ["ready\n", "saved after 1 signal\n"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's death"
+)
+def test_a_killed_parent_takes_the_command_along():
+    child = (
+        "import time, helpers.engine.distributed as d; d.end_with_parent(); print('ready'); "
+        "time.sleep(60)"
+    )
+    parent = f"""
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-u", "-c", {child!r}], stdout=subprocess.PIPE)
+        assert child.stdout.readline()
+        print(child.pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(python(parent), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    child.wait(20)  # raises if it lives on
+
+
+def test_the_lost_partners_traceback_is_left_out():
+    lines = [
+        "3-PPO: no prompts\n",
+        "[rank0]: RuntimeError: Connection closed by peer\n",
+        "helpers.run.launch: process 1 of helpers.ppo ended with exit code 1\n",
+    ]
+    assert last_words(lines) == [lines[0], lines[2]]
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def test_options_become_flags():
+    assert as_flags({"steps": 6, "stop_after": "11h30m"}) == [
+        "--steps",
+        "6",
+        "--stop-after",
+        "11h30m",
+    ]
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1.5, True, "2"])
+def test_an_impossible_number_of_processes_is_one_line(run_folder, processes):
+    with pytest.raises(ValueError, match="processes=.*must be a whole number, 1 or more"):
+        launch("ppo", processes=processes)
+
+
+def test_names_that_do_not_exist(run_folder, monkeypatch):
+    with pytest.raises(ValueError, match="no stage 'dpo': choose from pretrain"):
+        launch("dpo")
+    monkeypatch.setenv("RLHF_PRESET", "huge")
+    with pytest.raises(ValueError, match="no preset 'huge'"):
+        launch("ppo")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Pretend that there are so many GPUs."""
+
+    def have(count):
+        monkeypatch.delenv("RLHF_DEVICE", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return have
+
+
+def test_on_one_gpu_a_sentence(run_folder, cuda, capsys):
+    cuda(1)
+    assert launch("ppo", steps=2) == []
+    assert capsys.readouterr().out.startswith("skipped: one GPU")
+
+
+def test_more_processes_than_gpus(run_folder, cuda):
+    cuda(2)
+    with pytest.raises(ValueError, match="processes=3: this machine has 2 GPUs"):
+        launch("ppo", processes=3)
+
+
+@pytest.mark.parametrize(
+    "endpoint, words",
+    [
+        ("", "give host:port"),
+        ("host", "give host:port"),
+        ("10.0.0.1:99999", "give host:port"),
+        ("nobody.invalid:29500", "no machine 'nobody.invalid' is known"),
+        ("localhost:29500", "only this machine itself"),
+    ],
+)
+def test_a_meeting_point_that_cannot_work(monkeypatch, endpoint, words):
+    with pytest.raises(SystemExit, match=words):
+        launching.main(["pretrain", "--nnodes", "2", "--rdzv-endpoint", endpoint])
+
+
+def test_another_programs_port_is_noticed():
+    """It accepts the connection and never answers, for which torch's own client waits without
+    end.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(
+            ConnectionError, match=f"no rendezvous has answered at 127.0.0.1:{port}"
+        ):
+            check_rendezvous("127.0.0.1", port, seconds=2)
+        with pytest.raises(ValueError, match=f"port {port} can't be used"):
+            check_free(port)
+
+
+@pytest.mark.parametrize(
+    "gpus, stage, config, started",
+    [
+        (1, "sft", SFTConfig(), 0),
+        (2, "sft", SFTConfig(), 2),
+        (3, "reward", RewardConfig(), 3),
+        (4, "ppo", PPOConfig(rollout_size=32, minibatch_size=8), 4),
+        (6, "ppo", PPOConfig(rollout_size=32, minibatch_size=8), 2),
+        (3, "ppo", PPOConfig(), 0),
+    ],
+)
+def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, config, started):
+    cuda(gpus)
+    seen = []
+    monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
+    course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"), source="hub")
+    on_all_gpus(course)
+    assert seen == ([((stage, course, started), {"hand_over": 1, "shards": ""})] if started else [])
+    for change in ({"device": torch.device("cpu")}, {"source": "embedded"}):
+        on_all_gpus(SimpleNamespace(**vars(course) | change))
+    assert len(seen) == bool(started), "a CPU is no GPU; small models take one"
+
+
+def test_a_rendezvous_that_has_vanished_ends_the_agent():
+    """Nobody listens there any more: the agent would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        watch = (
+            "from helpers.run.machines import watch_rendezvous; "
+            f"watch_rendezvous('127.0.0.1', {port}, seconds=6)"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", watch], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        ) as agent:
+            server.accept()[0].close()
+            server.close()
+            _, errors = agent.communicate(timeout=50)
+    assert agent.returncode == 1 and errors.startswith(
+        "helpers.run.launch: the machine that holds the rendezvous"
+    )
+
+
+# ---------------------------------------------------------------- real runs
+
+
+def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, capsys):
+    """The stage's command in two processes, then the stage in this one: it measures and saves, and
+    trains nothing.
+    """
+    documents = [
+        {"text": document.text} for document in load_rows("documents", "train", "tldr", limit=150)
+    ]
+    write(run_folder / "rows/fineweb-edu/train.jsonl", documents)
+    posts = [
+        {"prompt": row.prompt, "label": row.completion}
+        for row in load_rows("demonstrations", "train", "tldr", limit=40)
+    ]
+    write(run_folder / "rows/openai_summarize_tldr/train.jsonl", posts)
+    monkeypatch.setenv("RLHF_SOURCE", "local")
+    monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
+    monkeypatch.setenv("RLHF_SHARDS", "elsewhere")
+    together = launch("pretrain", processes=2, hand_over=1, shards="")
+    monkeypatch.delenv("RLHF_SHARDS")
+    assert not (run_folder / "checkpoints/pretrain").exists()
+    log = (run_folder / "logs/pretrain.jsonl").read_text()
+    capsys.readouterr()
+    monkeypatch.chdir(ROOT)
+    course = setup("0-Pretrain")
+    pretrain.run(course)
+    printed = capsys.readouterr().out
+    assert (
+        f"pretrain: going on after step {len(together)} of {len(together)} " in printed
+        and "[" not in printed
+    )
+    assert (run_folder / "logs/pretrain.jsonl").read_text() == log
+    assert course.metrics()["first_loss"] == together[0]["loss"] and course.folder().exists()
+
+
+def test_a_cell_gets_the_history_of_two_processes(run_folder, capsys):
+    history = launch("pretrain", processes=2, steps=3)
+    printed = capsys.readouterr().out
+    assert printed.startswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
+    assert printed.count("machine ") == 1, "one process speaks for both"
+    assert str(run_folder) not in printed, "cells are committed: no path of this machine"
+    assert [row["step"] for row in history] == [1, 2, 3] and history[2]["loss"] < history[0]["loss"]
+
+
+def test_a_process_that_dies_ends_all_with_a_line(run_folder):
+    command = [sys.executable, "-m", "helpers.run.launch", "pretrain", "--processes", "2"]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            wait_for_lines(2, run_folder / "logs" / "pretrain.jsonl")
+            started = time.monotonic()
+            os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 60 and process.returncode == 1
+    assert printed.splitlines()[-1].startswith(
+        "helpers.run.launch: process 1 of helpers.pretrain was killed by SIGKILL"
+    )
+
+
+def test_ctrl_c_saves_and_the_next_launch_goes_on(run_folder):
+    command = [sys.executable, "-m", "helpers.run.launch", "pretrain", "--processes", "2"]
+    log = run_folder / "logs" / "pretrain.jsonl"
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            wait_for_lines(2, log)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "saved; the same run goes on from there" in printed
+    assert "Traceback" not in printed
+    assert list((run_folder / "snapshots" / "pretrain" / "pretrain").glob("step-*"))
+    assert json.loads(log.read_text().splitlines()[-1])["step"] >= 2

@@ -1,0 +1,179 @@
+"""Publishing: what arrives at the Hub, what each refusal says, and that no token is ever shown or
+kept.
+"""
+
+import base64
+import json
+import sys
+import time
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+import torch
+
+from helpers.model import GPT, GPTConfig
+from helpers.rows.embedded import load_tokenizer
+from helpers.run import publish
+from helpers.run.checkpoints import CheckpointError, save_stage
+from helpers.run.publish import PublishError, push
+from tests.support.local_hub import serving
+
+TOKEN = "hf_" + "Secret" * 5
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("tldr")
+    save_stage(
+        tmp_path / "ppo",
+        GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 16)),
+        tokenizer,
+        stage="ppo",
+        track="tldr",
+        config={"source": "embedded"},
+        metrics={"kl": 1.5},
+        parent=None,
+        data_fingerprint="ab",
+    )
+    (tmp_path / "ppo" / "notes.txt").write_text("mine, not the checkpoint's")
+    return tmp_path / "ppo"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine that takes every file, or gives the answer it is told to."""
+    seen = {"answer": None, "tokens": set(), "created": [], "files": {}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen["tokens"].add(self.headers.get("Authorization"))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, answer = seen["answer"] or (200, self.agree(body))
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def agree(self, body: bytes) -> dict:
+            address = f"http://{self.headers['Host']}/someone/tiny"
+            if self.path.endswith("/repos/create"):
+                seen["created"].append(json.loads(body))
+                return {"url": address, "id": "someone/tiny", "name": "someone/tiny"}
+            if "/preupload/" in self.path:
+                files = json.loads(body)["files"]
+                return {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in files
+                    ]
+                }
+            if "/commit/" in self.path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        seen["files"][line["value"]["path"]] = base64.b64decode(
+                            line["value"]["content"]
+                        )
+            return {
+                "commitUrl": f"{address}/commit/1",
+                "commitOid": "1",
+                "sha": "1",
+                "id": "someone/tiny",
+            }
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Handler, TOKEN, monkeypatch):
+        yield seen
+
+
+def is_private(request: dict) -> bool:
+    """Whether a repository was asked for that only its owner sees, in the words of this or an older
+    huggingface_hub.
+    """
+    return request.get("visibility") == "private" or request.get("private") is True
+
+
+def test_a_checkpoint_arrives_whole_and_private(folder, hub, capfd, caplog):
+    assert push(folder, "someone/tiny") == "https://huggingface.co/someone/tiny"
+    assert is_private(hub["created"][0]) and hub["created"][0]["name"] == "tiny"
+    wanted = {path.name for path in folder.iterdir()} - {"notes.txt"}
+    assert set(hub["files"]) == wanted and "README.md" in wanted
+    assert all((folder / name).read_bytes() == content for name, content in hub["files"].items())
+    assert hub["tokens"] - {None} == {f"Bearer {TOKEN}"}  # a model card is checked without one
+    shown = caplog.text + "".join(capfd.readouterr())
+    assert TOKEN not in shown and not any(
+        TOKEN.encode() in content for content in hub["files"].values()
+    )
+
+
+def test_the_command_prints_the_address(folder, hub, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["publish", str(folder), "someone/tiny", "--public"])
+    publish.main()
+    assert capsys.readouterr().out == "https://huggingface.co/someone/tiny\n"
+    assert not is_private(hub["created"][0])
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "does not know this token"),
+        (403, "may not write there"),
+        (404, "no such owner"),
+        (418, "HTTP 418"),
+    ],
+)
+def test_each_refusal_is_one_line_without_the_token(
+    folder, hub, status, says, capfd, caplog, monkeypatch
+):
+    hub["answer"] = (status, {"error": f"no, Bearer {TOKEN}"})
+    monkeypatch.setattr(sys, "argv", ["publish", str(folder), "someone/tiny"])
+    with pytest.raises(SystemExit) as stopped:
+        publish.main()
+    message = str(stopped.value.code)
+    assert (
+        message.startswith("helpers.run.publish: someone/tiny ")
+        and says in message
+        and "\n" not in message
+    )
+    assert TOKEN not in message + caplog.text + "".join(capfd.readouterr()) and not hub["files"]
+
+
+def test_without_a_token_or_with_a_bad_name_nothing_is_asked(folder, hub, monkeypatch):
+    for name in ("gpt2", "a/b/c", "some one/x", f"{TOKEN}/x y"):
+        with pytest.raises(
+            PublishError, match="is no name of a repository: give owner/name"
+        ) as error:
+            push(folder, name)
+        assert TOKEN not in str(error.value)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(
+        PublishError, match="no token for the Hub: run `hf auth login` or set HF_TOKEN"
+    ):
+        push(folder, "someone/tiny")
+    assert not hub["tokens"]
+
+
+def test_a_damaged_checkpoint_is_not_published(folder, hub):
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="config.json has changed"):
+        push(folder, "someone/tiny")
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        push(folder / "nothing", "someone/tiny")
+    assert not hub["tokens"]
+
+
+def test_without_a_network_the_line_comes_soon(folder, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    started = time.perf_counter()
+    with pytest.raises(
+        PublishError, match="someone/tiny could not be reached, there may be no network"
+    ) as error:
+        push(folder, "someone/tiny")
+    assert time.perf_counter() - started < 10 and TOKEN not in str(error.value)

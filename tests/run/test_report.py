@@ -1,0 +1,247 @@
+"""report.json, the final table and report.html from what the notebooks record."""
+
+import base64
+import copy
+import json
+import re
+
+import pytest
+
+from helpers.run import report
+from helpers.run.report import ReportError, assemble, final_table, required, tables, write_report
+
+# a 1 x 1 pixel PNG
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+IDENTITY = {"preset": "smoke", "track": "tldr", "source": "embedded", "seed": 0, "seconds": 61.0}
+# what stages record on real rows: of every policy the same numbers, here only some of them
+REAL = {
+    "pretrain": {"heldout_loss": 4.5, "tokens": 1000, "bigram_loss": 5.25},
+    "sft": {"heldout_loss": 3.5, "base_loss": 4.75, "stop_rate": 0.98},
+    "reward": {"accuracy": 0.8, "accuracy_ci95": [0.77, 0.83], "labels": 800},
+    "ppo": {
+        "score": 1.5,
+        "kl": 3.0,
+        "stop_rate": 0.99,
+        "judge_gain": 0.2,
+        "judge_gain_ci95": [0.15, 0.25],
+        "table": {
+            "SFT": {
+                "score": 0.0,
+                "score_ci95": [-0.1, 0.1],
+                "judge": 0.5,
+                "kl": 0.0,
+                "stop_rate": 0.98,
+                "distinct-2": 0.9,
+                "perplexity": 20.0,
+                "perplexity_ci95": [18.0, 22.0],
+            },
+            "PPO": {
+                "score": 1.5,
+                "score_ci95": [1.4, 1.6],
+                "judge": 0.7,
+                "judge_ci95": [0.65, 0.75],
+                "kl": 3.0,
+                "stop_rate": 0.99,
+                "distinct-2": 0.8,
+                "perplexity": 30.0,
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def write_metrics(toy_metrics):
+    """write(out, changes, known): the metrics of a whole run, with {(stage, name): value} changed
+    (...: removed).
+    """
+
+    def write(out, changes=None, known=None):
+        known = copy.deepcopy(known or toy_metrics)
+        metrics = {stage: {"stage": stage, **IDENTITY, **values} for stage, values in known.items()}
+        for (stage, name), value in (changes or {}).items():
+            metrics[stage][name] = value
+            if value is ...:
+                del metrics[stage][name]
+        (out / "metrics").mkdir(parents=True)
+        for stage, values in metrics.items():
+            (out / "metrics" / f"{stage}.json").write_text(json.dumps(values))
+        return out
+
+    return write
+
+
+@pytest.fixture
+def write_real(write_metrics):
+    """write(out, changes): the metrics of a run on real rows."""
+    source = {(stage, "source"): "local" for stage in REAL}
+    return lambda out, changes=None: write_metrics(out, source | (changes or {}), REAL)
+
+
+def test_fields(tmp_path, write_metrics):
+    made = assemble(write_metrics(tmp_path))
+    assert list(made) == [
+        "preset",
+        "track",
+        "source",
+        "seed",
+        "seconds",
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+    ]
+    assert made["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
+    for stage in report.REQUIRED:
+        assert set(required(stage, "embedded")) <= set(made[stage])
+        assert "seconds" not in made[stage] and "curves" not in made[stage]
+
+
+def test_only_seconds_differ_between_two_runs(tmp_path, write_metrics):
+    first = assemble(write_metrics(tmp_path / "a"))
+    second = assemble(write_metrics(tmp_path / "b", {("sft", "seconds"): 99.0}))
+    assert first != second
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_missing_fields_are_all_named(tmp_path, write_metrics):
+    changes = {
+        ("ppo", "kl"): None,
+        ("ppo", "gold_gain_ci95"): [0.1],
+        ("sft", "stop_rate"): ...,
+        ("ppo", "flaws"): {},
+    }
+    with pytest.raises(ReportError) as error:
+        assemble(write_metrics(tmp_path, changes))
+    for name in (
+        "sft.stop_rate",
+        "ppo.kl (a finite number)",
+        "ppo.gold_gain_ci95 (a pair",
+        "ppo.flaws",
+    ):
+        assert name in str(error.value)
+    assert "score" not in str(error.value)
+
+
+def test_a_stage_that_has_not_run_is_named_with_its_notebook(tmp_path, write_metrics):
+    (write_metrics(tmp_path) / "metrics" / "reward.json").unlink()
+    with pytest.raises(ReportError, match="reward .run 2-RM-Training.ipynb."):
+        assemble(tmp_path)
+
+
+def test_stages_of_different_runs_are_refused(tmp_path, write_metrics):
+    with pytest.raises(ReportError, match="smoke-tldr-embedded-0 and smoke-tldr-embedded-1"):
+        assemble(write_metrics(tmp_path, {("ppo", "seed"): 1}))
+
+
+def test_final_table_from_the_required_fields(tmp_path, write_metrics):
+    text = final_table(assemble(write_metrics(tmp_path)))
+    ((header, body),) = tables(assemble(tmp_path))
+    assert header == ["policy", "gold reward", "hallucination", "KL (nats)", "stop rate"]
+    assert body == [
+        ["SFT", "0.500", "20.0%", "0.000", "99.5%"],
+        ["PPO", "0.900", "5.0%", "4.200", "99.0%"],
+    ]
+    assert "gold reward +0.400 over SFT, 95% interval +0.300 to +0.500" in text
+    assert "(+2.5%)" in text and "88% of the way" in text and "= 4:04" in text
+
+
+def test_final_table_from_recorded_rows(tmp_path, write_metrics):
+    rows = {
+        "base": {"gold_reward": -1.0},
+        "SFT": {},
+        "best of 4": {},
+        "PPO": {"flaws": {"missing_question": 0.5}},
+    }
+    ((_, body),) = tables(assemble(write_metrics(tmp_path, {("ppo", "table"): rows})))
+    assert [row[0] for row in body] == list(rows)
+    assert body[0] == ["base", "-1.000", "-", "-", "-"] and body[3][2] == "50.0%"
+
+
+def test_the_page_stands_alone(tmp_path, write_metrics):
+    out = write_metrics(tmp_path, {("ppo", "gold_ceiling"): 1.0})
+    (out / "figures").mkdir()
+    (out / "figures" / "sft-stop-rate.png").write_bytes(PIXEL)
+    made = write_report(out)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == made
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert (
+        "data:image/png;base64," + base64.b64encode(PIXEL).decode() in page
+        and "stop rate</figcaption>" in page
+    )
+    assert "loss &lt;nats&gt;" in page and "<nats>" not in page
+    assert 'name="viewport"' in page and "<script" not in page and "@import" not in page
+    assert set(re.findall(r'src="(\w+):', page)) == {"data"}, "nothing is fetched from elsewhere"
+    assert re.findall(r'<link[^>]*href="([^"]*)"', page) == ["data:,"]
+    assert "best possible 1.000" in page and str(tmp_path) not in page
+
+
+def test_real_rows_need_no_floor_and_no_gold_reward_but_the_table(tmp_path, write_real):
+    made = assemble(write_real(tmp_path / "a"))
+    assert made["source"] == "local" and "entropy_floor" not in made["pretrain"]
+    changes = {
+        ("ppo", "table"): {"SFT": {"name": "x"}},
+        ("reward", "accuracy_ci95"): ...,
+        ("sft", "stop_rate"): ...,
+    }
+    with pytest.raises(ReportError) as error:
+        assemble(write_real(tmp_path / "b", changes))
+    for name in ("ppo.table (a row of numbers", "reward.accuracy_ci95 (a pair", "sft.stop_rate"):
+        assert name in str(error.value)
+    assert "gold" not in str(error.value) and "floor" not in str(error.value)
+
+
+def test_an_embedded_world_needs_what_real_rows_lack(tmp_path, write_real):
+    embedded = {(stage, "source"): "embedded" for stage in REAL}
+    with pytest.raises(
+        ReportError, match=r"pretrain\.entropy_floor.*reward\.bayes_accuracy.*ppo\.gold_reward"
+    ):
+        assemble(write_real(tmp_path, embedded))
+
+
+def test_the_final_table_of_real_rows_shows_what_there_is(tmp_path, write_real):
+    made = assemble(write_real(tmp_path / "a"))
+    cells = {title: row for header, body in tables(made) for title, *row in zip(header, *body)}
+    assert cells["score (SFT sd)"] == ["0.00 [-0.10, 0.10]", "1.50 [1.40, 1.60]"]
+    assert (
+        cells["second judge"] == ["0.50", "0.70 [0.65, 0.75]"] and cells["perplexity"][1] == "30.0"
+    )
+    assert "ROUGE-L" not in cells, "a column that no policy has is left out"
+    text = final_table(made)
+    assert "loss 4.500, bigram 5.250" in text and "loss 3.500, base model 4.750" in text
+    assert "accuracy 0.800, 95% interval 0.770 to 0.830" in text
+    assert (
+        "second judge's verdict +0.200 over SFT, 95% interval +0.150 to +0.250" in text
+        and "floor" not in text
+    )
+    bare = {("ppo", "judge_gain"): ..., ("pretrain", "bigram_loss"): ..., ("sft", "base_loss"): ...}
+    text = final_table(assemble(write_real(tmp_path / "b", bare)))
+    assert "score 1.500, KL 3.00 nats" in text and "bigram" not in text and "base model" not in text
+
+
+def test_the_page_of_real_rows_speaks_of_no_ceiling(tmp_path, write_real):
+    write_report(write_real(tmp_path))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "local rows" in page and "--source local" in page
+    assert (
+        "raised the second judge" in page
+        and "1.50 [1.40, 1.60]" in page
+        and "a bigram model: 5.250" in page
+    )
+    for word in (
+        "entropy floor",
+        "Bayes",
+        "gold reward",
+        "ceiling is",
+        "orange mark is that ceiling",
+    ):
+        assert word not in page
+
+
+def test_no_report_is_left_when_something_is_missing(tmp_path, write_metrics):
+    write_metrics(tmp_path, {("ppo", "kl"): ...})
+    with pytest.raises(ReportError):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.json").exists() and not (tmp_path / "report.html").exists()

@@ -1,0 +1,151 @@
+"""Our GPT is the GPT-2 of transformers: random weights of several sizes, there and back; pipelines
+open our folders.
+"""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    pipeline,
+)
+
+from helpers.batching import right_pad
+from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.rows.embedded import load_tokenizer
+from helpers.run.checkpoints import save_stage, to_transformers_state
+from helpers.run.import_weights import load_gpt2
+
+SIZES = [  # vocabulary, context, layers, heads, channels
+    (50, 8, 1, 1, 8),
+    (97, 33, 2, 3, 48),
+    (263, 64, 3, 2, 64),
+    (500, 128, 12, 12, 96),
+    (1536, 100, 4, 8, 128),
+]
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """Weights large enough for attention to be sharp, biases and gains that are not the start's 0
+    and 1.
+    """
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.1, std=0.2)
+    return model.eval()
+
+
+def theirs(size) -> GPT2LMHeadModel:
+    vocabulary, context, layers, heads, channels = size
+    return shaken(
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocabulary,
+                n_positions=context,
+                n_embd=channels,
+                n_layer=layers,
+                n_head=heads,
+            )
+        )
+    )
+
+
+@torch.no_grad()
+def check_equal(ours: GPT, model: GPT2LMHeadModel, size) -> None:
+    """Logits of whole rows, for both ways to attend, and of a row behind pads on its left."""
+    vocabulary, context = size[:2]
+    ids = torch.randint(vocabulary, (3, context))
+    expected = model(ids).logits
+    scale = expected.abs().max()
+    for attention in ("explicit", "sdpa"):
+        ours.attention = attention
+        torch.testing.assert_close(ours(ids), expected, atol=1e-5 * scale.item(), rtol=1e-4)
+    mask = torch.ones_like(ids)
+    mask[0, : context // 2] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    padded = model(ids, attention_mask=mask, position_ids=positions).logits[0, context // 2 :]
+    torch.testing.assert_close(
+        ours(ids, mask)[0, context // 2 :], padded, atol=1e-5 * scale.item(), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_transformers_weights_in_our_model(size, tmp_path):
+    model = theirs(size)
+    model.save_pretrained(tmp_path)
+    ours = load_gpt2(tmp_path)
+    assert ours.config == GPTConfig(*size)
+    check_equal(ours, model, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_our_weights_in_transformers_model(size):
+    ours, model = shaken(GPT(GPTConfig(*size))), theirs(size)
+    missing, unexpected = model.load_state_dict(to_transformers_state(ours), strict=False)
+    assert missing == ["lm_head.weight"] and not unexpected  # tied to wte
+    check_equal(ours, model, size)
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each stage, with the tokenizer of the embedded world: {stage: (folder,
+    model)}.
+    """
+    tokenizer, made = load_tokenizer("tldr"), {}
+    for stage in ("base", "pretrain", "sft", "reward", "ppo"):
+        torch.manual_seed(0)
+        gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32))
+        model = shaken(RewardModel(gpt) if stage == "reward" else gpt)
+        folder = tmp_path_factory.mktemp("checkpoints") / stage
+        save_stage(
+            folder,
+            model,
+            tokenizer,
+            stage=stage,
+            track="tldr",
+            config={},
+            metrics={},
+            parent=None,
+            data_fingerprint="",
+        )
+        made[stage] = folder, model
+    return made
+
+
+@pytest.mark.parametrize("stage", ["base", "pretrain", "sft", "ppo"])
+def test_the_pipeline_writes_what_our_model_would(folders, stage):
+    folder, model = folders[stage]
+    tokenizer = load_tokenizer("tldr")
+    generate = pipeline("text-generation", model=str(folder), device="cpu")
+    prompt = "TITLE: Should I get a dog?\n\nTL;DR:"
+    written = generate(prompt, max_new_tokens=8, do_sample=False, return_full_text=False)[0][
+        "generated_text"
+    ]
+    ids = tokenizer.encode(prompt)
+    prompt_tokens = len(ids)
+    with torch.no_grad():
+        while len(ids) < prompt_tokens + 8 and ids[-1] != tokenizer.eos_id:
+            ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+    special = (tokenizer.eos_id, tokenizer.pad_id)
+    assert written == tokenizer.decode([id_ for id_ in ids[prompt_tokens:] if id_ not in special])
+    assert AutoModelForCausalLM.from_pretrained(folder).config.architectures == ["GPT2LMHeadModel"]
+
+
+def test_the_pipeline_scores_as_our_reward_model_does(folders):
+    folder, model = folders["reward"]
+    tokenizer = load_tokenizer("tldr")
+    texts = ["TL;DR: My sister keeps losing my umbrella.", "TL;DR: No."]
+    score = pipeline(
+        "text-classification", model=str(folder), device="cpu", function_to_apply="none"
+    )
+    ids, mask = right_pad([tokenizer.encode(text) for text in texts], tokenizer.pad_id)
+    with torch.no_grad():
+        expected = model(ids, mask).tolist()
+    found = score(texts)
+    assert [row["label"] for row in found] == ["score", "score"]
+    assert [row["score"] for row in found] == pytest.approx(expected, abs=1e-4)
+    assert AutoModelForSequenceClassification.from_pretrained(folder).num_labels == 1

@@ -1,0 +1,108 @@
+"""Padding, buckets of similar length, and the one-line errors for prompts."""
+
+import pytest
+import torch
+
+from helpers.batching import (
+    Ahead,
+    Batches,
+    ahead,
+    check_prompts,
+    left_pad,
+    length_buckets,
+    right_pad,
+)
+
+
+def test_pads_go_where_they_are_told():
+    ids, mask = left_pad([[5, 6], [7], []], pad_id=1)
+    assert ids.tolist() == [[5, 6], [1, 7], [1, 1]]
+    assert mask.tolist() == [[True, True], [False, True], [False, False]]
+    ids, mask = right_pad([[5, 6], [7], []], pad_id=1)
+    assert ids.tolist() == [[5, 6], [7, 1], [1, 1]]
+    assert mask.tolist() == [[True, True], [True, False], [False, False]]
+    assert ids.dtype == torch.int64 and mask.dtype == torch.bool
+
+
+def test_a_pad_id_inside_a_row_is_a_real_token():
+    _, mask = right_pad([[1, 1, 5], [2]], pad_id=1)
+    assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+@pytest.mark.parametrize("pad", [left_pad, right_pad])
+def test_no_rows_is_an_error(pad):
+    with pytest.raises(ValueError, match="no rows"):
+        pad([], 0)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(100, 8), (7, 8), (8, 8), (1, 1), (0, 4)])
+def test_buckets_hold_every_row_once_in_full_batches(rows, batch_size):
+    lengths = torch.randint(1, 50, (rows,)).tolist()
+    buckets = length_buckets(lengths, batch_size, torch.Generator().manual_seed(0))
+    assert sorted(i for bucket in buckets for i in bucket) == list(range(rows))
+    assert sum(len(bucket) != batch_size for bucket in buckets) <= 1
+
+
+def test_buckets_waste_little_and_come_shuffled():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 100, (1000,), generator=generator).tolist()
+    first, second = (length_buckets(lengths, 20, generator) for _ in range(2))
+    assert first != second
+    padded = sum(len(bucket) * max(lengths[i] for i in bucket) for bucket in first)
+    assert padded < 1.05 * sum(lengths)  # random batches: about 1.9
+    means = [sum(lengths[i] for i in bucket) / len(bucket) for bucket in first]
+    assert means != sorted(means)
+    again = [length_buckets(lengths, 20, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_bucket_size_is_checked():
+    with pytest.raises(ValueError, match="batch_size.*0"):
+        length_buckets([1, 2], 0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "new", "message"),
+    [
+        (torch.ones(0, 3), 1, "no prompts"),
+        (torch.tensor([[1, 1], [0, 0]]), 1, "row 1 is empty"),
+        (torch.ones(2, 0), 1, "row 0 is empty"),
+        (torch.tensor([[1, 1], [1, 0]]), 1, "padded on the left"),
+        (torch.ones(2, 3), 0, "max_new_tokens.*0"),
+        (torch.ones(2, 7), 4, "prompt of 7 and 4 new tokens do not fit the context of 10"),
+    ],
+)
+def test_bad_prompts_are_named(mask, new, message):
+    with pytest.raises(ValueError, match=message):
+        check_prompts(mask, new, context=10)
+
+
+def test_good_prompts_pass():
+    check_prompts(torch.tensor([[0, 1], [1, 1]]), 8, context=10)
+
+
+# ---------------------------------------------------------------- batches on demand
+
+
+def test_batches_are_made_when_they_are_asked_for():
+    made = []
+    batches = Batches([[0, 1], [2], [3, 4]], lambda rows: made.append(rows) or tuple(rows))
+    assert len(batches) == 3 and made == []
+    assert batches[1] == (2,) and made == [[2]]
+    assert list(batches[1:]) == [(2,), (3, 4)] and len(batches[:2]) == 2
+
+
+def test_batches_ahead_are_the_same_from_any_step():
+    batches = Batches([[i] for i in range(6)], lambda rows: (torch.tensor(rows),))
+    early = Ahead(batches)
+    assert [early[step][0].item() for step in (3, 4, 5, 0, 1, 1)] == [3, 4, 5, 0, 1, 1]
+    assert ahead(batches, torch.device("cpu")) is batches and isinstance(
+        ahead(batches, torch.device("cuda")), Ahead
+    )
+
+
+def test_an_error_in_a_batch_is_raised_where_it_is_asked_for():
+    early = Ahead(Batches([[0], [1]], lambda rows: (1 // (1 - rows[0]),)))
+    assert early[0] == (1,)
+    with pytest.raises(ZeroDivisionError):
+        early[1]

@@ -1,0 +1,170 @@
+"""Held-out measurements: the floor, sampled responses, flaws, bootstrap intervals."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from data.tldr.gold import gold
+from data.tldr.posts import Facts
+from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, ratio_ci95, respond
+from helpers.model import GPT, GPTConfig
+from helpers.rows.embedded import Prompt, load_rows, load_tokenizer
+
+FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
+PROMPT = Prompt("POST: ... TL;DR:", asdict(FACTS))
+TEXTS = [
+    " My sister keeps hiding my piano. Should I move away or call the police?",
+    " My brother keeps hiding my piano. Should I move away or call the police?",
+    " My sister keeps hiding my piano. It was foggy all week.",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer) -> GPT:
+    return GPT(GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16))
+
+
+def test_the_entropy_floor_by_hand():
+    assert entropy_floor([-3.0, -5.0], 4) == 2.0
+    assert entropy_floor([math.log(0.5)] * 10, 10) == pytest.approx(math.log(2))
+
+
+def test_floors_of_the_world_are_reachable_losses(tokenizer):
+    """Between nothing to learn and no knowledge at all; the summaries of a known post hold few
+    choices.
+    """
+    documents = load_rows("documents", "heldout")
+    tokens = sum(len(tokenizer.encode(document.text)) for document in documents)
+    floor = entropy_floor([document.logprob for document in documents], tokens)
+    demonstrations = load_rows("demonstrations", "heldout")
+    tokens = sum(len(tokenizer.encode(item.completion)) + 1 for item in demonstrations)
+    summary_floor = entropy_floor([item.logprob for item in demonstrations], tokens)
+    assert 0 < summary_floor < floor < math.log(tokenizer.vocab_size) / 2
+
+
+def test_judging_by_hand():
+    judged = [judge(PROMPT, text) for text in TEXTS]
+    assert [j.reward for j in judged] == [3.5, 1.0, 0.5, 0.0]
+    assert judged == [gold(FACTS, text) for text in TEXTS]
+
+
+def test_a_prompt_without_facts_cannot_be_judged():
+    with pytest.raises(ValueError, match="needs the facts"):
+        judge(Prompt("POST: ..."), "text")
+
+
+def test_responses_are_counted_by_hand():
+    responses = Responses([PROMPT] * 4, [], TEXTS, [True, True, True, False])
+    assert responses.gold.tolist() == [3.5, 1.0, 0.5, 0.0]
+    assert responses.stop_rate == 0.75
+    assert responses.words == (14 + 14 + 11 + 0) / 4
+    assert responses.flaws() == {"hallucination": 0.25, "copying": 0.25, "missing_question": 0.5}
+    assert responses.flaw("hallucination").tolist() == [0, 1, 0, 0]
+    assert responses.flaw("missing_question").tolist() == [0, 0, 1, 1]
+
+
+def test_respond_is_deterministic(model, tokenizer):
+    prompts = load_rows("prompts", "heldout", limit=10)
+    first, again, other = (
+        respond(model, tokenizer, prompts, max_new_tokens=8, seed=seed) for seed in (5, 5, 6)
+    )
+    assert (first.ids, first.texts, first.stopped) == (again.ids, again.texts, again.stopped)
+    assert first.ids != other.ids
+    assert (
+        first.prompts == prompts and len(first.ids) == len(first.texts) == len(first.stopped) == 10
+    )
+
+
+def test_respond_draws_new_tokens_for_the_same_prompt(model, tokenizer):
+    prompts = load_rows("prompts", "heldout", limit=1) * 8
+    responses = respond(model, tokenizer, prompts, max_new_tokens=8, batch_size=4)
+    assert len(set(responses.texts)) == 8
+
+
+def test_batches_and_left_pads_do_not_change_greedy_responses(model, tokenizer):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    prompts = load_rows("prompts", "heldout", limit=9)
+    ids = [
+        respond(model, tokenizer, prompts, max_new_tokens=6, temperature=0.0, batch_size=size).ids
+        for size in (1, 4, 9)
+    ]
+    assert ids[0] == ids[1] == ids[2]
+    assert len({tuple(row) for row in ids[0]}) > 1
+
+
+def test_responses_end_at_their_end_of_text(model, tokenizer):
+    with (
+        torch.no_grad()
+    ):  # raise the end of text's logit, so that most responses stop, at different places
+        model.ln_f.bias[0], model.wte.weight[tokenizer.eos_id, 0] = 5.0, 0.9
+    responses = respond(
+        model, tokenizer, load_rows("prompts", "heldout", limit=60), max_new_tokens=8
+    )
+    assert 0 < responses.stop_rate < 1 and len({len(ids) for ids in responses.ids}) > 3
+    for ids, text, stopped in zip(responses.ids, responses.texts, responses.stopped):
+        assert (tokenizer.eos_id in ids) == stopped
+        assert tokenizer.eos_id not in ids[:-1] and tokenizer.pad_id not in ids
+        assert stopped or len(ids) == 8
+        assert text == tokenizer.decode(ids[:-1] if stopped else ids)
+
+
+# ---------------------------------------------------------------- bootstrap
+
+
+def test_the_bootstrap_agrees_with_the_normal_approximation():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(2)) * 3 + 1
+    low, high = bootstrap_ci95(values)
+    mean, error = values.mean().item(), values.std().item() / math.sqrt(400)
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_bootstrap_covers_the_truth_19_times_in_20():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        low, high = bootstrap_ci95(torch.randn(60, generator=generator).exp(), resamples=300)
+        covered += low < math.exp(0.5) < high
+    assert (
+        0.86 <= covered / 200 <= 0.98
+    )  # a percentile interval of a skewed sample is a little short
+
+
+def test_the_bootstrap_is_deterministic_and_takes_a_seed():
+    values = torch.randn(50)
+    assert bootstrap_ci95(values) == bootstrap_ci95(values) != bootstrap_ci95(values, seed=1)
+    assert bootstrap_ci95(torch.full((20,), 2.5)) == [2.5, 2.5]
+    assert all(isinstance(end, float) for end in bootstrap_ci95(values > 0))
+
+
+def test_the_bootstrap_of_a_ratio():
+    nats, tokens = torch.rand(300) * 5, torch.randint(1, 9, (300,))
+    low, high = ratio_ci95(nats, tokens)
+    rate = nats.sum().item() / tokens.sum().item()
+    error = (
+        (nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)
+    ).item()  # the delta method
+    assert low == pytest.approx(rate - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(rate + 1.96 * error, abs=0.2 * error)
+    assert ratio_ci95(torch.full((9,), 3.0), torch.full((9,), 2)) == [1.5, 1.5]
+    assert ratio_ci95(nats, tokens) == ratio_ci95(nats, tokens) != ratio_ci95(nats, tokens, seed=1)
+
+
+def test_rows_of_one_prompt_are_drawn_together():
+    right = (torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.6).float()
+    copies, ones = right.repeat_interleave(9), torch.ones(360)
+    prompts = [f"prompt {i // 9}" for i in range(360)]
+    low, high = ratio_ci95(copies, ones, prompts)  # nine times the same says no more than once
+    assert [low, high] == pytest.approx(ratio_ci95(right, torch.ones(40)))
+    alone = ratio_ci95(copies, ones)
+    assert high - low > 2.5 * (alone[1] - alone[0])

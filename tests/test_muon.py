@@ -1,0 +1,82 @@
+"""Muon against torch.optim.Muon, and what it does to singular values."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.muon import Muon, orthogonal
+
+SHAPES = [(8, 8), (24, 8), (8, 32), (24, 8), (8, 8), (32, 8)]
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.95, 0.0), (0.5, 0.1)])
+def test_steps_are_those_of_torch(momentum, weight_decay):
+    """In bfloat16 ours come no less near to those of exact products than torch's do."""
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    theirs, exact, start = (
+        copy.deepcopy(ours),
+        copy.deepcopy(ours),
+        [p.detach().clone() for p in ours],
+    )
+    optimizers = [
+        Muon(ours, lr=0.02, momentum=momentum, weight_decay=weight_decay),
+        torch.optim.Muon(theirs, lr=0.02, momentum=momentum, weight_decay=weight_decay),
+        Muon(exact, lr=0.02, momentum=momentum, weight_decay=weight_decay),
+    ]
+    optimizers[2].dtype = torch.float64
+    for _ in range(6):
+        for mine, other, best in zip(ours, theirs, exact):
+            mine.grad = torch.randn_like(mine)
+            other.grad, best.grad = mine.grad.clone(), mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    off = {"ours": 0.0, "torch's": 0.0, "moved": 0.0}
+    for mine, other, best, before in zip(ours, theirs, exact, start):
+        off["ours"] += (mine - best).norm().item()
+        off["torch's"] += (other - best).norm().item()
+        off["moved"] += (best - before).norm().item()
+    assert off["torch's"] < 0.03 * off["moved"] and off["ours"] < 1.2 * off["torch's"], off
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_gradients_of_any_size_are_made_orthogonal_in_other_formats(dtype):
+    """Tiny gradients and huge ones, which float16 could not hold, give the direction that float64
+    gives.
+    """
+    torch.manual_seed(0)
+    G = torch.randn(3, 16, 40) * torch.tensor([1e-12, 1.0, 1e9])[:, None, None]
+    found, exact = orthogonal(G, dtype=dtype), orthogonal(G.double(), dtype=torch.float64)
+    assert found.dtype == dtype and found.isfinite().all()
+    assert (found - exact).norm() < {torch.float16: 0.02, torch.float32: 1e-4}[dtype] * exact.norm()
+
+
+def test_a_matrix_without_a_gradient_stays():
+    moving, still = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+    before = still.detach().clone()
+    moving.grad = torch.randn(4, 4)
+    Muon([moving, still], lr=0.1, weight_decay=0.5).step()
+    assert torch.equal(still, before)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 16, 64), (2, 64, 16)])
+def test_singular_values_come_near_one_and_directions_stay(shape):
+    torch.manual_seed(0)
+    G = torch.randn(shape) * torch.tensor([1e-3, 1.0, 50.0])[: shape[0], None, None]
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    found = U.mT @ orthogonal(G).float() @ Vh.mT  # diagonal if the directions are the same
+    strong = S / S.norm(dim=1, keepdim=True) > 0.02
+    diagonal = found.diagonal(dim1=1, dim2=2)
+    assert ((diagonal > 0.6) & (diagonal < 1.3))[strong].all() and strong.float().mean() > 0.9
+    assert (found - torch.diag_embed(diagonal)).abs().max() < 0.05
+
+
+def test_a_matrix_of_zeros_gives_no_step():
+    assert torch.equal(orthogonal(torch.zeros(1, 4, 4)), torch.zeros(1, 4, 4, dtype=torch.bfloat16))
+
+
+def test_what_is_no_matrix_is_refused():
+    with pytest.raises(ValueError, match=r"not for a tensor of shape \(4,\)"):
+        Muon([nn.Parameter(torch.zeros(4))], lr=0.1)

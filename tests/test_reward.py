@@ -1,0 +1,366 @@
+"""Stage 2: pairs that share their prompt score as separate rows do; accuracy, Bayes accuracy,
+normalisation.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.batching import right_pad
+from helpers.config import RewardConfig
+from helpers.evaluation import Responses, respond
+from helpers.losses import bradley_terry_loss
+from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.reward import (
+    Pair,
+    accuracy,
+    accuracy_by_kind,
+    bayes_accuracy,
+    encode_comparison,
+    judge_folder,
+    margins,
+    measure,
+    normalise_on,
+    pair_batch,
+    reward_loss,
+    score_pairs,
+    score_responses,
+    set_apart,
+    train,
+    train_judge,
+)
+from helpers.rows.embedded import Comparison, load_rows, load_tokenizer
+from helpers.run.checkpoints import load_stage, save_stage
+from helpers.run.setup import Course
+
+PAD = 1
+CONFIG = GPTConfig(vocab_size=40, context=24, layers=2, heads=2, channels=16)
+
+
+def tiny(config: GPTConfig = CONFIG) -> RewardModel:
+    model = RewardModel(GPT(config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def some_pairs(number: int = 9) -> list[Pair]:
+    """Pairs of all lengths; the completions include PAD's id as an ordinary token."""
+    generator = torch.Generator().manual_seed(3)
+
+    def tokens(low: int, high: int) -> list[int]:
+        length = torch.randint(low, high, (), generator=generator)
+        return torch.randint(1, 40, (length,), generator=generator).tolist()
+
+    return [Pair(tokens(1, 12), tokens(0, 10) + [0], tokens(0, 10) + [0]) for _ in range(number)]
+
+
+def separate_scores(model: RewardModel, pairs: list[Pair], part: str) -> torch.Tensor:
+    """The plain way: each completion in a row of its own, right-padded, scored by the model's
+    forward.
+    """
+    ids, mask = right_pad([pair.prompt + getattr(pair, part) for pair in pairs], PAD)
+    return model(ids, mask)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+# ---------------------------------------------------------------- the shared prompt
+
+
+def test_a_pair_batch_by_hand():
+    batch = pair_batch([Pair([5, 6], [7, 0], [8, 9, 0]), Pair([5], [0], [6, 0])], PAD)
+    width = batch.ids.size(1)
+    assert batch.ids[0, :7].tolist() == [5, 6, 7, 0, 8, 9, 0]
+    assert batch.ids[1].tolist() == [5, 0, 6, 0] + [PAD] * (width - 4)
+    assert batch.positions[0, :7].tolist() == [0, 1, 2, 3, 2, 3, 4]
+    assert batch.positions[1, :4].tolist() == [0, 1, 1, 2]
+    assert batch.ends.tolist() == [[3, 6], [1, 3]]
+    assert batch.targets[0].tolist() == [-100, -100, 0, -100, 9, 0] + [-100] * (width - 6)
+    assert batch.targets[1].tolist() == [-100, -100, 0] + [-100] * (width - 3)
+    assert (
+        not batch.sees[0, 4:7, 2:4].any() and batch.sees[0, 4:7, :2].all()
+    )  # rejected: the prompt, not chosen
+    assert not batch.sees[0, 2:4, 4:7].any()
+
+
+def test_pairs_score_as_separate_rows_do():
+    model, pairs = tiny(), some_pairs()
+    chosen, rejected, _ = score_pairs(model, pair_batch(pairs, PAD))
+    assert torch.allclose(chosen, separate_scores(model, pairs, "chosen"), atol=1e-5)
+    assert torch.allclose(rejected, separate_scores(model, pairs, "rejected"), atol=1e-5)
+    assert chosen.std() > 0.1  # the agreement says something
+
+
+def test_scores_do_not_depend_on_the_other_completion_or_the_batch():
+    model, pairs = tiny(), some_pairs()
+    chosen, rejected, _ = score_pairs(model, pair_batch(pairs, PAD))
+    for i, pair in enumerate(pairs):
+        alone = score_pairs(model, pair_batch([pair], PAD))
+        swapped = score_pairs(
+            model, pair_batch([Pair(pair.prompt, pair.rejected, pair.chosen)], PAD)
+        )
+        for a, b in (
+            (alone[0], chosen),
+            (alone[1], rejected),
+            (swapped[1], chosen),
+            (swapped[0], rejected),
+        ):
+            assert a.item() == pytest.approx(b[i].item(), abs=1e-5)
+
+
+def test_a_row_may_be_longer_than_the_context_if_each_completion_fits():
+    pair = Pair([5] * 14, [6] * 9 + [0], [7] * 9 + [0])  # 34 tokens in a row, 24 positions
+    model = tiny()
+    chosen, rejected, _ = score_pairs(model, pair_batch([pair], PAD))
+    assert chosen.item() == pytest.approx(separate_scores(model, [pair], "chosen").item(), abs=1e-5)
+    assert rejected.item() == pytest.approx(
+        separate_scores(model, [pair], "rejected").item(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("lm_coef", [0.0, 0.5])
+def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
+    model = tiny()
+    pairs = [
+        pair for pair in some_pairs() if pair.chosen != pair.rejected
+    ]  # a tie is decided by rounding
+    loss, metrics = reward_loss(model, pair_batch(pairs, PAD), lm_coef)
+    loss.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+
+    scores = [separate_scores(model, pairs, part) for part in ("chosen", "rejected")]
+    pairwise = bradley_terry_loss(*scores)
+    token_losses = []
+    for pair in pairs:
+        for completion in (pair.chosen, pair.rejected):
+            row = pair.prompt + completion
+            logits = model.gpt(torch.tensor([row]))[0]
+            inside = range(
+                len(pair.prompt) + 1, len(row)
+            )  # the first token of a completion is not guessed
+            token_losses += [F.cross_entropy(logits[t - 1], torch.tensor(row[t])) for t in inside]
+    plain = pairwise + lm_coef * torch.stack(token_losses).mean()
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert metrics["pairwise"] == pytest.approx(pairwise.item(), abs=1e-5)
+    assert metrics["accuracy"] == pytest.approx((scores[0] > scores[1]).float().mean().item())
+    for gradient, p in zip(gradients, model.parameters()):
+        assert torch.allclose(gradient, p.grad, atol=1e-5)
+
+
+def test_comparisons_are_encoded_with_their_end(tokenizer):
+    for comparison in load_rows("comparisons", "heldout", limit=30):
+        pair = encode_comparison(comparison, tokenizer, 256)
+        assert tokenizer.decode(pair.prompt) == comparison.prompt
+        for ids, text in ((pair.chosen, comparison.chosen), (pair.rejected, comparison.rejected)):
+            assert ids[-1] == tokenizer.eos_id and tokenizer.decode(ids[:-1]) == text
+        assert len(pair) == len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+
+
+@pytest.mark.parametrize("sides", [(" a" * 30, " b"), (" b", " a" * 30)])
+def test_a_comparison_that_is_too_long_is_one_line(tokenizer, sides):
+    comparison = Comparison("Post. TL;DR:", *sides)
+    pair = encode_comparison(comparison, tokenizer, 1000)
+    longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+    encode_comparison(comparison, tokenizer, longest)
+    with pytest.raises(
+        ValueError,
+        match=f"a comparison has {longest} tokens, more than the context of {longest - 1}$",
+    ):
+        encode_comparison(comparison, tokenizer, longest - 1)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_margins_come_in_the_order_of_the_pairs():
+    model, pairs = tiny(), some_pairs(23)
+    plain = separate_scores(model, pairs, "chosen") - separate_scores(model, pairs, "rejected")
+    assert torch.allclose(margins(model, pairs, PAD, batch_size=4), plain, atol=1e-5)
+
+
+def test_responses_are_scored_at_their_last_token(tokenizer):
+    model = tiny(GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16))
+    prompts = load_rows("prompts", "heldout", limit=7)
+    ids = [tokenizer.encode(" sister" * i + " x") + [tokenizer.eos_id] * (i % 2) for i in range(7)]
+    scores = score_responses(
+        model, tokenizer, Responses(prompts, ids, [""] * 7, [True] * 7), batch_size=3
+    )
+    for score, prompt, response in zip(scores, prompts, ids):
+        row = torch.tensor([tokenizer.encode(prompt.prompt) + response])
+        assert score.item() == pytest.approx(model.values(row)[0, -1].item(), abs=1e-5)
+
+
+def test_a_tie_is_wrong():
+    assert accuracy(torch.tensor([1.0, 0.0, -1.0, 2.0])) == 0.5
+    assert accuracy(torch.zeros(5)) == 0.0
+
+
+def test_bayes_accuracy_by_hand():
+    pairs = [Comparison("p", "a", "b", "x", probability) for probability in (0.9, 0.3, 0.5, 0.05)]
+    assert bayes_accuracy(pairs) == pytest.approx((0.9 + 0.7 + 0.5 + 0.95) / 4)
+
+
+def test_nobody_beats_the_bayes_accuracy_on_the_committed_pairs():
+    """A judge that knows the gold reward is right about as often as the Bayes accuracy says."""
+    comparisons = load_rows("comparisons", "heldout")
+    knows = torch.tensor([comparison.probability - 0.5 for comparison in comparisons])
+    bound = bayes_accuracy(comparisons)
+    assert 0.6 < bound < 1
+    assert accuracy(knows) == pytest.approx(
+        bound, abs=4 * (bound * (1 - bound) / len(comparisons)) ** 0.5
+    )
+
+
+def test_accuracy_by_kind_by_hand():
+    comparisons = [Comparison("p", "a", "b", kind) for kind in ("x", "y", "x", "y", "y")]
+    assert accuracy_by_kind(
+        torch.tensor([1.0, -1.0, -1.0, 2.0, 0.0]), comparisons
+    ) == pytest.approx({"x": 0.5, "y": 1 / 3})
+
+
+def test_measure_reports_against_the_ceiling(tokenizer):
+    model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    comparisons = load_rows("comparisons", "heldout", limit=60)
+    metrics = measure(model, tokenizer, comparisons)
+    assert metrics["comparisons"] == 60 and metrics["bayes_accuracy"] == bayes_accuracy(comparisons)
+    shares = [sum(c.kind == kind for c in comparisons) / 60 for kind in metrics["accuracy_by_kind"]]
+    by_kind = sum(
+        share * right for share, right in zip(shares, metrics["accuracy_by_kind"].values())
+    )
+    assert metrics["accuracy"] == pytest.approx(by_kind)
+
+
+# ---------------------------------------------------------------- the second judge
+
+
+def course_of(tmp_path, source: str, track: str = "tldr", share: float = 0.2) -> Course:
+    config = RewardConfig(judge_share=share, batch_size=8)
+    return Course(
+        "2-RM-Training",
+        "reward",
+        "cpu",
+        track,
+        0,
+        tmp_path,
+        torch.device("cpu"),
+        torch.float32,
+        1,
+        "local",
+        config,
+        source,
+    )
+
+
+COMPARISONS = [Comparison(f"prompt {i // 3}", f" good {i}", f" bad {i}") for i in range(3000)]
+
+
+def test_the_judge_shares_no_prompt_with_the_reward_model(tmp_path):
+    ours, apart = set_apart(course_of(tmp_path, "local"), COMPARISONS)
+    assert sorted(map(repr, ours + apart)) == sorted(map(repr, COMPARISONS))
+    assert not {item.prompt for item in ours} & {item.prompt for item in apart}
+    assert len(apart) / len(COMPARISONS) == pytest.approx(0.2, abs=0.04)
+    backwards = set_apart(course_of(tmp_path, "hub"), COMPARISONS[::-1])[1]
+    assert backwards == apart[::-1]  # a prompt's side does not depend on the others
+
+
+def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
+    for course in (
+        course_of(tmp_path, "embedded"),
+        course_of(tmp_path, "local", "sentiment"),
+        course_of(tmp_path, "local", share=0.0),
+    ):
+        assert set_apart(course, COMPARISONS) == (COMPARISONS, [])
+    with pytest.raises(ValueError, match="judge_share must be 0 or more and below 1"):
+        RewardConfig(judge_share=1.0)
+
+
+def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
+    course = course_of(tmp_path, "local")
+    course.__dict__["tokenizer"] = tokenizer
+    base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    save_stage(
+        course.folder("pretrain"),
+        base,
+        tokenizer,
+        stage="pretrain",
+        track="tldr",
+        config={},
+        metrics={},
+        parent=None,
+        data_fingerprint="",
+    )
+    rows, heldout = (
+        load_rows("comparisons", "train", limit=40),
+        load_rows("comparisons", "heldout", limit=50),
+    )
+    metrics = train_judge(course, rows, heldout)
+    model, info = load_stage(
+        judge_folder(course), stage="reward", track="tldr", tokenizer=tokenizer
+    )
+    assert measure(model, tokenizer, heldout)["accuracy"] == metrics["judge_accuracy"]
+    assert metrics["judge_comparisons"] == 40 and info["metrics"] == metrics
+    assert (
+        info["parent"]["stage"] == "pretrain" and info["config"]["seed"] == course.config.seed + 1
+    )
+    assert train_judge(course, [], heldout) == {} and not judge_folder(course).exists()
+
+
+def test_pairs_of_one_prompt_widen_the_interval(tokenizer):
+    model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
+    rows = load_rows("comparisons", "heldout", limit=40)
+    alone = measure(model, tokenizer, rows)["accuracy_ci95"]
+    repeated = measure(model, tokenizer, rows * 9)[
+        "accuracy_ci95"
+    ]  # nine times the same says no more than once
+    assert repeated == pytest.approx(alone)
+
+
+def test_normalising_gives_sft_samples_mean_0_and_standard_deviation_1(tokenizer):
+    config = GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16)
+    policy, model = GPT(config), tiny(config)
+    before = copy.deepcopy(model)
+    prompts = load_rows("prompts", "train", limit=80)
+    settings = RewardConfig(response_tokens=6, seed=4)
+    mean, std = normalise_on(model, policy, tokenizer, prompts, settings)
+    same = respond(policy, tokenizer, prompts, max_new_tokens=6, seed=5)
+    old, new = (score_responses(m, tokenizer, same) for m in (before, model))
+    assert (mean, std) == (pytest.approx(old.mean().item()), pytest.approx(old.std().item()))
+    assert new.mean().item() == pytest.approx(0, abs=1e-3) and new.std().item() == pytest.approx(
+        1, abs=1e-3
+    )
+    assert torch.allclose(new, (old - mean) / std, atol=1e-3)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_learns_a_preference(capsys):
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for _ in range(120):  # preferred: the completion that repeats the prompt's token
+        right, wrong = torch.randperm(8, generator=generator)[:2].tolist()
+        pairs.append(Pair([20, right + 2, 21], [30, right + 2, 0], [30, wrong + 2, 0]))
+    config = RewardConfig(batch_size=20, epochs=20, lr=5e-3, muon_lr=1e-2, lm_coef=0.1)
+    model = RewardModel(GPT(CONFIG))
+    history = train(model, pairs, config, PAD)
+    assert history[0]["pairwise"] == pytest.approx(0.69, abs=0.2)
+    assert history[-1]["pairwise"] < 0.2 and accuracy(margins(model, pairs, PAD)) > 0.95
+
+
+def test_two_runs_with_one_seed_are_equal(capsys):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = tiny()
+        history = train(model, some_pairs(20), RewardConfig(batch_size=4, epochs=2), PAD)
+        results.append((history, margins(model, some_pairs(20), PAD).tolist()))
+    assert results[0] == results[1]
