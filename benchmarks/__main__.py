@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: ours against peers, side by side in one run. Results: benchmarks/bench.json.
+"""`python -m benchmarks`: ours against peers, side by side in one run; see benchmarks/bench.json.
 
     --with-trl     also against TRL, in an environment of its own (.venv-trl, made when it is not
     there; or the python
