@@ -23,18 +23,17 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.gpu import RESULT, ROOT
-from helpers.batching import moved
-from helpers.config import load_config
 from helpers.engine.accumulation import WHOLE
+from helpers.engine.transfer import moved
 from helpers.generation import sample
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import update
-from helpers.ppo_models import Models
 from helpers.pretrain import next_token_loss
 from helpers.reward import Pair, pair_batch, reward_loss
-from helpers.rollouts import collect, rollout_metrics
+from helpers.rollouts import Models, collect, rollout_metrics
 from helpers.run import memory
 from helpers.run.expected import operations
+from helpers.run.presets import load_config
 from helpers.sft import completion_nll
 from helpers.training import Optimizers, batch_gradients
 

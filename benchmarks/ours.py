@@ -15,12 +15,11 @@ from helpers.generation import sample
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.muon import Muon
 from helpers.ppo import update
-from helpers.ppo_models import Models, products_dtype
 from helpers.pretrain import next_token_loss
 from helpers.reward import Pair, pair_batch, reward_loss
-from helpers.rollouts import collect
+from helpers.rollouts import Models, collect
 from helpers.sft import completion_nll
-from helpers.training import Optimizers, Progress, fit
+from helpers.training import Optimizers, fit
 
 
 def set_up(size: str, dtype: str, context: int = CONTEXT) -> tuple[GPT, torch.dtype]:

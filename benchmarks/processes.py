@@ -25,7 +25,7 @@ from helpers.config import PretrainConfig
 from helpers.engine.accumulation import token_parts
 from helpers.engine.distributed import barrier, is_main, process_group, rank
 from helpers.pretrain import next_token_loss
-from helpers.training import Optimizers, Progress, fit
+from helpers.training import Optimizers, fit
 
 ROWS, STEPS, WARM = 32, 12, 3
 

@@ -20,8 +20,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from helpers.engine.files import ROOT, STAGES
+from helpers.engine.files import ROOT
 from helpers.engine.state import DamagedState, read_state
+from helpers.run.folders import STAGES
 
 STEPS = {"pretrain": 40, "sft": 40, "reward": 30, "ppo": 5}
 SAVE_STEPS = {"pretrain": 3, "sft": 3, "reward": 2, "ppo": 1}

@@ -3,7 +3,6 @@ checks of prompts.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -27,51 +26,6 @@ class Batches(Sequence):
             if isinstance(step, slice)
             else self.make(self.plan[step])
         )
-
-
-class Ahead(Sequence):
-    """The same batches; while one is learned from, a thread makes the next, in memory that a GPU
-    can fetch from.
-    """
-
-    def __init__(self, batches: Sequence):
-        self.batches, self.thread = batches, ThreadPoolExecutor(1)
-        self.coming: dict[int, Future] = {}
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, step: int) -> Any:
-        batch = self.coming.pop(step, None) or self.thread.submit(self.make, step)
-        if step + 1 < len(self):
-            self.coming = {step + 1: self.thread.submit(self.make, step + 1)}
-        return batch.result()
-
-    def make(self, step: int) -> Any:
-        batch = self.batches[step]
-        pin = torch.cuda.is_available()
-        return mapped(batch, lambda tensor: tensor.pin_memory()) if pin else batch
-
-
-def ahead(batches: Sequence, device: torch.device) -> Sequence:
-    """Batches that are made while a GPU works; on a CPU, which has nothing to spare, the batches as
-    they are.
-    """
-    return Ahead(batches) if device.type == "cuda" else batches
-
-
-def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A batch (a tuple of tensors, or an object that holds only tensors) with every tensor
-    changed.
-    """
-    if isinstance(batch, tuple):
-        return tuple(map(change, batch))
-    return type(batch)(*map(change, vars(batch).values()))
-
-
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch where the model is."""
-    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -124,6 +78,19 @@ def length_buckets(
     batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     order = torch.randperm(len(batches), generator=generator).tolist()
     return [batches[i] for i in order]
+
+
+def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """Which rows make up each step's batch: all rows once an epoch, in a new random order each
+    time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    plan: list[list[int]] = []
+    while epochs > 0:
+        buckets = length_buckets(lengths, batch_size, generator)
+        plan += buckets[: round(len(buckets) * min(1.0, epochs))]
+        epochs -= 1
+    return plan
 
 
 def rows_at_once(rows: list[list[int]], vocab_size: int, most: int = 50) -> int:

@@ -2,21 +2,11 @@
 `cpu`.
 """
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from helpers.run.presets import PRESETS, TRACKS, differences
-
-ADAPTERS = (
-    "full",
-    "lora",
-    "qlora",
-)  # what SFT and PPO train: everything, adapters, adapters on 4-bit weights
-SOURCES = (
-    "embedded",
-    "local",
-    "hub",
-)  # where rows come from: the track's own world, a folder, the Hugging Face Hub
+# What SFT and PPO train: all weights, adapters, or adapters on 4-bit weights
+ADAPTERS = ("full", "lora", "qlora")
+SOURCES = ("embedded", "local", "hub")  # the track's own world, a folder, the Hugging Face Hub
 
 
 @dataclass(frozen=True)
@@ -149,6 +139,7 @@ class PPOConfig(AdapterConfig):
     iterations: int = 22
     rollout_size: int = 64  # prompts, with one response each, an iteration
     minibatch_size: int = 32  # responses a gradient step
+    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     epochs: int = 2  # times that each rollout is used
     lr: float = 1e-3
     muon_lr: float = 2e-3
@@ -171,48 +162,3 @@ class PPOConfig(AdapterConfig):
 
 
 CONFIGS = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
-
-
-def default_source() -> str:
-    """Where rows come from unless a call says so: RLHF_SOURCE, else "local" if RLHF_DATA_DIR is
-    set, or "embedded".
-    """
-    return os.environ.get("RLHF_SOURCE") or (
-        "local" if os.environ.get("RLHF_DATA_DIR") else "embedded"
-    )
-
-
-def load_config(
-    stage: str, preset: str = "cpu", track: str = "tldr", seed: int = 0, source: str = "embedded"
-):
-    """The settings of a stage ("pretrain", "sft", "reward" or "ppo").
-
-    Raises ValueError with the names to choose from for an unknown stage, preset, track or source.
-    """
-    asked = (
-        ("stage", stage, CONFIGS),
-        ("preset", preset, PRESETS),
-        ("track", track, TRACKS),
-        ("source", source, SOURCES),
-    )
-    for what, name, names in asked:
-        if name not in names:
-            raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
-    return replace(CONFIGS[stage](**differences(preset, source, track, stage)), seed=seed)
-
-
-def default_init(preset: str, track: str, source: str) -> str:
-    """What 1-SFT starts from: RLHF_INIT, else the preset's. Raises ValueError on an embedded world
-    for GPT-2.
-    """
-    init = (
-        os.environ.get("RLHF_INIT", "").strip()
-        or load_config("sft", preset, track, source=source).init
-    )
-    if init != "pretrain" and source == "embedded":
-        raise ValueError(
-            f"RLHF_INIT={init}: an embedded world has a tokenizer of its own, which these weights "
-            "don't know; take "
-            "real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or RLHF_INIT=pretrain"
-        )
-    return init

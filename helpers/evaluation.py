@@ -11,10 +11,9 @@ from torch import Tensor
 
 from data.worlds import Judged, gold
 from helpers.batching import left_pad
-from helpers.engine.hardware import sampling_dtype
 from helpers.generation import sample
 from helpers.model import GPT
-from helpers.rows.embedded import Prompt
+from helpers.records import Prompt
 from helpers.tokenizer import Tokenizer
 
 RESAMPLED_TOGETHER = 100  # resamples in memory at once
@@ -74,6 +73,11 @@ class Responses:
             for name in names
         }
 
+    def subset(self, rows: Sequence[int]) -> "Responses":
+        """Some of the responses, with their prompts."""
+        columns = (self.prompts, self.ids, self.texts, self.stopped)
+        return Responses(*([column[i] for i in rows] for column in columns))
+
     def report(self) -> dict:
         """What can be said of them: stop rate and length, and the gold reward and flaws where it is
         known.
@@ -108,9 +112,10 @@ def respond(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
+    dtype: torch.dtype | None = None,
 ) -> Responses:
     """Sample one response to each prompt (at temperature 1 with nothing cut off, unless told
-    otherwise).
+    otherwise). dtype: that of weights and cache meanwhile, by default the weights'.
     """
     generator = torch.Generator(model.wte.weight.device).manual_seed(seed)
     ids, stopped = [], []
@@ -130,7 +135,7 @@ def respond(
             pad_id=tokenizer.pad_id,
             temperature=temperature,
             generator=generator,
-            dtype=sampling_dtype(generator.device),
+            dtype=dtype,
         )
         ids += [row[keep].tolist() for row, keep in zip(samples.ids, samples.mask, strict=True)]
         stopped += samples.stopped.tolist()

@@ -1,41 +1,61 @@
-"""Stage 3: PPO against the reward model (taught in 3-PPO). `python -m helpers.ppo --preset cpu`."""
+"""Stage 3: PPO against the reward model (taught in 3-PPO)."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from helpers.batching import left_pad
 from helpers.config import PPOConfig
-from helpers.engine.distributed import add_numbers, is_main, own_rows, world
-from helpers.engine.hardware import prepare
-from helpers.engine.snapshots import Keeper
-from helpers.evaluation import Responses, bootstrap_ci95, respond
-from helpers.kl_control import KLController
-from helpers.losses import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    missing_eos_scores,
-    token_logprobs,
-)
-from helpers.ppo_models import Models, load_models
-from helpers.reward import score_responses
+from helpers.engine.distributed import world
+from helpers.engine.loop import Loop
+from helpers.losses import clipped_policy_loss, clipped_value_loss, token_logprobs
+from helpers.records import Prompt
 from helpers.rollouts import (
+    Models,
     Rollout,
     collect,
     gold_rewards,
-    mean_kl,
     response_logits,
     response_values,
     rollout_metrics,
+    with_advantages,
 )
-from helpers.rows.embedded import Prompt, fingerprint
-from helpers.run.checkpoints import save_stage
-from helpers.run.setup import Course
-from helpers.stages.adapters import merge_adapters
-from helpers.stages.cli import settings, stage_main
 from helpers.tokenizer import Tokenizer
-from helpers.training import Optimizers, Progress, autocast
+from helpers.training import Optimizers, autocast
+
+
+class KLController:
+    """kl_coef, kept as it is without a target, else moved after each rollout so that the KL comes
+    near the target.
+
+    kl_coef <- kl_coef * (1 + e * responses / horizon), with e = clip(KL / target - 1, -0.2, 0.2).
+    `target`: nats per response. `horizon`: the number of responses in which it could grow by a
+    fifth. Raises ValueError for a negative target, a horizon that is not above 0, or a target for a
+    coefficient of 0, which no factor can move.
+    Source: Ziegler et al. 2019, section 2.2 (their K = 0.1 is responses / horizon).
+    """
+
+    def __init__(self, kl_coef: float, target: float = 0.0, horizon: int = 640):
+        if target and not (target > 0 and kl_coef > 0 and horizon > 0):
+            raise ValueError(
+                "kl_target takes a target, a kl_coef and a kl_horizon above 0 (a target of 0 "
+                f"keeps kl_coef fixed), not kl_target {target}, kl_coef {kl_coef} and kl_horizon "
+                f"{horizon}"
+            )
+        self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
+
+    def update(self, kl: float, responses: int) -> None:
+        """Take in the mean KL (nats per response) of a rollout with so many responses."""
+        if self.target:
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.kl_coef *= 1 + error * responses / self.horizon
+
+    def state_dict(self) -> dict:
+        return {"kl_coef": self.kl_coef}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.kl_coef = state["kl_coef"]
 
 
 def minibatch_losses(
@@ -62,41 +82,6 @@ def minibatch_losses(
     }
 
 
-def update(
-    models: Models,
-    rollout: Rollout,
-    optimizers: list[Optimizers],
-    config: PPOConfig,
-    generator,
-    factor: float,
-):
-    """All gradient steps on one rollout: `epochs` passes in fresh random order. Returns the mean of
-    each metric.
-
-    A loss is a mean over tokens: a process that has a share of a minibatch's tokens has that share
-    of its gradients.
-    """
-    seen, tokens = [], rollout.batch.response_mask.sum(1).double()  # (B,)
-    for _ in range(config.epochs):
-        order = torch.randperm(len(rollout.scores), generator=generator)
-        for index in order.split(config.minibatch_size):
-            own = index[list(own_rows(len(index)))]
-            share = (tokens[own].sum() / tokens[index].sum()).item()  # 1 in a single process
-            losses = minibatch_losses(models, rollout, own, config)
-            for optimizer, loss in zip(
-                optimizers, (losses["policy"], losses["value"]), strict=True
-            ):
-                optimizer.scaler.scale(
-                    share * loss
-                ).backward()  # separate models: each loss reaches its own
-                optimizer.step(factor)
-            numbers = add_numbers([share * loss.item() for loss in losses.values()])
-            seen.append(dict(zip(losses, numbers, strict=True)))
-    return {name: sum(step[name] for step in seen) / len(seen) for name in seen[0]} | {
-        "first": seen[0]
-    }
-
-
 def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) -> None:
     """Before the first gradient step the policy is the SFT model: KL 0, ratio 1. Raises
     AssertionError if not.
@@ -107,19 +92,20 @@ def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) ->
     assert first["ratio_off"] < 1e-5, f"ratio is off by {first['ratio_off']} in the first minibatch"
 
 
-def train(
-    models: Models,
-    prompts: list[Prompt],
-    config: PPOConfig,
-    tokenizer: Tokenizer,
-    keeper: Keeper | None = None,
-    watch=None,
-) -> list[dict]:
-    """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration.
+@dataclass
+class Training:
+    """What PPO changes from step to step, beside the two models: all of it is saved with a run."""
 
-    With a keeper the run is logged and saved, and goes on where one that was stopped has left off.
-    `watch(history)` is called after each iteration, for a live picture. Raises ValueError if
-    several processes can't share the work evenly.
+    policy_optimizer: Optimizers
+    value_optimizer: Optimizers
+    kl_controller: KLController
+    prompt_rng: torch.Generator  # which prompts, which minibatches
+    token_rng: torch.Generator  # which tokens
+
+
+def start_training(models: Models, config: PPOConfig) -> Training:
+    """Fresh optimisers, KL coefficient and random generators. Raises ValueError if several
+    processes can't share the work evenly.
     """
     if config.rollout_size % world() or config.minibatch_size % world():
         sizes = f"rollout_size {config.rollout_size} and minibatch_size {config.minibatch_size}"
@@ -127,127 +113,68 @@ def train(
             f"{world()} processes can't share {sizes} evenly: take multiples of {world()}"
         )
     device = models.policy.wte.weight.device
-    encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
-    choose = torch.Generator().manual_seed(config.seed)  # which prompts, which minibatches
-    draw = torch.Generator(device).manual_seed(config.seed)  # which tokens
-    optimizers = [
-        Optimizers(models.policy, *config.rates),
-        Optimizers(models.value, config.value_lr),
-    ]
-    for optimizer in optimizers:
-        optimizer.products_in(models.dtype)
-    price = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
-    progress = Progress("ppo", config.iterations, keeper)
-    saved = {
-        "policy": models.policy,
-        "value": models.value,
-        "policy_optimizer": optimizers[0],
-        "value_optimizer": optimizers[1],
-        "price": price,
-        "choose": choose,
-        "draw": draw,
-    }
-    with progress.steps_left(**saved) as iterations:
-        for iteration in iterations:
-            chosen = torch.randperm(len(prompts), generator=choose)[: config.rollout_size].tolist()
-            ids, mask = (
-                tensor.to(device)
-                for tensor in left_pad([encoded[i] for i in chosen], tokenizer.pad_id)
-            )
-            rollout = collect(
-                models, ids, mask, replace(config, kl_coef=price.kl_coef), tokenizer, draw
-            )
-            metrics = rollout_metrics(rollout) | (
-                {"kl_coef": price.kl_coef} if config.kl_target else {}
-            )
-            price.update(metrics["kl"], config.rollout_size)
-            if prompts[0].facts is not None:
-                metrics["gold"] = gold_rewards(rollout, [prompts[i] for i in chosen], tokenizer)
-            with progress.guard(rollout.batch):
-                steps = update(
-                    models, rollout, optimizers, config, choose, 1 - iteration / config.iterations
-                )
-            if iteration == 0:
-                check_first_minibatch(metrics, steps["first"])
-            progress.update(
-                **metrics, clip_fraction=steps["clip_fraction"], value_loss=steps["value"]
-            )
-            if watch:
-                watch(progress.history)
-    return progress.history
-
-
-def summarise(responses: Responses, scores: Tensor, kl: float) -> dict:
-    """One row of the final table."""
-    return {"score": scores.mean().item(), "kl": kl, **responses.report()}
-
-
-def measure(
-    models: Models, tokenizer: Tokenizer, prompts: list[Prompt], config: PPOConfig
-) -> tuple[dict, dict[str, Responses]]:
-    """Held-out comparison of PPO with SFT on the same prompts: metrics, and the responses of
-    both.
-    """
-    both, rows = {}, {}
-    for name, model in (("SFT", models.reference), ("PPO", models.policy)):
-        both[name] = respond(
-            model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed
-        )
-        scores = score_responses(models.reward, tokenizer, both[name])
-        scores = missing_eos_scores(
-            scores, torch.tensor(both[name].stopped), config.missing_eos_score
-        )
-        rows[name] = summarise(
-            both[name], scores, mean_kl(model, models.reference, tokenizer, both[name])
-        )
-    metrics = {**rows["PPO"], "table": rows}
-    if both["PPO"].known:
-        drops = {
-            name: both["SFT"].flaw(name) - both["PPO"].flaw(name) for name in rows["PPO"]["flaws"]
-        }
-        metrics |= {
-            "sft_gold_reward": rows["SFT"]["gold_reward"],
-            "gold_gain_ci95": bootstrap_ci95(both["PPO"].gold - both["SFT"].gold),
-            "sft_flaws": rows["SFT"]["flaws"],
-            **{f"{name}_drop_ci95": bootstrap_ci95(drop) for name, drop in drops.items()},
-        }
-    return metrics, both
-
-
-def run(course: Course) -> None:
-    """The whole stage: four models, PPO, held-out measurements, checkpoint, metrics."""
-    config, tokenizer = course.config, course.tokenizer
-    models = load_models(course, tokenizer)
-    for gpt in (models.policy, models.value.gpt):
-        prepare(gpt)
-    prompts = course.rows("prompts", "train")
-    train(models, prompts, config, tokenizer, course.keeper())
-    if not is_main():
-        return
-    adapter = merge_adapters(models.policy)  # None when all weights were trained
-    if prompts[0].facts is None:
-        from helpers.compare.policies import on_real_rows, show  # builds on this module
-
-        metrics = on_real_rows(course, models)
-        show(course, metrics)
-    else:
-        heldout = course.rows("prompts", "heldout", config.eval_prompts)
-        metrics, _ = measure(models, tokenizer, heldout, config)
-    save_stage(
-        course.folder(),
-        models.policy,
-        tokenizer,
-        stage="ppo",
-        track=course.track,
-        config=settings(course),
-        metrics=metrics,
-        parent=course.folder("sft"),
-        data_fingerprint=fingerprint(prompts),
-        adapter=adapter,
+    return Training(
+        Optimizers(models.policy, *config.rates, models.dtype),
+        Optimizers(models.value, config.value_lr, dtype=models.dtype),
+        KLController(config.kl_coef, config.kl_target, config.kl_horizon),
+        torch.Generator().manual_seed(config.seed),
+        torch.Generator(device).manual_seed(config.seed),
     )
-    course.forget_snapshots()
-    course.record(**metrics)
 
 
-if __name__ == "__main__":
-    stage_main("3-PPO", run)
+def choose_prompts(prompts: list[Prompt], size: int, rng: torch.Generator) -> list[Prompt]:
+    """So many of the prompts, at random."""
+    return [prompts[i] for i in torch.randperm(len(prompts), generator=rng)[:size].tolist()]
+
+
+def minibatches(rows: int, config: PPOConfig, rng: torch.Generator) -> Iterator[Tensor]:
+    """Row indices of each gradient step: `epochs` passes over the rollout in fresh random order."""
+    for _ in range(config.epochs):
+        yield from torch.randperm(rows, generator=rng).split(config.minibatch_size)
+
+
+def train(
+    models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, loop: Loop
+) -> list[dict]:
+    """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration."""
+    run = start_training(models, config)
+    with loop.run(config.iterations, policy=models.policy, value=models.value, **vars(run)) as left:
+        for iteration in left:  # from 0, or from where a run that was stopped left off
+            batch = choose_prompts(prompts, config.rollout_size, run.prompt_rng)
+            rollout = collect(models, batch, config, tokenizer, run.token_rng)
+            rollout = with_advantages(rollout, run.kl_controller.kl_coef, config)
+            tokens, updates = rollout.batch.response_mask.sum(1).cpu(), []
+            for index in minibatches(len(batch), config, run.prompt_rng):
+                for rows, share in loop.parts(index, tokens.__getitem__, config.micro_batch):
+                    with loop.retry_smaller():  # if memory runs out
+                        losses = minibatch_losses(models, rollout, rows, config)
+                        run.policy_optimizer.backward(share * losses["policy"])
+                        run.value_optimizer.backward(share * losses["value"])
+                        loop.add(share, **losses)
+                updates.append(loop.means())
+                for optimizer in (run.policy_optimizer, run.value_optimizer):
+                    optimizer.step(1 - iteration / config.iterations)
+            metrics = iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
+            if iteration == 0:
+                check_first_minibatch(metrics, updates[0])
+            loop.log(**metrics)
+    return loop.history
+
+
+def iteration_metrics(
+    rollout: Rollout,
+    updates: list[dict[str, float]],
+    prompts: list[Prompt],
+    kl_controller: KLController,
+    tokenizer: Tokenizer,
+) -> dict[str, float]:
+    """What one iteration logs; moves the KL coefficient on, if it has a target."""
+    metrics = rollout_metrics(rollout)
+    if kl_controller.target:
+        metrics["kl_coef"] = kl_controller.kl_coef
+    kl_controller.update(metrics["kl"], len(prompts))
+    if prompts[0].facts is not None:  # watched, never learned from
+        metrics["gold"] = gold_rewards(rollout, prompts, tokenizer)
+    for name, key in (("clip_fraction", "clip_fraction"), ("value_loss", "value")):
+        metrics[name] = sum(update[key] for update in updates) / len(updates)
+    return metrics

@@ -1,37 +1,23 @@
-"""Stage 2: a reward model from comparisons (taught in 2-RM-Training). `python -m helpers.reward
---preset cpu`.
-"""
+"""Stage 2: a reward model from comparisons, or from labels (taught in 2-RM-Training)."""
 
-import copy
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import pointwise
-from helpers.batching import Batches, right_pad
-from helpers.compare.classifier import fit_rows
+from helpers.batching import Batches, batch_plan, right_pad
 from helpers.config import RewardConfig
 from helpers.cross_entropy import token_cross_entropy
-from helpers.engine.accumulation import pair_parts
-from helpers.engine.distributed import is_main
-from helpers.engine.hardware import prepare
-from helpers.engine.snapshots import Keeper
-from helpers.evaluation import Responses, ratio_ci95, respond
+from helpers.engine.loop import Loop
+from helpers.engine.transfer import moved
+from helpers.evaluation import Responses, respond
 from helpers.losses import bradley_terry_loss
-from helpers.model import GPT, RewardModel
-from helpers.pretrain import batch_plan
-from helpers.rows.common import digest
-from helpers.rows.embedded import Comparison, Prompt, fingerprint
-from helpers.run.base_model import base_folder, load_base
-from helpers.run.checkpoints import load_stage, save_stage
-from helpers.run.setup import Course
-from helpers.stages.cli import settings, stage_main
+from helpers.model import GPT, RewardModel, last_real_token
+from helpers.records import Comparison, Labelled, Prompt
 from helpers.tokenizer import Tokenizer
-from helpers.training import Optimizers, Progress, fit
+from helpers.training import Optimizers, autocast, schedule
 
 
 @dataclass(frozen=True)
@@ -71,10 +57,6 @@ class PairBatch:
     ends: Tensor  # (B, 2): index of the last token of chosen and of rejected
     targets: Tensor  # (B, T): the token that follows inside a completion, -100 elsewhere
 
-    def to(self, device: torch.device) -> "PairBatch":
-        """The same batch where the model is."""
-        return PairBatch(*(tensor.to(device) for tensor in vars(self).values()))
-
 
 def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
     """Lay pairs out with a shared prompt."""
@@ -113,46 +95,57 @@ def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, T
 
 
 def reward_loss(
-    model: RewardModel, batch: PairBatch, lm_coef: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bradley-Terry loss plus `lm_coef` times the language-model loss on both completions.
+    model: RewardModel, batch: PairBatch, lm: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The Bradley-Terry loss of a batch, the language-model loss on its completions (0 unless `lm`)
+    and its accuracy: three means, the second over tokens, the others over pairs.
 
-    The second keeps the model reading: a pair says one bit about 60 tokens, their text says much
-    more.
+    The language-model loss keeps the model reading: a pair says one bit about 60 tokens, their text
+    says much more.
     """
     chosen, rejected, hidden = score_pairs(model, batch)
-    loss = bradley_terry_loss(chosen, rejected)
-    metrics = {"pairwise": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
-    if lm_coef:
-        guessed = batch.targets >= 0
-        loss = loss + lm_coef * token_cross_entropy(
-            hidden[guessed], model.gpt.wte.weight, batch.targets[guessed]
-        )
-    return loss, metrics
+    pairwise = bradley_terry_loss(chosen, rejected)
+    accuracy = (chosen > rejected).float().mean()
+    if not lm:
+        return pairwise, torch.zeros_like(pairwise), accuracy
+    guessed = batch.targets >= 0
+    weight, targets = model.gpt.wte.weight, batch.targets[guessed]
+    return pairwise, token_cross_entropy(hidden[guessed], weight, targets), accuracy
+
+
+def comparison_batches(pairs: list[Pair], config: RewardConfig, pad_id: int) -> Batches:
+    """Batches (`PairBatch`) of pairs of similar length, in an order fixed by the seed."""
+    lengths = [len(pair) for pair in pairs]
+    plan = batch_plan(lengths, config.batch_size, config.epochs, config.seed)
+    return Batches(plan, lambda index: pair_batch([pairs[i] for i in index], pad_id))
+
+
+def pair_counts(batch: PairBatch) -> Tensor:
+    """What each row counts in the two means of the loss, (B, 2): one pair, and its tokens."""
+    tokens = (batch.targets >= 0).sum(1)
+    return torch.stack([torch.ones_like(tokens), tokens], dim=1)
 
 
 def train(
-    model: RewardModel,
-    pairs: list[Pair],
-    config: RewardConfig,
-    pad_id: int,
-    dtype=torch.float32,
-    keeper: Keeper | None = None,
+    model: RewardModel, batches: Sequence[PairBatch], config: RewardConfig, loop: Loop
 ) -> list[dict]:
-    """Train in place on encoded pairs; returns the metrics of every step."""
-    plan = batch_plan([len(pair) for pair in pairs], config.batch_size, config.epochs, config.seed)
-    batches = Batches(plan, lambda index: pair_batch([pairs[i] for i in index], pad_id))
-    device, optimizers = model.score.weight.device, Optimizers(model, config.lr, config.muon_lr)
-
-    def loss_of(model, part):
-        batch, lm_coef = part
-        return reward_loss(model, batch.to(device), lm_coef)
-
-    progress, split = (
-        Progress("reward", len(plan), keeper),
-        pair_parts(config.micro_batch, config.lm_coef),
-    )
-    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
+    """Train in place on batches of pairs; returns the metrics of every step."""
+    optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
+    with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
+        for step in steps:  # from 0, or from where a run that was stopped left off
+            for batch, shares in loop.parts(batches[step], pair_counts, config.micro_batch):
+                of_pairs, of_tokens = shares
+                with loop.retry_smaller():  # if memory runs out
+                    with autocast(batch.ids.device, loop.dtype):
+                        pairwise, lm, accuracy = reward_loss(model, batch, lm=config.lm_coef > 0)
+                    loss = of_pairs * pairwise + config.lm_coef * of_tokens * lm
+                    optimizers.backward(loss)
+                    loop.add(1.0, loss=loss)
+                    loop.add(of_pairs, pairwise=pairwise, accuracy=accuracy)
+            metrics, rate = loop.means(), schedule(step, len(batches))
+            norm = optimizers.step(rate)
+            loop.log(**metrics, grad_norm=norm, rate=rate)
+    return loop.history
 
 
 @torch.no_grad()
@@ -161,7 +154,7 @@ def margins(model: RewardModel, pairs: list[Pair], pad_id: int, batch_size: int 
     found, device = torch.empty(len(pairs)), model.score.weight.device
     for index in batch_plan([len(pair) for pair in pairs], batch_size, 1, seed=0):
         chosen, rejected, _ = score_pairs(
-            model, pair_batch([pairs[i] for i in index], pad_id).to(device)
+            model, moved(pair_batch([pairs[i] for i in index], pad_id), device)
         )
         found[index] = (chosen - rejected).cpu()
     return found
@@ -217,177 +210,93 @@ def normalise_on(
     tokenizer: Tokenizer,
     prompts: list[Prompt],
     config: RewardConfig,
-):
+    dtype: torch.dtype | None = None,
+) -> tuple[float, float]:
     """Fix gain and bias once, so that samples of the SFT model score 0 on average with standard
     deviation 1.
 
-    Returns mean and standard deviation before (Ziegler et al. 2019, section 2.2).
+    Returns mean and standard deviation before (Ziegler et al. 2019, section 2.2). dtype: that the
+    policy samples in, by default its weights'.
     """
-    responses = respond(
-        policy, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed + 1
-    )
+    sampling = {"max_new_tokens": config.response_tokens, "seed": config.seed + 1}
+    responses = respond(policy, tokenizer, prompts, **sampling, dtype=dtype)
     scores = score_responses(model, tokenizer, responses)
     mean, std = scores.mean().item(), scores.std().item()
     model.normalise(mean, std)
     return mean, std
 
 
-def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> dict:
-    """Accuracy on held-out comparisons, over all and by kind of pair, with the Bayes accuracy."""
-    pairs = [
-        encode_comparison(comparison, tokenizer, model.gpt.config.context)
-        for comparison in comparisons
-    ]
-    margin = margins(model, pairs, tokenizer.pad_id)
-    interval = ratio_ci95(
-        margin > 0, torch.ones(len(pairs)), [comparison.prompt for comparison in comparisons]
-    )
-    metrics = {
-        "accuracy": accuracy(margin),
-        "accuracy_ci95": interval,
-        "comparisons": len(comparisons),
-    }
-    if all(comparison.probability is not None for comparison in comparisons):
-        by_kind = accuracy_by_kind(margin, comparisons)
-        metrics |= {"bayes_accuracy": bayes_accuracy(comparisons), "accuracy_by_kind": by_kind}
-    return metrics
+# ---------------------------------------------------------------- labels instead of pairs
 
 
-# ---------------------------------------------------------------- the second judge
-
-
-def set_apart(
-    course: Course, comparisons: list[Comparison]
-) -> tuple[list[Comparison], list[Comparison]]:
-    """The comparisons for the reward model, and those for the second judge: no prompt is in both.
-
-    The hash of the prompt decides; `judge_share` says for how many. None are set apart where a
-    better judge is at
-    hand: the gold reward of an embedded world, and for `sentiment` a classifier of another kind.
+def encode_labelled(item: Labelled, tokenizer: Tokenizer, context: int) -> list[int]:
+    """Tokens of prompt, completion and end of text. Raises ValueError when they exceed the
+    context.
     """
-    share = (
-        course.config.judge_share
-        if course.source != "embedded" and course.track != "sentiment"
-        else 0.0
-    )
-    parts: tuple[list, list] = ([], [])
-    for comparison in comparisons:
-        parts[digest(f"judge {comparison.prompt}") < share * 2**64].append(comparison)
-    return parts
-
-
-def judge_folder(course: Course) -> Path:
-    """Where the second judge's checkpoint lies: beside those of the stages."""
-    return course.folder("reward").with_name("judge")
-
-
-def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Comparison]) -> dict:
-    """A second reward model that only measures, kept as checkpoint `judge`; returns its held-out
-    accuracy.
-
-    It shares neither comparisons nor weights with the first: it starts from the base model, with
-    another seed. Without comparisons there is no judge, and an old one in the run folder is
-    removed.
-    """
-    folder, tokenizer = judge_folder(course), course.tokenizer
-    if not comparisons:
-        if is_main():
-            shutil.rmtree(folder, ignore_errors=True)
-        return {}
-    config = replace(course.config, seed=course.config.seed + 1)
-    base, _ = load_base(course)
-    torch.manual_seed(config.seed)  # of the head
-    model = RewardModel(base).to(course.device)
-    pairs = [encode_comparison(item, tokenizer, base.config.context) for item in comparisons]
-    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.keeper("judge"))
-    if not is_main():
-        return {}
-    found = measure(model, tokenizer, heldout)
-    metrics = {
-        "judge_accuracy": found["accuracy"],
-        "judge_accuracy_ci95": found["accuracy_ci95"],
-        "judge_comparisons": len(comparisons),
-    }
-    save_stage(
-        folder,
-        model,
-        tokenizer,
-        stage="reward",
-        track=course.track,
-        config=settings(course) | {"seed": config.seed},
-        metrics=metrics,
-        parent=base_folder(course),
-        data_fingerprint=fingerprint(comparisons),
-    )
-    return metrics
-
-
-# ---------------------------------------------------------------- the stage
-
-
-def learn(course: Course, model: RewardModel) -> tuple[list, dict]:
-    """Train the model on what the settings say, comparisons or labels: the records, and the
-    held-out metrics.
-
-    From comparisons the second judge is trained as well, on those that are set apart.
-    """
-    config, tokenizer, context = course.config, course.tokenizer, model.gpt.config.context
-    kind = "labels" if config.pointwise else "comparisons"
-    items, heldout = course.rows(kind, "train", config.comparisons), course.rows(kind, "heldout")
-    if config.pointwise:
-        rows, heldout_rows = (
-            [pointwise.encode_labelled(item, tokenizer, context) for item in part]
-            for part in (items, heldout)
+    row = tokenizer.encode(item.prompt) + tokenizer.encode(item.completion) + [tokenizer.eos_id]
+    if len(row) > context:
+        raise ValueError(
+            f"a labelled text has {len(row)} tokens, more than the context of {context}"
         )
-        labels = [item.label for item in items]
-        pointwise.train(
-            model, rows, labels, config, tokenizer.pad_id, course.dtype, course.keeper()
-        )
-        if not is_main():
-            return items, {}
-        words = fit_rows(items, heldout, config.seed)[
-            1
-        ]  # what a bag of words makes of the same rows
-        return items, pointwise.measure(
-            score_rows(model, heldout_rows, tokenizer.pad_id), heldout
-        ) | {f"bag_of_words_{name}": value for name, value in words.items()}
-    items, apart = set_apart(course, items)
-    pairs = [encode_comparison(item, tokenizer, context) for item in items]
-    train(model, pairs, config, tokenizer.pad_id, course.dtype, course.keeper())
-    judged = train_judge(course, apart, heldout)  # by all processes; what follows is one's work
-    return items, (measure(model, tokenizer, heldout) | judged if is_main() else {})
+    return row
 
 
-def run(course: Course) -> None:
-    """The whole stage: SFT model with a score head, training, measurements, normalisation,
-    checkpoint.
+def label_loss(
+    model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of the labels (B,) given the scores, the language-model loss on the texts (0
+    unless `lm`) and the accuracy: three means, the second over tokens, the others over texts.
+
+    ids, mask (B, T), padded on the right. The score is the log-odds of label 1.
     """
-    config, tokenizer, track = course.config, course.tokenizer, course.track
-    parent = course.folder("sft")
-    policy, _ = load_stage(
-        parent, stage="sft", track=track, tokenizer=tokenizer, device=course.device
-    )
-    model = RewardModel(copy.deepcopy(policy)).to(course.device)
-    prepare(model.gpt)
-    items, metrics = learn(course, model)
-    if not is_main():
-        return
-    prompts = course.rows("prompts", "train", config.eval_prompts)
-    metrics["mean"], metrics["std"] = normalise_on(model, policy, tokenizer, prompts, config)
-    save_stage(
-        course.folder(),
-        model,
-        tokenizer,
-        stage="reward",
-        track=track,
-        config=settings(course),
-        metrics=metrics,
-        parent=parent,
-        data_fingerprint=fingerprint(items),
-    )
-    course.forget_snapshots()
-    course.record(**metrics)
+    hidden = model.gpt.hidden(ids)  # (B, T, C)
+    last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]  # (B, C)
+    scores = model.score(last).squeeze(1).float()  # (B,)
+    loss = F.binary_cross_entropy_with_logits(scores, labels)
+    accuracy = ((scores > 0) == (labels > 0.5)).float().mean()
+    if not lm:
+        return loss, torch.zeros_like(loss), accuracy
+    guessed = mask[:, 1:]
+    texts, targets = hidden[:, :-1][guessed], ids[:, 1:][guessed]
+    return loss, token_cross_entropy(texts, model.gpt.wte.weight, targets), accuracy
 
 
-if __name__ == "__main__":
-    stage_main("2-RM-Training", run)
+def label_batches(
+    rows: list[list[int]], labels: Sequence[int], config: RewardConfig, pad_id: int
+) -> Batches:
+    """Batches (ids, mask, labels) of texts of similar length, in an order fixed by the seed."""
+    lengths, known = [len(row) for row in rows], torch.tensor(labels, dtype=torch.float32)
+    plan = batch_plan(lengths, config.batch_size, config.epochs, config.seed)
+
+    def make(index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return (*right_pad([rows[i] for i in index], pad_id, multiple=16), known[index])
+
+    return Batches(plan, make)
+
+
+def text_counts(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """What each row counts in the two means of the loss, (B, 2): one text, and its tokens."""
+    tokens = batch[1][:, 1:].sum(1)
+    return torch.stack([torch.ones_like(tokens), tokens], dim=1)
+
+
+def train_on_labels(
+    model: RewardModel, batches: Sequence[tuple], config: RewardConfig, loop: Loop
+) -> list[dict]:
+    """`train`, but on batches of single texts with labels."""
+    optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
+    with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
+        for step in steps:
+            for batch, shares in loop.parts(batches[step], text_counts, config.micro_batch):
+                of_texts, of_tokens = shares
+                with loop.retry_smaller():
+                    with autocast(loop.device, loop.dtype):
+                        label, lm, accuracy = label_loss(model, *batch, lm=config.lm_coef > 0)
+                    loss = of_texts * label + config.lm_coef * of_tokens * lm
+                    optimizers.backward(loss)
+                    loop.add(1.0, loss=loss)
+                    loop.add(of_texts, label=label, accuracy=accuracy)
+            metrics, rate = loop.means(), schedule(step, len(batches))
+            norm = optimizers.step(rate)
+            loop.log(**metrics, grad_norm=norm, rate=rate)
+    return loop.history

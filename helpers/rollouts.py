@@ -1,6 +1,6 @@
 """Rollouts: the policy's own responses, scored, with all that PPO learns from (taught in 3-PPO)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,10 +23,29 @@ from helpers.losses import (
     whiten,
 )
 from helpers.model import GPT, RewardModel
-from helpers.ppo_models import Models
-from helpers.rows.embedded import Prompt
+from helpers.records import Prompt
 from helpers.tokenizer import Tokenizer
 from helpers.training import autocast
+
+
+@dataclass(frozen=True)
+class Models:
+    """The four models of PPO. Policy and value are trained; reference and reward stay as they
+    are.
+    """
+
+    policy: GPT  # starts as the SFT model
+    reference: GPT  # the SFT model
+    reward: RewardModel
+    value: RewardModel  # starts as the reward model (Stiennon et al. 2020, appendix G.1)
+    dtype: torch.dtype = torch.float32  # of the matrix products, in scoring and learning
+
+    def on_two(self, first: torch.device | str, second: torch.device | str) -> "Models":
+        """The same models: the two that learn on one device, the two that only read on another."""
+        learn = {"policy": self.policy.to(first), "value": self.value.to(first)}
+        return replace(
+            self, **learn, reference=self.reference.to(second), reward=self.reward.to(second)
+        )
 
 
 @dataclass(frozen=True)
@@ -74,9 +93,9 @@ class Rollout:
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
-    advantages: Tensor
-    returns: Tensor
     entropy: Tensor
+    advantages: Tensor | None = None  # whitened; from `with_advantages`, and so
+    returns: Tensor | None = None
 
 
 def response_logits(model: GPT, batch: Batch) -> Tensor:
@@ -93,21 +112,22 @@ def response_values(model: RewardModel, batch: Batch) -> Tensor:
 @torch.no_grad()
 def collect(
     models: Models,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
+    prompts: list[Prompt],
     config: PPOConfig,
     tokenizer: Tokenizer,
-    generator,
+    generator: torch.Generator,
 ) -> Rollout:
-    """Sample a response to each prompt (B, P), score it, and work out advantages and returns.
+    """Sample a response to each of B prompts, and read it with all four models.
 
-    Of several processes each takes its own prompts; then all have all rows, and whiten over all of
-    them.
+    Of several processes each takes its own prompts; then all have all rows.
     """
+    device = models.policy.wte.weight.device
+    encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
+    prompt_ids, prompt_mask = (x.to(device) for x in left_pad(encoded, tokenizer.pad_id))  # (B, P)
+
+    # One random number per token that may come, (B, R): a response does not depend on who samples.
     size = config.response_tokens, len(prompt_ids)
-    uniforms = torch.rand(
-        size, generator=generator, device=generator.device
-    ).T  # (B, R): one a token, whoever draws it
+    uniforms = torch.rand(size, generator=generator, device=generator.device).T
     own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
     samples = sample(
         models.policy,
@@ -119,38 +139,41 @@ def collect(
         uniforms=uniforms[own],
         dtype=models.dtype,
     )
-    ids, mask = (
-        gather_rows(samples.ids, fill=tokenizer.pad_id),
-        gather_rows(samples.mask),
-    )  # (B, R), of all
-    whole = Batch(
-        torch.cat([prompt_ids, ids], 1), torch.cat([prompt_mask, mask], 1), prompt_ids.size(1)
-    )
+    ids = torch.cat([prompt_ids, gather_rows(samples.ids, fill=tokenizer.pad_id)], dim=1)
+    mask = torch.cat([prompt_mask, gather_rows(samples.mask)], dim=1)
+    whole = Batch(ids, mask, prompt_ids.size(1))
+
+    # Reference and reward model may be on another GPU: its results are fetched last.
     batch = whole.rows(own)
-    there = batch.beside(
-        models.reference
-    )  # and the reward model: on the same device as the others, or on its own
+    reference_batch = batch.beside(models.reference)
     with autocast(ids.device, models.dtype):
-        scores = models.reward(there.ids, there.mask)  # (B,)
-        ref_logprobs = token_logprobs(response_logits(models.reference, there), there.response)
+        scores = models.reward(reference_batch.ids, reference_batch.mask)  # (B,)
+        ref_logits = response_logits(models.reference, reference_batch)
+        ref_logprobs = token_logprobs(ref_logits, reference_batch.response)
         logits = response_logits(models.policy, batch)  # (B, R, V)
         values = response_values(models.value, batch)
-    logprobs = token_logprobs(logits, batch.response)
-    scores, ref_logprobs = (
-        scores.to(ids.device),
-        ref_logprobs.to(ids.device),
-    )  # now: two GPUs have worked side by side
-    scores = missing_eos_scores(scores, samples.stopped, config.missing_eos_score)
-    found = (scores, samples.stopped, logprobs, ref_logprobs, values, entropy(logits))
-    scores, stopped, logprobs, ref_logprobs, values, entropies = map(gather_rows, found)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)  # (B, R)
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    advantages = whiten(
-        advantages, mask
-    )  # after the returns: the critic's targets keep their units
+    scores = missing_eos_scores(scores.to(ids.device), samples.stopped, config.missing_eos_score)
     return Rollout(
-        whole, scores, stopped, logprobs, ref_logprobs, values, advantages, returns, entropies
+        whole,
+        scores=gather_rows(scores),
+        stopped=gather_rows(samples.stopped),
+        logprobs=gather_rows(token_logprobs(logits, batch.response)),
+        ref_logprobs=gather_rows(ref_logprobs.to(ids.device)),
+        values=gather_rows(values),
+        entropy=gather_rows(entropy(logits)),
     )
+
+
+def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Rollout:
+    """The rollout with its advantages and returns: rewards with the KL penalty, GAE, whitening.
+
+    The returns come first, so that the value model's targets keep their units.
+    """
+    mask = rollout.batch.response_mask
+    logprobs, ref_logprobs = rollout.logprobs, rollout.ref_logprobs
+    rewards = token_rewards(rollout.scores, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
+    advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
+    return replace(rollout, advantages=whiten(advantages, mask), returns=returns)
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:

@@ -1,32 +1,19 @@
-"""Stage 1: supervised fine-tuning on demonstrations (taught in 1-SFT). `python -m helpers.sft
---preset cpu`.
-"""
+"""Stage 1: supervised fine-tuning on demonstrations (taught in 1-SFT)."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.batching import Batches, moved, right_pad, rows_at_once
-from helpers.compare.perplexity import response_nats
-from helpers.compare.references import References, heldout_prompts, heldout_references
+from helpers.batching import Batches, batch_plan, right_pad, rows_at_once
 from helpers.config import SFTConfig
 from helpers.cross_entropy import token_cross_entropy
-from helpers.engine.accumulation import token_parts
-from helpers.engine.distributed import is_main
-from helpers.engine.hardware import prepare
-from helpers.engine.snapshots import Keeper
-from helpers.evaluation import entropy_floor, ratio_ci95, respond
+from helpers.engine.loop import Loop
 from helpers.model import GPT
-from helpers.pretrain import batch_plan
-from helpers.rows.embedded import Demonstration, Prompt, fingerprint
-from helpers.run.base_model import base_folder, load_base
-from helpers.run.checkpoints import save_stage
-from helpers.run.setup import Course
-from helpers.stages.adapters import add_adapters, merge_adapters
-from helpers.stages.cli import settings, stage_main
-from helpers.stages.copying import adapt_if_wanted
+from helpers.records import Demonstration
 from helpers.tokenizer import Tokenizer
-from helpers.training import Optimizers, Progress, autocast, fit
+from helpers.training import Optimizers, autocast, schedule
 
 
 def encode_demonstration(
@@ -94,110 +81,29 @@ def heldout_completion_loss(
     return total / tokens
 
 
+def completion_counts(batch: tuple[Tensor, Tensor]) -> Tensor:
+    """How many completion tokens each row of (ids, completion mask) has, (B,)."""
+    return batch[1][:, 1:].sum(1)
+
+
 def train(
-    model: GPT,
-    rows,
-    config: SFTConfig,
-    pad_id: int,
-    dtype=torch.float32,
-    keeper: Keeper | None = None,
-):
-    """Fine-tune in place on encoded demonstrations; returns the metrics of every step.
+    model: GPT, batches: Sequence[tuple[Tensor, Tensor]], config: SFTConfig, loop: Loop
+) -> list[dict]:
+    """Fine-tune in place on batches (ids, completion mask); returns the metrics of every step.
 
-    With adapters (config.adapter) these are left in the model: `merge_adapters` turns it into a
-    plain one.
+    What learns is what requires gradients: all weights, or the adapters that were added before.
     """
-    device = model.wte.weight.device
-    add_adapters(model, config)
-    batches = demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
-    optimizers = Optimizers(model, *config.rates)
-
-    def loss_of(model, batch):
-        return completion_nll(model, *moved(batch, device)), {}
-
-    progress, split = Progress("sft", len(batches), keeper), token_parts(config.micro_batch)
-    return fit(model, batches, loss_of, optimizers, progress, dtype=dtype, split=split)
-
-
-def measure(
-    model: GPT,
-    tokenizer: Tokenizer,
-    heldout: list[Demonstration],
-    prompts: list[Prompt],
-    config: SFTConfig,
-    dtype: torch.dtype = torch.float32,
-    references: References | None = None,
-) -> dict:
-    """Held-out completion loss (nats per token) with its floor where that is known, and what is
-    said of samples.
-
-    The interval of the loss is over prompts. With references, whose prompts `prompts` must then be,
-    also ROUGE and BLEU of the samples and of greedy ones, beside the baselines.
-    """
-    rows = [
-        encode_demonstration(demonstration, tokenizer, model.config.context)
-        for demonstration in heldout
-    ]
-    with autocast(model.wte.weight.device, dtype):
-        asked = [Prompt(demonstration.prompt) for demonstration in heldout]
-        nats, tokens = response_nats(
-            model, tokenizer, asked, [ids[prompt:] for ids, prompt in rows]
-        )
-    metrics = {
-        "heldout_loss": nats.sum().item()
-        / tokens.sum().item(),  # `heldout_completion_loss`, row by row for its
-        "heldout_loss_ci95": ratio_ci95(
-            nats, tokens, [prompt.prompt for prompt in asked]
-        ),  # interval
-    }
-    if all(demonstration.logprob is not None for demonstration in heldout):
-        metrics["entropy_floor"] = entropy_floor(
-            [item.logprob for item in heldout], int(tokens.sum())
-        )
-    responses = respond(
-        model, tokenizer, prompts, max_new_tokens=config.response_tokens, seed=config.seed
-    )
-    if references is not None:
-        greedy = references.greedy(model, tokenizer, config.response_tokens)
-        metrics |= {
-            **references.metrics(responses.texts),
-            "greedy": greedy,
-            "baselines": references.baselines(),
-        }
-    return metrics | responses.report()
-
-
-def run(course: Course) -> None:
-    """The whole stage: base model, demonstrations, training, measurements, checkpoint, metrics."""
-    config, tokenizer = course.config, course.tokenizer
-    model, _ = load_base(course)
-    demonstrations = course.rows("demonstrations", "train", config.demonstrations)
-    rows = [encode_demonstration(item, tokenizer, model.config.context) for item in demonstrations]
-    prepare(model)
-    rows = adapt_if_wanted(model, course, demonstrations, rows)
-    history = train(model, rows, config, tokenizer.pad_id, course.dtype, course.keeper())
-    if not is_main():
-        return
-    adapter = merge_adapters(model)  # None when all weights were trained
-    heldout = course.rows("demonstrations", "heldout")
-    references = heldout_references(course)
-    prompts = heldout_prompts(course, references)
-    metrics = measure(model, tokenizer, heldout, prompts, config, course.dtype, references)
-    save_stage(
-        course.folder(),
-        model,
-        tokenizer,
-        stage="sft",
-        track=course.track,
-        config=settings(course),
-        metrics=metrics,
-        parent=base_folder(course),
-        data_fingerprint=fingerprint(demonstrations),
-        adapter=adapter,
-    )
-    course.forget_snapshots()
-    course.record(**metrics, first_loss=history[0]["loss"])
-
-
-if __name__ == "__main__":
-    stage_main("1-SFT", run)
+    optimizers = Optimizers(model, *config.rates, loop.dtype)
+    with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
+        for step in steps:  # from 0, or from where a run that was stopped left off
+            batch = batches[step]
+            for (ids, mask), share in loop.parts(batch, completion_counts, config.micro_batch):
+                with loop.retry_smaller():  # if memory runs out
+                    with autocast(ids.device, loop.dtype):
+                        loss = completion_nll(model, ids, mask)
+                    optimizers.backward(share * loss)
+                    loop.add(share, loss=loss)
+            metrics, rate = loop.means(), schedule(step, len(batches))
+            norm = optimizers.step(rate)
+            loop.log(**metrics, grad_norm=norm, rate=rate)
+    return loop.history

@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from helpers.batching import (
-    Ahead,
-    Batches,
-    ahead,
-    check_prompts,
-    left_pad,
-    length_buckets,
-    right_pad,
-)
+from helpers.batching import Batches, check_prompts, left_pad, length_buckets, right_pad
+from helpers.engine.transfer import Ahead, ahead
 
 
 def test_pads_go_where_they_are_told():

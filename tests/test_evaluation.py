@@ -10,7 +10,8 @@ from data.tldr.gold import gold
 from data.tldr.posts import Facts
 from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, ratio_ci95, respond
 from helpers.model import GPT, GPTConfig
-from helpers.rows.embedded import Prompt, load_rows, load_tokenizer
+from helpers.records import Prompt
+from helpers.rows.embedded import load_rows, load_tokenizer
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
 PROMPT = Prompt("POST: ... TL;DR:", asdict(FACTS))

@@ -5,7 +5,7 @@ known exactly.
 import pytest
 import torch
 
-from helpers.kl_control import KLController
+from helpers.ppo import KLController
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from helpers.pointwise import train
 
 from helpers.batching import right_pad
 from helpers.config import RewardConfig
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.pointwise import encode_labelled, label_loss, measure, train
-from helpers.rows.embedded import Labelled, load_tokenizer
+from helpers.records import Labelled
+from helpers.reward import encode_labelled, label_loss
+from helpers.rows.embedded import load_tokenizer
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=16, layers=1, heads=2, channels=16)

@@ -17,9 +17,10 @@ from helpers.engine.snapshots import Keeper
 from helpers.evaluation import judge, respond
 from helpers.losses import kl_k3
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import check_first_minibatch, measure, minibatch_losses, train, update
-from helpers.ppo_models import Models
+from helpers.ppo import check_first_minibatch, minibatch_losses, train, update
+from helpers.records import Prompt
 from helpers.rollouts import (
+    Models,
     Rollout,
     collect,
     gold_rewards,
@@ -28,7 +29,8 @@ from helpers.rollouts import (
     response_values,
     rollout_metrics,
 )
-from helpers.rows.embedded import Prompt, load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.stages.ppo import measure
 from helpers.training import Optimizers
 
 SETTINGS = PPOConfig(

@@ -12,8 +12,8 @@ from data.tldr.posts import Facts
 from helpers.config import PPOConfig
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import train
-from helpers.ppo_models import Models
-from helpers.rows.embedded import Prompt
+from helpers.records import Prompt
+from helpers.rollouts import Models
 from tests.support.tensors import shaken
 
 # Eight tokens, responses of at most three: every response can be listed, so the best policy under

@@ -9,25 +9,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers.batching import right_pad
+from helpers.batching import batch_plan, right_pad
 from helpers.config import PretrainConfig
 from helpers.engine.snapshots import Keeper
 from helpers.model import GPT, GPTConfig
 from helpers.pretrain import (
-    batch_plan,
     document_batches,
     encode_documents,
     heldout_loss,
-    measure,
     next_token_loss,
-    shard_data,
     train,
     train_on,
     trained_tokens,
 )
+from helpers.records import Document
 from helpers.rows.build_shards import build
-from helpers.rows.embedded import Document, load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.shards import ShardError
+from helpers.stages.pretrain import measure, shard_data
 from tests.support.tensors import shaken
 
 PAD = 1

@@ -13,27 +13,25 @@ from helpers.config import RewardConfig
 from helpers.evaluation import Responses, respond
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.records import Comparison
 from helpers.reward import (
     Pair,
     accuracy,
     accuracy_by_kind,
     bayes_accuracy,
     encode_comparison,
-    judge_folder,
     margins,
-    measure,
     normalise_on,
     pair_batch,
     reward_loss,
     score_pairs,
     score_responses,
-    set_apart,
     train,
-    train_judge,
 )
-from helpers.rows.embedded import Comparison, load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
 from helpers.run.setup import Course
+from helpers.stages.reward import judge_folder, measure, set_apart, train_judge
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=24, layers=2, heads=2, channels=16)

@@ -7,16 +7,17 @@ from helpers.batching import right_pad
 from helpers.config import SFTConfig
 from helpers.losses import completion_loss
 from helpers.model import GPT, GPTConfig
-from helpers.rows.embedded import Demonstration, Prompt, load_rows, load_tokenizer
+from helpers.records import Demonstration, Prompt
+from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.sft import (
     completion_masks,
     completion_nll,
     demonstration_batches,
     encode_demonstration,
     heldout_completion_loss,
-    measure,
     train,
 )
+from helpers.stages.sft import measure
 from tests.support.tensors import shaken
 
 PAD = 1

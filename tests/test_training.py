@@ -11,7 +11,7 @@ from torch import nn
 from helpers.engine.snapshots import Keeper
 from helpers.engine.state import read_state
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.training import Optimizers, Progress, autocast, fit, schedule
+from helpers.training import Optimizers, autocast, fit, schedule
 
 CONFIG = GPTConfig(vocab_size=30, context=16, layers=2, heads=2, channels=16)
 

@@ -18,7 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python tools/notebooks.py` works as well
 
-from helpers.engine.files import NOTEBOOKS, REPOSITORY, STAGES, read_number  # noqa: E402
+from helpers.engine.files import read_number  # noqa: E402
+from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
 from helpers.run.headless import Display, kernel_env  # noqa: E402
 from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from tools import hygiene, percent  # noqa: E402

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.evaluation import bootstrap_ci95
-from helpers.rows.embedded import Labelled
+from helpers.records import Labelled
 
 WORD = re.compile(r"n't|\w+?(?=n't)|\w+|[!?]")
 STRENGTHS = (0.25, 1.0, 4.0)  # of the penalty, to choose from

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from helpers.compare.perplexity import continuation_nats
-from helpers.config import SOURCES, default_source
+from helpers.config import SOURCES
 from helpers.engine.hardware import choose_device, choose_dtype
 from helpers.model import GPT
 from helpers.rows.common import Unusable, field
@@ -86,21 +86,20 @@ def question(row: dict) -> Question:
 
 
 def load_hellaswag(
-    source: str | None = None, limit: int | None = None
+    source: str = "embedded", limit: int | None = None, data_dir: Path | None = None
 ) -> tuple[list[Question], Report]:
     """The first `limit` questions (None: all 10,042), and the report of rows that could not be
     used.
 
     Raises SourceError when the rows can't be had, as on an embedded world, or none can be used.
     """
-    source = source or default_source()
     if source not in READERS:
         raise DATA.unavailable(
             f"does not go with source {source!r}, whose model knows only the words of its world"
         )
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more, not {limit}")
-    rows, _, place = READERS[source](DATA, "train")
+    rows, _, place = READERS[source](DATA, "train", data_dir)
     report, questions = Report("HellaSwag", f"{source}: {place}"), []
     for row in checked(rows, DATA):
         try:
@@ -163,30 +162,24 @@ def hellaswag(
     return Score(len(questions), right, right_norm, error, cut)
 
 
-def main() -> None:
-    """The command line."""
+def main(argv: Sequence[str] | None = None, source: str = "embedded", data_dir=None) -> None:
+    """The command line; source and data_dir are the run's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.compare.hellaswag", description="HellaSwag of a checkpoint."
+        prog="python -m helpers hellaswag", description="HellaSwag of a checkpoint."
     )
     parser.add_argument("run", type=Path, help="a run folder, such as runs/t4-tldr-hub-seed0")
     parser.add_argument("--stage", default="pretrain", choices=("pretrain", "base", "sft", "ppo"))
     parser.add_argument("--limit", type=int, help="questions (default: all)")
-    parser.add_argument(
-        "--source", choices=SOURCES, default=default_source(), help="default: %(default)s"
-    )
-    args = parser.parse_args()
+    parser.add_argument("--source", choices=SOURCES, default=source, help="default: %(default)s")
+    args = parser.parse_args(argv)
     try:
         folder, device = args.run / "checkpoints" / args.stage, choose_device()
         info = read_info(folder, args.stage)
         model, _ = load_stage(folder, stage=args.stage, track=info["track"], device=device)
-        questions, report = load_hellaswag(args.source, args.limit)
+        questions, report = load_hellaswag(args.source, args.limit, data_dir)
         score = hellaswag(
             model, Tokenizer(folder / "tokenizer.json"), questions, choose_dtype(device)
         )
     except (CheckpointError, SourceError, OSError, ValueError) as error:
         sys.exit(f"hellaswag: {error}")
     print(report, score, asdict(score), sep="\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.batching import right_pad
+from helpers.batching import batch_plan, right_pad
 from helpers.evaluation import ratio_ci95
 from helpers.model import GPT
-from helpers.pretrain import batch_plan
-from helpers.rows.embedded import Prompt
+from helpers.records import Prompt
 from helpers.tokenizer import Tokenizer
 
 

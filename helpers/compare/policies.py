@@ -22,10 +22,9 @@ from helpers.config import PPOConfig
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.losses import kl_best_of_n, missing_eos_scores
 from helpers.model import GPT
-from helpers.ppo_models import Models
+from helpers.records import Prompt
 from helpers.reward import score_responses
-from helpers.rows.embedded import Prompt
-from helpers.run.base_model import load_base
+from helpers.rollouts import Models
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
@@ -44,13 +43,13 @@ class Bench:
     config: PPOConfig  # of it: response_tokens, missing_eos_score, seed
     judge: Judge | None = None
     references: References | None = None
+    dtype: torch.dtype | None = None  # that the policies sample in
 
     def sample(self, model: GPT, prompts: list[Prompt] | None = None) -> Responses:
         """A response of a model to each prompt, at temperature 1."""
         tokens, seed = self.config.response_tokens, self.config.seed
-        return respond(
-            model, self.tokenizer, prompts or self.prompts, max_new_tokens=tokens, seed=seed
-        )
+        sampling = {"max_new_tokens": tokens, "seed": seed, "dtype": self.dtype}
+        return respond(model, self.tokenizer, prompts or self.prompts, **sampling)
 
 
 @dataclass(frozen=True)
@@ -237,33 +236,24 @@ def other_sft(course: Course) -> dict[str, GPT]:
     return found
 
 
-def on_real_rows(course: Course, models: Models, n: int = 8) -> dict:
+def on_real_rows(
+    course: Course, models: Models, base: GPT, n: int = 8
+) -> tuple[dict, dict[str, Responses]]:
     """What 3-PPO records where no gold reward is known: the table of policies, with what they are
-    compared with.
+    compared with; and the responses that it was made from.
 
     Beside "table": the judge's accuracy, gains, win rates and baselines of `compare_policies`;
     "asked", the win rates by a judge behind an endpoint; and PPO's score, kl, stop_rate and words,
     which every track records.
     """
-    base, _ = load_base(course)
     judge, metrics = load_judge(course)
     references = heldout_references(course)
-    prompts = heldout_prompts(course, references)
-    bench = Bench(models, course.tokenizer, prompts, course.config, judge, references)
+    prompts, dtype = heldout_prompts(course, references), course.sampling_dtype
+    bench = Bench(models, course.tokenizer, prompts, course.config, judge, references, dtype)
     policies = {"base": base, "SFT": models.reference, **other_sft(course), "PPO": models.policy}
-    found, measured = compare_policies(bench, policies, n)
-    ppo = found["table"]["PPO"]
-    metrics |= {**found, "asked": asked_wins(course.track, measured)}
-    return metrics | {name: ppo[name] for name in ("score", "kl", "stop_rate", "words")}
-
-
-def show(course: Course, metrics: dict) -> None:
-    """Print the table and save the figure as figures/ppo-policies.png of the run folder."""
-    from matplotlib import pyplot
-
-    from helpers.lesson.plots.policies import policies_figure  # the table needs no matplotlib
-
+    compared, measured = compare_policies(bench, policies, n)
+    ppo = compared["table"]["PPO"]
+    metrics |= {**compared, "asked": asked_wins(course.track, measured)}
+    metrics |= {name: ppo[name] for name in ("score", "kl", "stop_rate", "words")}
     print(table_text(metrics))
-    figure = policies_figure(metrics)
-    course.save_figure(figure, "policies")
-    pyplot.close(figure)
+    return metrics, {name: one.responses for name, one in measured.items()}

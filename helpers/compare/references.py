@@ -13,7 +13,7 @@ from helpers.compare.baselines import best_k, copies, lead, source_text
 from helpers.compare.text_metrics import rouge, text_metrics, text_shape
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.model import GPT
-from helpers.rows.embedded import Prompt
+from helpers.records import Prompt
 from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
@@ -30,6 +30,7 @@ class References:
     leads: list[str]  # the first k words of each prompt's text
     copies: list[str]
     k: int
+    dtype: torch.dtype | None = None  # that the models sample in
 
     @cached_property
     def lead_rouge(self) -> Tensor:
@@ -56,9 +57,8 @@ class References:
         """The metrics of the likeliest token at every place (temperature 0), as papers report
         ROUGE.
         """
-        responses = respond(
-            model, tokenizer, self.prompts, max_new_tokens=max_new_tokens, temperature=0
-        )
+        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "dtype": self.dtype}
+        responses = respond(model, tokenizer, self.prompts, **sampling)
         stopped = torch.tensor(responses.stopped).float()
         stops = {"stop_rate": responses.stop_rate, "stop_rate_ci95": bootstrap_ci95(stopped)}
         return self.metrics(responses.texts) | stops | {"words": responses.words}

@@ -2,7 +2,7 @@
 to measure with.
 
 For `sentiment` a bag-of-words classifier, else a reward model of its own
-(`helpers.reward.train_judge`).
+(`helpers.stages.reward.train_judge`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from helpers.compare.classifier import fit_rows
 from helpers.evaluation import Responses
-from helpers.reward import judge_folder, score_responses
+from helpers.reward import score_responses
 from helpers.run.checkpoints import load_stage
 from helpers.run.setup import Course
 
@@ -65,7 +65,7 @@ def load_judge(course: Course) -> tuple[Judge | None, dict]:
     """
     if course.track == "sentiment":
         return word_judge(course)
-    folder, tokenizer = judge_folder(course), course.tokenizer
+    folder, tokenizer = course.judge_folder, course.tokenizer
     if not folder.exists():
         print("No second judge: 2-RM-Training trains one when judge_share is above 0.")
         return None, {}

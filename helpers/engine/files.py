@@ -1,12 +1,9 @@
-"""Names and places that everything shares, and files written so that nobody ever reads half of
-one.
-"""
+"""Files and folders, written so that nobody ever reads half of one."""
 
 import hashlib
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,49 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
-NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
 OUT_OF_TIME = 75  # the exit code for "try again later", so that a script can tell it from an error
-REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
-
-
-def default_out(preset: str, track: str, seed: int, source: str = "embedded") -> str:
-    """The run folder, relative to the repository, when RLHF_OUT does not name one: one for each
-    world or source.
-    """
-    rows = "" if source == "embedded" else f"-{source}"
-    return f"runs/{preset}-{track}{rows}-seed{seed}"
-
-
-def read_number(name: str, default: int, least: int) -> int:
-    """A whole number from an environment variable; ValueError names the variable."""
-    return whole_number(os.environ.get(name, "").strip() or str(default), name, least)
-
-
-def whole_number(text: str, name: str, least: int) -> int:
-    """A whole number from text; ValueError says what it was for (`name`) and from where it may
-    start.
-    """
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name} {text!r}: must be a whole number, {least} or more")
-    return int(text)
-
-
-def seconds_of(text: str, name: str) -> float:
-    """Seconds from text such as "11h30m", "90s" or "1.5h". Raises ValueError, naming what it was
-    for, otherwise.
-    """
-    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
-    try:
-        seconds = sum(
-            float(part or 0) * unit
-            for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)
-        )
-    except (AttributeError, ValueError):
-        seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"{name} {text!r}: must be a time above 0, such as 11h30m, 45m or 90s")
-    return seconds
 
 
 def plain(value: Any) -> Any:

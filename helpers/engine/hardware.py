@@ -1,4 +1,4 @@
-"""What the machine has: device, number format, threads, and the preset that suits it."""
+"""What the machine has: device, number format, threads, memory."""
 
 import ctypes
 import math
@@ -8,80 +8,47 @@ import sys
 from pathlib import Path
 
 import torch
-
-from helpers.engine.files import read_number
-from helpers.model import GPT
+from torch import nn
 
 
-def choose_device() -> torch.device:
-    """CUDA where there is one, else the CPU. Apple's mps only on request: RLHF_DEVICE=mps."""
-    wanted = os.environ.get("RLHF_DEVICE", "").strip().lower()
-    found = {
+def choose_device(wanted: str | None = None) -> torch.device:
+    """CUDA where there is one, else the CPU; Apple's mps only on request. Of several processes each
+    takes a GPU of its own. Raises ValueError for a device that is not there.
+    """
+    wanted = (wanted or "").strip().lower()
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if wanted in ("", "cuda") and found["cuda"]:  # of several processes each takes a GPU of its own
-        index = os.environ.get("LOCAL_RANK")
+    if wanted in ("", "cuda") and available["cuda"]:
+        index = os.environ.get("LOCAL_RANK")  # torchrun's
         return torch.device("cuda") if index is None else torch.device("cuda", int(index))
     if not wanted:
         return torch.device("cpu")
-    kind = wanted.split(":")[0]
-    if not found.get(kind):
-        raise ValueError(
-            f"RLHF_DEVICE={wanted}: not available, choose from "
-            f"{', '.join(k for k in found if found[k])}"
-        )
+    if not available.get(wanted.split(":")[0]):
+        names = ", ".join(name for name in available if available[name])
+        raise ValueError(f"device {wanted!r} is not available, choose from {names}")
     return torch.device(wanted)
 
 
-def choose_preset(source: str, device: torch.device) -> tuple[str, str]:
-    """The preset, and why it was chosen for this hardware; RLHF_PRESET wins. Embedded worlds take
-    `cpu` everywhere.
-    """
-    named = os.environ.get("RLHF_PRESET", "").strip()
-    if named:
-        return named, ""
-    if source == "embedded":
-        return "cpu", ""
-    if device.type != "cuda":
-        return "cpu", "there is no CUDA device"
-    gpu, count = torch.cuda.get_device_properties(device), torch.cuda.device_count()
-    if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= 40e9:
-        return "h100", "a GPU with 40 GB or more"
-    if count > 1:
-        return "t4x2", f"{count} GPUs; training takes all"
-    return "t4", "a GPU with less than 40 GB"
-
-
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """The number format for matrix products on this device.
+def choose_dtype(device: torch.device, wanted: str | None = None) -> torch.dtype:
+    """The number format for matrix products on this device, unless one is wanted by name.
 
     CUDA: bfloat16 from compute capability 8.0 on, float16 below (a T4 has no bfloat16 units
     although it can emulate them). CPU: bfloat16 where AVX512-BF16 or AMX multiplies it in hardware,
     else float32.
     """
-    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    wanted = os.environ.get("RLHF_DTYPE", "").strip().lower()
     if wanted:
-        if wanted not in formats:
-            raise ValueError(f"RLHF_DTYPE={wanted}: choose from {', '.join(formats)}")
-        return formats[wanted]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            wanted
+        ]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+        enough = torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if enough else torch.float16
     if device.type == "cpu" and cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
-
-
-def sampling_dtype(device: torch.device) -> torch.dtype:
-    """The number format of the weights while texts are sampled: 16 bits on a CPU that multiplies
-    them fast.
-
-    A small model's distribution hardly moves by that. GPT-2's logits are so large that 16 bits
-    would show: a GPU, where they gain little, samples in float32.
-    """
-    return choose_dtype(device) if device.type == "cpu" else torch.float32
 
 
 def cpu_has_bfloat16() -> bool:
@@ -101,14 +68,9 @@ def cpu_has_bfloat16() -> bool:
         return False
 
 
-def choose_threads() -> int:
-    """Physical cores, at most 8: a small GPT gains nothing from hyperthreads. RLHF_THREADS or
-    OMP_NUM_THREADS win.
-    """
-    for name in ("RLHF_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name):
-            return read_number(name, 1, least=1)
-    return max(1, min(8, physical_cores()))
+def choose_threads(wanted: int | None = None) -> int:
+    """Physical cores, at most 8: a small GPT gains nothing from hyperthreads."""
+    return wanted or max(1, min(8, physical_cores()))
 
 
 def physical_cores() -> int:
@@ -154,14 +116,13 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**30))
 
 
-def prepare(gpt: GPT) -> None:
-    """Have a model trained with less memory (RLHF_CHECKPOINTING=1) or, after a slow start, faster
-    (RLHF_COMPILE=1).
+def set_memory_options(gpt: nn.Module, checkpointing: bool, compiled: bool) -> None:
+    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster (compiled).
 
-    Checkpointing works activations out again for the gradients instead of keeping them: a third
-    more time. Compiled blocks take a minute or more to begin with, and a C++ compiler or Triton.
+    Checkpointing recomputes activations for the gradients instead of keeping them: a third more
+    time. Compiled blocks take a minute or more to begin with, and a C++ compiler or Triton.
     """
-    gpt.checkpointing = os.environ.get("RLHF_CHECKPOINTING") == "1"
-    if os.environ.get("RLHF_COMPILE") == "1":
+    gpt.checkpointing = checkpointing
+    if compiled:
         for block in gpt.h:
             block.compile(dynamic=True)

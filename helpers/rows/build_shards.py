@@ -18,12 +18,12 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from helpers.config import SOURCES, TRACKS, default_source
+from helpers.config import SOURCES
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, find_role
@@ -37,7 +37,7 @@ from helpers.rows.shards import (
     read_manifest,
 )
 from helpers.rows.token_stream import BUFFER, TokenStream, document_texts, shuffled
-from helpers.rows.tracks import SourceError
+from helpers.rows.tracks import TRACKS, SourceError
 from helpers.run.checkpoints import sha256 as checksum
 from helpers.tokenizer import Tokenizer
 
@@ -51,7 +51,8 @@ def build(
     tokenizer: Tokenizer,
     *,
     track: str = "tldr",
-    source: str | None = None,
+    source: str = "embedded",
+    data_dir: Path | None = None,
     heldout_tokens: int = 10**6,
     shard_tokens: int = 10**7,
     seed: int = 0,
@@ -61,20 +62,18 @@ def build(
     """Make what is missing of `tokens` tokens to train on, and of the held-out ones; yields a line
     on each file.
 
-    source: "hub", "local", "embedded" or None for the run's default. threads: 0 for one a core.
+    source: "hub", "local" (the folder data_dir) or "embedded". threads: 0 for one a core.
     Raises SourceError, and ShardError: another tokenizer, source or seed than the folder's, too few
     tokens, no room.
     """
-    out, source, threads = (
-        Path(out).expanduser(),
-        source or default_source(),
-        threads or os.cpu_count() or 1,
-    )
+    out, threads = Path(out).expanduser(), threads or os.cpu_count() or 1
     sizes = {"heldout_tokens": heldout_tokens, "shard_tokens": shard_tokens, "buffer": buffer}
     for name, number in {"tokens": tokens, **sizes}.items():
         if number < 1:
             raise ShardError(f"{name} must be 1 or more, not {number}")
-    manifest, lines = open_folder(out, origin(track, source, tokenizer) | sizes | {"seed": seed})
+    manifest, lines = open_folder(
+        out, origin(track, source, tokenizer, data_dir) | sizes | {"seed": seed}
+    )
     yield from lines
     check_room(
         out,
@@ -98,7 +97,7 @@ def build(
         manifest.write(out)
         yield f"{shard.file}: {shard.tokens:,} tokens to measure with"
     report = Report("train", source)
-    texts = shuffled(document_texts(track, source, "train", report), seed, buffer)
+    texts = shuffled(document_texts(track, source, "train", report, data_dir), seed, buffer)
     for grown in grow(out, manifest, tokens, texts, tokenizer, threads):
         manifest, shard = grown, grown.shards[-1]
         yield f"{shard.file}: {shard.tokens:,} tokens, {manifest.tokens:,} of {tokens:,}"
@@ -176,7 +175,7 @@ def write_shard(path: Path, stream: TokenStream, tokens: int) -> Shard | None:
 # ---------------- what is there, and what is asked for
 
 
-def origin(track: str, source: str, tokenizer: Tokenizer) -> dict:
+def origin(track: str, source: str, tokenizer: Tokenizer, data_dir: Path | None = None) -> dict:
     """What the tokens depend on beside sizes and seed. Raises ShardError for a vocabulary that
     uint16 can't hold.
     """
@@ -189,7 +188,7 @@ def origin(track: str, source: str, tokenizer: Tokenizer) -> dict:
     if source == "embedded":
         rows = {"data": track}
     elif source == "local":
-        rows = {"data": READERS[source](data, "train")[2]}
+        rows = {"data": READERS[source](data, "train", data_dir)[2]}
     else:
         rows = {"data": data.repository, "config": data.config, "revision": data.revision}
     return {
@@ -264,19 +263,21 @@ def count(text: str) -> int:
     return round(float(number) * MULTIPLES[unit])
 
 
-def chosen_tokenizer(name: str | None, track: str, source: str) -> Tokenizer:
+def chosen_tokenizer(
+    name: str | None, track: str, source: str, data_dir: Path | None = None
+) -> Tokenizer:
     """The tokenizer of a tokenizer.json; without a name the embedded world's, or GPT-2's for other
     rows.
     """
     if name:
         return Tokenizer(name)
-    return load_tokenizer(track) if source == "embedded" else load_gpt2_tokenizer()
+    return load_tokenizer(track) if source == "embedded" else load_gpt2_tokenizer(data_dir=data_dir)
 
 
-def main() -> None:
-    """The command line."""
+def main(argv: Sequence[str] | None = None, source: str = "embedded", data_dir=None) -> None:
+    """The command line; source and data_dir are the run's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.rows.build_shards", description="Documents as shards of tokens."
+        prog="python -m helpers shards", description="Documents as shards of tokens."
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder of the shards")
     parser.add_argument(
@@ -291,9 +292,7 @@ def main() -> None:
     parser.add_argument(
         "--shard-tokens", type=count, default="10M", help="tokens a file (default: %(default)s)"
     )
-    parser.add_argument(
-        "--source", choices=SOURCES, default=default_source(), help="default: %(default)s"
-    )
+    parser.add_argument("--source", choices=SOURCES, default=source, help="default: %(default)s")
     parser.add_argument(
         "--track", choices=TRACKS, default="tldr", help="whose documents (default: %(default)s)"
     )
@@ -304,14 +303,12 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="that tokenise (default: one a core)"
     )
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(argv))
     try:
-        tokenizer = chosen_tokenizer(args.pop("tokenizer"), args["track"], args["source"])
-        for line in build(args.pop("out"), args.pop("tokens"), tokenizer, **args):
+        tokenizer = chosen_tokenizer(args.pop("tokenizer"), args["track"], args["source"], data_dir)
+        for line in build(
+            args.pop("out"), args.pop("tokens"), tokenizer, **args, data_dir=data_dir
+        ):
             print(line, flush=True)
     except (ShardError, SourceError, OSError, ValueError) as error:
         sys.exit(f"shards: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from helpers.rows.embedded import Comparison, Document
+from helpers.records import Comparison, Document
 from helpers.tokenizer import EOS
 
 TENTHS = {

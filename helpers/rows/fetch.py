@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,9 +55,11 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
     return number
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].split(":")[0] + ".")
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m helpers fetch`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers fetch", description=__doc__.splitlines()[0].split(":")[0] + "."
+    )
     parser.add_argument("--track", choices=TRACKS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder, later RLHF_DATA_DIR")
     parser.add_argument(
@@ -66,13 +68,9 @@ def main() -> None:
         default=DOCUMENTS,
         help="texts to pretrain on (default: %(default)s)",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         for line in fetch(arguments.track, arguments.out, arguments.documents):
             print(line, flush=True)
     except (SourceError, OSError) as error:
         sys.exit(f"fetch: {error}")
-
-
-if __name__ == "__main__":
-    main()

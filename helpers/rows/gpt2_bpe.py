@@ -24,12 +24,14 @@ SITE = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SECONDS = 8  # the longest wait for the site's first answer
 
 
-def load_gpt2_tokenizer(folder: str | Path | None = None) -> Tokenizer:
+def load_gpt2_tokenizer(
+    folder: str | Path | None = None, data_dir: Path | None = None
+) -> Tokenizer:
     """GPT-2's tokenizer: 50,258 ids, EOS 50256, PAD 50257 (a row that GPT-2's own embedding does
     not have).
 
     folder: where vocab.bpe and encoder.json lie (or merges.txt and vocab.json, or gpt2.tiktoken);
-    by default gpt2-bpe/ or gpt2/ in RLHF_DATA_DIR, and without these tiktoken's copy, which is
+    by default gpt2-bpe/ or gpt2/ in data_dir, and without these tiktoken's copy, which is
     downloaded once. Raises FileNotFoundError for a folder without the files, ValueError for files
     that are not GPT-2's, and ConnectionError within ten seconds when there is neither a copy nor a
     network.
@@ -42,9 +44,8 @@ def load_gpt2_tokenizer(folder: str | Path | None = None) -> Tokenizer:
                 f"no GPT-2 tokenizer in {folder}: it needs {names} or {RANKS[0]}"
             )
         return Tokenizer.from_json(tokenizer_json(merges), "gpt2")
-    root = os.environ.get("RLHF_DATA_DIR")
-    for name in FOLDERS if root else ():
-        merges = read_folder(Path(root).expanduser() / name)
+    for name in FOLDERS if data_dir else ():
+        merges = read_folder(data_dir / name)
         if merges is not None:
             return Tokenizer.from_json(tokenizer_json(merges), "gpt2")
     return Tokenizer.from_json(tokenizer_json(merges_of(tiktoken_ranks())), "gpt2")

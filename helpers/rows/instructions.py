@@ -4,8 +4,8 @@ Dahoas/synthetic-instruct-gptj-pairwise.
 
 import re
 
+from helpers.records import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
-from helpers.rows.embedded import Comparison, Demonstration, Prompt
 from helpers.rows.templates import ASSISTANT, INSTRUCT
 
 NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none

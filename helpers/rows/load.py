@@ -1,19 +1,18 @@
 """Records of a track from one of three sources: the Hub, a local folder with the same rows, or the
 embedded world.
 
-`records, report = load_track("sentiment", "demonstrations", "train")` reads `RLHF_DATA_DIR` where
-that is set, else the embedded world; `source="hub"` asks for the Hub. What a row becomes does not
-depend on where it lay.
+`records, report = load_track("sentiment", "demonstrations", "train")` reads the embedded world,
+source="local" the folder `data_dir`, source="hub" the Hub. What a row becomes does not depend on
+where it lay.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field as attribute
 from itertools import chain, islice
 from pathlib import Path
 
-from helpers.config import SOURCES, default_source
+from helpers.config import SOURCES
 from helpers.rows.common import Limits, Unusable, digest, mark, split_of
 from helpers.rows.embedded import SPLITS, load_rows
 from helpers.rows.hub import hub_rows
@@ -49,31 +48,34 @@ def load_track(
     track: str,
     kind: str,
     split: str,
-    source: str | None = None,
+    source: str = "embedded",
     limits: Limits | None = None,
     limit: int | None = None,
+    data_dir: Path | None = None,
 ) -> tuple[list, Report]:
     """The first `limit` records of a track, and the report of what was left out.
 
     kind: documents, demonstrations, comparisons or prompts; for sentiment also labels (one text and
     its label).
-    split: train or heldout. No prompt is in both, whatever the kinds. Raises ValueError for an
+    split: train or heldout. No prompt is in both, whatever the kinds. data_dir: the folder of
+    source "local". Raises ValueError for an
     unknown name, SourceError when the rows can't be had or none can be used.
     """
-    source = source or default_source()
     role = find_role(track, kind, split, source)
     report = Report(f"{track} {kind}/{split}", source)
     if source == "embedded":
         records = load_rows(kind, split, track, limit)
         report.kept = len(records)
         return records, report
-    rows, apart, place = READERS[source](role.data, split)
+    rows, apart, place = READERS[source](role.data, split, data_dir)
     report.place = f"{source}: {place}"
     rows = checked(rows, role.data)
     limits = limits or Limits()
     wanted = splits_wanted(role, kind, split, apart)
     measured = (
-        marks_held_out(track, role, source) if split == "train" and kind != "documents" else set()
+        marks_held_out(track, role, source, data_dir)
+        if split == "train" and kind != "documents"
+        else set()
     )
     records = collect(rows, role, wanted, measured, limits, None if role.combine else limit, report)
     if role.combine:
@@ -106,23 +108,26 @@ def find_role(track: str, kind: str, split: str, source: str) -> Role:
     return roles[kind]
 
 
-def hub_split(data: HubData, split: str) -> tuple[Iterator[dict], bool, str]:
+def hub_split(
+    data: HubData, split: str, data_dir: Path | None = None
+) -> tuple[Iterator[dict], bool, str]:
     """The Hub's rows, whether held-out rows are a split of their own there, and the repository's
     name.
     """
     return hub_rows(data, split == "heldout"), data.heldout is not None, data.repository
 
 
-def local_split(data: HubData, split: str) -> tuple[Iterator[dict | Unusable], bool, str]:
-    """The rows in RLHF_DATA_DIR, whether held-out rows have files of their own there, and the first
+def local_split(
+    data: HubData, split: str, data_dir: Path | None = None
+) -> tuple[Iterator[dict | Unusable], bool, str]:
+    """The rows in `data_dir`, whether held-out rows have files of their own there, and the first
     file's name.
 
     Raises SourceError.
     """
-    named = os.environ.get("RLHF_DATA_DIR")
-    if not named:
+    if data_dir is None:
         raise data.unavailable("was asked for in a local folder, but RLHF_DATA_DIR is not set")
-    folder = Path(named).expanduser()
+    folder = data_dir
     if not folder.is_dir():
         raise data.unavailable(
             f"was asked for in RLHF_DATA_DIR={folder}, but there is no such folder"
@@ -170,7 +175,7 @@ def splits_wanted(role: Role, kind: str, split: str, apart: bool) -> set[str]:
     return {"reserve"} if kind == "prompts" else names - {"reserve"}
 
 
-def marks_held_out(track: str, role: Role, source: str) -> set[int]:
+def marks_held_out(track: str, role: Role, source: str, data_dir: Path | None = None) -> set[int]:
     """Marks of the prompts that any stage of the track is measured with, but for those that
     `splits_wanted` keeps out.
 
@@ -183,7 +188,7 @@ def marks_held_out(track: str, role: Role, source: str) -> set[int]:
     }
     for data, other in others.items():
         try:
-            rows, apart, _ = READERS[source](data, "heldout")
+            rows, apart, _ = READERS[source](data, "heldout", data_dir)
         except SourceError:  # a local folder without this data set: nothing is measured with it
             continue
         if data != role.data or apart:

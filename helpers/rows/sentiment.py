@@ -5,8 +5,8 @@ how it goes on.
 from collections import Counter
 from collections.abc import Sequence
 
+from helpers.records import Comparison, Demonstration, Labelled, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, digest, field
-from helpers.rows.embedded import Comparison, Demonstration, Labelled, Prompt
 
 TEMPLATE = "{request}"
 LEAST, MOST = 2, 7  # words of a prompt

@@ -5,8 +5,8 @@ openai_summarize_comparisons).
 import re
 from collections.abc import Callable, Sequence
 
+from helpers.records import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
-from helpers.rows.embedded import Comparison, Demonstration, Prompt
 
 TEMPLATE = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
 MARK = "TL;DR:"

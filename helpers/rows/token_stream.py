@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,9 @@ CHUNK = 32  # documents that a thread tokenises at a time
 BLANKS = re.compile(r"\s{100000}")  # tiktoken gives up on a million in a row
 
 
-def document_texts(track: str, source: str, split: str, report: Report) -> Iterator[str]:
+def document_texts(
+    track: str, source: str, split: str, report: Report, data_dir: Path | None = None
+) -> Iterator[str]:
     """The texts of a split, in the order of their source; rows that are none are counted in the
     report.
 
@@ -34,7 +37,7 @@ def document_texts(track: str, source: str, split: str, report: Report) -> Itera
     if source == "embedded":
         yield from (document.text for document in load_rows("documents", split, track))
         return
-    rows, apart, _ = READERS[source](role.data, split)
+    rows, apart, _ = READERS[source](role.data, split, data_dir)
     wanted = splits_wanted(role, "documents", split, apart)
     for row in checked(rows, role.data):
         try:

@@ -13,27 +13,38 @@ from helpers.tokenizer import Tokenizer, train_tokenizer
 TEXTS = 4000  # rows of each kind that an own vocabulary is made from
 
 
-def choose_tokenizer(track: str, source: str, vocabulary: int, path: Path) -> Tokenizer:
+def choose_tokenizer(
+    track: str, source: str, vocabulary: int, path: Path, data_dir: Path | None = None
+) -> Tokenizer:
     """The tokenizer of a run on a track.
 
     source: "embedded", "local" or "hub". vocabulary: tokens of an own tokenizer for real rows,
-    which is trained once on their training split and kept at `path`; 0 takes GPT-2's. Raises what
-    `load_track` and `load_gpt2_tokenizer` raise.
+    which is trained once on their training split and kept at `path`; 0 takes GPT-2's. data_dir: the
+    folder with rows of source local. Raises what `load_track` and `load_gpt2_tokenizer` raise.
     """
     if source == "embedded":
         return load_tokenizer(track)
     if vocabulary == 0:
-        return load_gpt2_tokenizer()
+        return load_gpt2_tokenizer(data_dir=data_dir)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        train_tokenizer(training_texts(track, source), vocabulary, partial)
+        train_tokenizer(training_texts(track, source, data_dir), vocabulary, partial)
         os.replace(partial, path)
     return Tokenizer(path)
 
 
-def training_texts(track: str, source: str) -> list[str]:
+def base_tokenizer(init: str, data_dir: Path | None = None) -> Tokenizer:
+    """The tokenizer that goes with weights from elsewhere: a course checkpoint's own, or GPT-2's."""
+    folder = Path(init).expanduser()
+    if (folder / "stage.json").is_file():
+        return Tokenizer(folder / "tokenizer.json")
+    return load_gpt2_tokenizer(data_dir=data_dir)
+
+
+def training_texts(track: str, source: str, data_dir: Path | None) -> list[str]:
     """Documents and demonstrations, as the stages will read them."""
-    documents, _ = load_track(track, "documents", "train", source, limit=TEXTS)
-    demonstrations, _ = load_track(track, "demonstrations", "train", source, limit=TEXTS)
+    where = {"source": source, "limit": TEXTS, "data_dir": data_dir}
+    documents, _ = load_track(track, "documents", "train", **where)
+    demonstrations, _ = load_track(track, "demonstrations", "train", **where)
     return [row.text for row in documents] + [row.prompt + row.completion for row in demonstrations]

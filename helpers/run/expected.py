@@ -1,17 +1,18 @@
 """What a GPU preset will take, in minutes and gigabytes: counted, not measured. `python -m
-helpers.run.expected`.
+helpers budget`.
 
 Minutes are floating-point operations over a stated throughput, plus a stated time for each sampled
 token's step. They are for weighing one preset against another; the progress lines of a run tell the
 truth.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from helpers.config import load_config
 from helpers.model import GPTConfig
+from helpers.rows.tracks import TRACKS
 from helpers.run.memory import matrices, ppo_bytes, training_bytes
-from helpers.run.presets import TRACKS
+from helpers.run.presets import load_config
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def stage_bytes(own: GPTConfig, gpt2: GPTConfig, made: dict, track: str) -> dict
     }
 
 
-def main() -> None:
-    """Print all GPU presets."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m helpers budget`: all GPU presets."""
     print("counted, not measured        pretrain          sft       reward          ppo   together")
     for preset in MACHINES:
         for track in TRACKS:
@@ -177,7 +178,3 @@ def main() -> None:
             print(
                 f"{preset:5} {track:10} min, GB {cells}{sum(m for m, _ in found.values()):8.0f} min"
             )
-
-
-if __name__ == "__main__":
-    main()

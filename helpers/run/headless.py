@@ -1,9 +1,9 @@
-"""Run the four notebooks in order, headless: `python -m helpers.run.headless --preset cpu --track
-tldr --seed 0`.
+"""Run the four notebooks in order, headless: `python -m helpers course --preset cpu --track tldr
+--seed 0`.
 
 The run folder (default runs/<preset>-<track>-seed<seed>) gets notebooks/ (executed copies),
 checkpoints/, figures/, metrics/, report.json and report.html. Ends with 0, with 1 if a cell failed
-or the report lacks something, with 2 for a setting that doesn't exist, with 75 when RLHF_STOP_AFTER
+or the report lacks something, with 2 for a setting that doesn't exist, with 75 when --stop-after
 has ended it and the same command goes on, with 130 after Ctrl-C.
 """
 
@@ -13,22 +13,20 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
-from helpers.config import default_source, load_config
-from helpers.engine.files import (
-    NOTEBOOKS,
-    OUT_OF_TIME,
-    ROOT,
-    default_out,
-    read_number,
-    seconds_of,
-    whole_number,
-    write_json,
-)
+from helpers.engine.files import OUT_OF_TIME, ROOT, write_json
+from helpers.engine.hardware import choose_device
+from helpers.run.folders import NOTEBOOKS, default_out
 from helpers.run.notebook import CellFailure, Progress, run_notebook, write_notebook
+from helpers.run.options import Parser, add_settings
+from helpers.run.presets import choose_preset
 from helpers.run.report import ReportError, final_table, read_metrics, write_report
+from helpers.run.settings import Settings, read_settings
 
+# What a notebook's kernel is told, in its environment: every setting that has a variable
+PASSED_ON = [field.name for field in fields(Settings) if field.metadata.get("variable")]
 # Seconds each notebook takes on two CPU cores, on the default track's embedded world, and what part
 # of that the whole course takes on the others. Only proportions matter once the first notebook has
 # run.
@@ -119,33 +117,21 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def kernel_env(
-    preset: str, track: str, seed: int, out: Path | None, source: str = "embedded"
-) -> dict[str, str]:
-    """The environment of a notebook's kernel: ours, plus the settings that `setup()` reads."""
-    env = dict(os.environ)
-    env.pop("MPLBACKEND", None)  # figures must reach the notebook
-    env.update(
-        RLHF_PRESET=preset,
-        RLHF_TRACK=track,
-        RLHF_SOURCE=source,
-        RLHF_SEED=str(seed),
-        PYTHONHASHSEED="0",
-    )
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+def kernel_env(settings: Settings, out: Path | None = None) -> dict[str, str]:
+    """The environment of a notebook's kernel: ours, with these settings."""
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    for name in PASSED_ON:
+        value = getattr(settings, name)
+        if value is not None:
+            env[f"RLHF_{name.upper()}"] = f"{value:.0f}s" if name == "stop_after" else str(value)
     if out is not None:
         env["RLHF_OUT"] = str(out.resolve())
-    return env
+    path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    return env | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
 
 
 def run_course(
-    preset: str,
-    track: str,
-    seed: int,
-    out: Path,
-    stages: Sequence[str] = tuple(NOTEBOOKS),
-    notebooks: Path = ROOT,
-    source: str = "embedded",
+    settings: Settings, out: Path, stages: Sequence[str] = tuple(NOTEBOOKS), notebooks: Path = ROOT
 ) -> dict | None:
     """Run the notebooks of these stages into the run folder `out`; print progress and, at the end,
     the final table.
@@ -156,13 +142,13 @@ def run_course(
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("report.json", "report.html"):
         (out / stale).unlink(missing_ok=True)
-    display = Display(preset, track, source, stages)
+    display = Display(settings.preset, settings.track, settings.source, stages)
     started = time.perf_counter()
     for stage in stages:
-        env = kernel_env(preset, track, seed, out, source)
-        if after := env.get("RLHF_STOP_AFTER"):  # of all notebooks together
-            left = seconds_of(after, "RLHF_STOP_AFTER") - (time.perf_counter() - started)
-            env["RLHF_STOP_AFTER"] = f"{max(left, 1):.0f}s"
+        left = settings.stop_after  # of all notebooks together
+        if left is not None:
+            left = max(left - (time.perf_counter() - started), 1.0)
+        env = kernel_env(replace(settings, stop_after=left), out)
         run_stage(stage, out, notebooks, env, display)
     waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]
     if waiting and len(stages) < len(NOTEBOOKS):
@@ -201,61 +187,26 @@ def shown(path: Path) -> str:
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"{message[0].upper()}{message[1:]}\n")
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a setting that doesn't exist ends the program with one line and exit
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+    """Read the command line; a setting that does not exist ends the program with one line and exit
     code 2.
     """
     parser = Parser(
-        prog="python -m helpers.run.headless",
-        description="Run the four notebooks in order, headless.",
+        prog="python -m helpers course", description="The four notebooks in order, headless."
     )
-    add = parser.add_argument
-    add(
-        "--preset",
-        default=os.environ.get("RLHF_PRESET"),
-        help="size: smoke, cpu, t4, ... (RLHF_PRESET; default cpu, "
-        "or on real rows what suits the GPU)",
-    )
-    add(
-        "--track",
-        default=os.environ.get("RLHF_TRACK") or "tldr",
-        help="data: tldr, ... (RLHF_TRACK)",
-    )
-    add(
-        "--source",
-        default=default_source(),
-        help="rows: embedded, local (RLHF_DATA_DIR), hub (RLHF_SOURCE)",
-    )
-    add("--seed", help="0, 1, 2, ... (RLHF_SEED)")
-    add(
-        "--out",
-        help="run folder (RLHF_OUT; default runs/<preset>-<track>-seed<seed>; -local or -hub "
-        "after the track)",
-    )
-    add(
+    add_settings(parser, PASSED_ON)
+    parser.add_argument(
         "--stages",
         default=",".join(NOTEBOOKS),
         help="only these, with commas: pretrain,sft,reward,ppo",
     )
-    add("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
+    parser.add_argument("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
     args = parser.parse_args(argv)
     try:
-        args.preset = args.preset or suited_preset(args.source)
-        args.seed = (
-            read_number("RLHF_SEED", 0, least=0)
-            if args.seed is None
-            else whole_number(args.seed, "seed", 0)
-        )
-        check_settings(args.preset, args.track, args.seed, args.source)
-        if after := os.environ.get("RLHF_STOP_AFTER"):
-            seconds_of(after, "RLHF_STOP_AFTER")
+        settings = read_settings({name: getattr(args, name) for name in PASSED_ON})
+        device = choose_device(settings.device)
+        preset = choose_preset(settings.preset, settings.source, device)[0]
+        settings = replace(settings, preset=preset)
     except ValueError as error:
         parser.error(str(error))
     wanted = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
@@ -265,55 +216,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"no stage {', '.join(unknown) or 'given'}: choose from {', '.join(NOTEBOOKS)}"
         )
     args.stages = [stage for stage in NOTEBOOKS if stage in wanted]
-    absent = [
-        f"{NOTEBOOKS[stage]}.ipynb"
-        for stage in args.stages
-        if not (args.notebooks / f"{NOTEBOOKS[stage]}.ipynb").is_file()
-    ]
+    names = [f"{NOTEBOOKS[stage]}.ipynb" for stage in args.stages]
+    absent = [name for name in names if not (args.notebooks / name).is_file()]
     if absent:
         parser.error(f"no {', '.join(absent)} in {args.notebooks}")
-    out = args.out or os.environ.get("RLHF_OUT")
-    args.out = (
-        Path(out) if out else ROOT / default_out(args.preset, args.track, args.seed, args.source)
-    )
-    return args
-
-
-def suited_preset(source: str) -> str:
-    """The preset when none is named: cpu, or for real rows the one that suits the hardware."""
-    if source == "embedded":
-        return "cpu"
-    from helpers.engine.hardware import (
-        choose_device,
-        choose_preset,
-    )  # loads torch, which nothing else here needs
-
-    return choose_preset(source, choose_device())[0]
-
-
-def check_settings(preset: str, track: str, seed: int, source: str) -> None:
-    """Raise ValueError, with the valid names, for a preset, track or source that doesn't exist."""
-    for stage in NOTEBOOKS:
-        load_config(stage, preset=preset, track=track, seed=seed, source=source)
+    out = settings.out or ROOT / default_out(preset, settings.track, settings.seed, settings.source)
+    return args, replace(settings, out=str(Path(out).resolve()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    args = parse(argv)
+    args, settings = parse(argv)
+    out = Path(settings.out)
     print(
-        f"RLHF from scratch: preset {args.preset}, track {args.track}, rows {args.source}, seed "
-        f"{args.seed} -> "
-        f"{shown(args.out)}"
+        f"RLHF from scratch: preset {settings.preset}, track {settings.track}, rows "
+        f"{settings.source}, seed {settings.seed} -> {shown(out)}"
     )
     try:
-        run_course(
-            args.preset, args.track, args.seed, args.out, args.stages, args.notebooks, args.source
-        )
+        run_course(settings, out, args.stages, args.notebooks)
     except CellFailure as failure:
         if failure.error.startswith("Stopped: "):
             print(f"\n{failure.error.removeprefix('Stopped: ')}")
             return OUT_OF_TIME
-        copy = shown(args.out / "notebooks" / f"{failure.notebook}.ipynb")
+        copy = shown(out / "notebooks" / f"{failure.notebook}.ipynb")
         print(f"\n{failure}\nThe notebook as far as it got: {copy}", file=sys.stderr)
         return 1
     except ReportError as error:
@@ -326,7 +251,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

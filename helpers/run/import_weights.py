@@ -1,16 +1,16 @@
 """Weights from elsewhere in our model: GPT-2's own, from the Hub or a folder, and raw .pt files in
 nanoGPT's layout.
 
-`python -m helpers.run.import_weights FILE.pt FOLDER` makes a folder of such a file, for
+`python -m helpers import FILE.pt FOLDER` makes a folder of such a file, for
 transformers and for `RLHF_INIT=FOLDER`.
 """
 
 import argparse
 import json
-import os
 import pickle
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from helpers.engine.network import redact, within
 from helpers.model import GPT, GPTConfig
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.run.checkpoints import CheckpointError, from_transformers_state, save_stage
+from helpers.run.settings import data_folder, read_settings
 from helpers.tokenizer import Tokenizer
 
 OWNER = "openai-community"  # of GPT-2 on the Hub: gpt2, gpt2-medium, gpt2-large, gpt2-xl
@@ -56,20 +57,20 @@ class WeightsError(RuntimeError):
 # ---------------------------------------------------------------- where the weights are
 
 
-def find_weights(init: str) -> tuple[Path, dict[str, str]]:
+def find_weights(init: str, data_dir: Path | None = None) -> tuple[Path, dict[str, str]]:
     """The folder or .pt file that `init` means, and what to keep of where it is from: {"source",
     "revision"}.
 
     init: "gpt2" or another size, a name on the Hub, a folder as transformers writes it, or a .pt
-    file. A name is looked for in RLHF_DATA_DIR first (gpt2/config.json), then on the Hub. Raises
+    file. A name is looked for in data_dir first (gpt2/config.json), then on the Hub. Raises
     WeightsError.
     """
-    path, root = Path(init).expanduser(), os.environ.get("RLHF_DATA_DIR")
+    path = Path(init).expanduser()
     looks_like_a_path = (
         init.startswith((".", "/", "~")) or init.count("/") > 1 or path.suffix in (".pt", ".pth")
     )
-    if not path.exists() and root and not looks_like_a_path:
-        beside_the_rows = Path(root).expanduser() / path.name
+    if not path.exists() and data_dir and not looks_like_a_path:
+        beside_the_rows = data_dir / path.name
         path = beside_the_rows if (beside_the_rows / "config.json").is_file() else path
     if path.exists():
         return path, {"source": path.name, "revision": f"sha256:{sha256(weights_file(path))}"}
@@ -282,11 +283,13 @@ def nanogpt_state(path: Path) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- the converter
 
 
-def convert(file: Path, folder: Path, heads: int | None = None) -> GPT:
+def convert(
+    file: Path, folder: Path, heads: int | None = None, data_dir: Path | None = None
+) -> GPT:
     """Write a raw .pt file as a checkpoint folder with GPT-2's tokenizer. Raises WeightsError,
     CheckpointError.
     """
-    tokenizer = load_gpt2_tokenizer()
+    tokenizer = load_gpt2_tokenizer(data_dir=data_dir)
     model = add_pad(load_nanogpt(file, heads), tokenizer, file)
     came_from = {"init": file.name, "source": file.name, "revision": f"sha256:{sha256(file)}"}
     save_stage(
@@ -303,10 +306,10 @@ def convert(file: Path, folder: Path, heads: int | None = None) -> GPT:
     return model
 
 
-def main() -> None:
-    """The command line of the converter."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m helpers import`."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.run.import_weights", description="A .pt file as a model folder."
+        prog="python -m helpers import", description="A .pt file as a model folder."
     )
     parser.add_argument(
         "file", type=Path, help="a state dict in nanoGPT's layout, with GPT-2's tokens"
@@ -315,13 +318,10 @@ def main() -> None:
         "folder", type=Path, help="where to write; an older conversion there is replaced"
     )
     parser.add_argument("--heads", type=int, help="attention heads (default: channels / 64)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
-        model = convert(args.file, args.folder, args.heads)
+        folder = data_folder(read_settings())  # where GPT-2's tokenizer may be
+        model = convert(args.file, args.folder, args.heads, folder)
     except (WeightsError, CheckpointError, OSError, ValueError) as error:
-        sys.exit(f"helpers.run.import_weights: {error}")
+        sys.exit(f"import: {error}")
     print(f"{args.folder}: {model.num_parameters():,} parameters, {model.config}")
-
-
-if __name__ == "__main__":
-    main()

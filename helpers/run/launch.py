@@ -22,16 +22,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from helpers.config import default_source, load_config
 from helpers.engine.distributed import end_with_parent
-from helpers.engine.files import NOTEBOOKS, OUT_OF_TIME, ROOT, default_out, read_number
-from helpers.engine.hardware import choose_device, choose_preset, choose_threads
+from helpers.engine.files import OUT_OF_TIME, ROOT
+from helpers.engine.hardware import choose_device, choose_threads
 from helpers.engine.snapshots import Stopped
+from helpers.run.folders import NOTEBOOKS, default_out
 from helpers.run.machines import meet
+from helpers.run.options import as_options
+from helpers.run.presets import choose_preset
+from helpers.run.settings import read_settings
 from helpers.run.setup import Course
 
 LAST_LINES = 12  # of what failing processes printed, in the error
@@ -61,25 +65,22 @@ def launch(
     if processes > 1 and device.type != "cpu" and gpus(device) == 1:
         print(f"skipped: one GPU; {processes} processes would share it and gain nothing")
         return []
-    log = (
-        ROOT
-        / settings["RLHF_OUT"]
-        / "logs"
-        / (f"{stage}-trial.jsonl" if "steps" in options else f"{stage}.jsonl")
-    )
+    name = f"{stage}-trial" if "steps" in options else stage
+    log = Path(settings["out"]) / "logs" / f"{name}.jsonl"
     if "steps" in options:
         log.unlink(missing_ok=True)  # a trial starts afresh: what it leaves must be its own
     command = [
         sys.executable,
         "-u",
         "-m",
-        "helpers.run.launch",
+        "helpers",
+        "launch",
         stage,
         "--processes",
         str(processes),
         "--with-parent",
     ]
-    stream([*command, *as_flags(options)], settings, what=f"{stage} in {processes} processes")
+    stream([*command, *as_options(settings | options)], what=f"{stage} in {processes} processes")
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
@@ -96,53 +97,36 @@ def on_all_gpus(course: Course) -> None:
         processes = math.gcd(processes, course.config.rollout_size, course.config.minibatch_size)
     if processes > 1:
         torch.cuda.empty_cache()  # for the process that shares this notebook's GPU
-        launch(
-            course.stage, course, processes, hand_over=1, shards=""
-        )  # 0-Pretrain reads documents
+        launch(course.stage, course, processes, hand_over=True)  # 0-Pretrain reads documents
 
 
-def settings_of(stage: str, course: Course | None) -> dict[str, str]:
-    """The environment variables that give processes the settings of a course, or of this very
-    environment.
-    """
+def settings_of(stage: str, course: Course | None) -> dict[str, Any]:
+    """The settings of a course, or of the environment, as options of a stage's command."""
     if stage not in NOTEBOOKS:
         raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
-    if course is not None:
-        preset, track, seed, source, out = (
-            course.preset,
-            course.track,
-            course.seed,
-            course.source,
-            course.out,
-        )
-    else:
-        source = default_source()
-        preset = choose_preset(source, choose_device())[0]
-        track, seed = os.environ.get("RLHF_TRACK") or "tldr", read_number("RLHF_SEED", 0, least=0)
-        load_config(stage, preset, track, seed, source)  # refuses names that don't exist
-        out = os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source)
-    settings = {
-        "RLHF_PRESET": preset,
-        "RLHF_TRACK": track,
-        "RLHF_SEED": str(seed),
-        "RLHF_SOURCE": source,
-        "RLHF_OUT": str(out),
+    if course is None:
+        settings = read_settings()
+        preset, _ = choose_preset(settings.preset, settings.source, choose_device(settings.device))
+        where = preset, settings.track, settings.seed, settings.source
+        return {"preset": preset, "out": settings.out or str(ROOT / default_out(*where))}
+    left = None if course.deadline is None else max(course.deadline - time.perf_counter(), 1)
+    chosen = course.settings
+    return {
+        "preset": course.preset,
+        "track": course.track,
+        "seed": course.seed,
+        "source": course.source,
+        "data_dir": chosen.data_dir,
+        "out": str(course.out),
+        "init": course.init if course.source != "embedded" else None,
+        "adapter": chosen.adapter,
+        "dtype": chosen.dtype,
+        "device": chosen.device,
+        "stop_after": None if left is None else f"{left:.0f}s",  # of the notebook's time
     }
-    if course is not None and course.deadline is not None:  # what is left of the notebook's time
-        settings["RLHF_STOP_AFTER"] = f"{max(course.deadline - time.perf_counter(), 1):.0f}s"
-    return settings
 
 
-def as_flags(options: dict[str, Any]) -> list[str]:
-    """["--stop-after", "2h"] of {"stop_after": "2h"}."""
-    return [
-        part
-        for name, value in options.items()
-        for part in (f"--{name.replace('_', '-')}", str(value))
-    ]
-
-
-def stream(command: Sequence[str], environment: dict[str, str], what: str) -> None:
+def stream(command: Sequence[str], what: str) -> None:
     """Run a command in a process of its own (never a fork of this one) and print its lines as they
     come.
 
@@ -152,7 +136,7 @@ def stream(command: Sequence[str], environment: dict[str, str], what: str) -> No
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -208,10 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stage's.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.run.launch",
+        prog="python -m helpers launch",
         allow_abbrev=False,
         description="Train one stage with several processes.",
-        epilog="All other options are the stage's: python -m helpers.ppo --help",
+        epilog="All other options are the stage's: python -m helpers ppo --help",
     )
     parser.add_argument("stage", choices=NOTEBOOKS)
     parser.add_argument("--processes", type=int, default=2, help="on this machine (default: 2)")
@@ -235,14 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, for_stage = parser.parse_known_args(arguments)
     try:
         check_processes(own.processes)
-        if own.max_restarts and ("--stop-after" in for_stage or os.environ.get("RLHF_STOP_AFTER")):
+        if own.max_restarts and ("--stop-after" in for_stage or read_settings().stop_after):
             raise ValueError(
                 "--stop-after with --max-restarts: a restart would begin the time anew; take one "
                 "of them"
             )
-        run(own, [f"helpers.{own.stage}", *for_stage])
+        run(own, ["helpers", own.stage, *for_stage])
     except (ValueError, ConnectionError, RuntimeError) as error:
-        sys.exit(f"helpers.run.launch: {error}")
+        sys.exit(f"launch: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -6,8 +6,12 @@ a gigabyte to one.
 Shapes: V vocabulary, C channels, L layers, T context.
 """
 
-from helpers.config import PPOConfig
-from helpers.model import GPTConfig
+import torch
+
+from helpers.config import PPOConfig, SFTConfig
+from helpers.lora import add_lora, linear_layers
+from helpers.model import GPT, GPTConfig
+from helpers.quantization import memory_bytes, nf4_bytes
 
 FLOAT = 4  # bytes
 # Bytes that a block keeps for its backward pass, for each token and channel. Float32: 16 numbers
@@ -79,3 +83,34 @@ def ppo_bytes(model: GPTConfig, config: PPOConfig, length: int) -> int:
     learned = config.minibatch_size * config.response_tokens * model.vocab_size
     learning = 2 * activation_bytes(model, config.minibatch_size * length, 32) + LOGIT * learned
     return state + max(sampling, scoring, learning)
+
+
+def adapter_bytes(sizes: GPTConfig, config: SFTConfig) -> dict[str, int]:
+    """Bytes of the weights, their gradients and the optimisers' state, counted on a model that
+    takes no memory.
+
+    float32; AdamW keeps two numbers for each that learns, Muon one. What the layers keep for the
+    backward pass comes on top; it depends on the batch.
+    """
+    with torch.device("meta"):
+        model = GPT(sizes)
+        saved = 0
+        if config.adapter == "qlora":
+            blocks = linear_layers(model, ("c_attn", "c_proj", "c_fc")).values()
+            saved = sum(
+                4 * layer.weight.numel() - nf4_bytes(layer.weight.numel()) for layer in blocks
+            )
+        if config.adapter != "full":
+            add_lora(model, config.rank, config.alpha, config.targets)
+            model.wte.weight.requires_grad_(config.train_embeddings)
+    _, muon_lr = config.rates
+    learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kept = [1 if muon_lr and ".h." in f".{name}" and p.dim() == 2 else 2 for name, p in learns]
+    return {
+        "trained": sum(p.numel() for _, p in learns),
+        "weights": memory_bytes(model) - saved,
+        "gradients": sum(4 * p.numel() for _, p in learns),
+        "optimizer": sum(
+            4 * number * p.numel() for number, (_, p) in zip(kept, learns, strict=True)
+        ),
+    }

@@ -1,20 +1,25 @@
 """The presets: what a size of machine, a source of rows and a track change of the defaults in
 helpers/config.py.
 
-    smoke   to see that everything runs, in minutes (on an embedded world) or a minute (on real
-    rows) cpu     the course, on two CPU cores; its defaults stand in helpers/config.py t4      one
-    T4 (or another GPU with 15 GB), GPT-2 124M, real rows t4x2    Kaggle's two T4s: the settings of
-    t4, as two processes share the very same batches (helpers/run/launch.py) h100    one GPU with 40
-    GB or more
+    smoke   to see that everything runs: minutes on an embedded world, one minute on real rows
+    cpu     the course, on two CPU cores; its defaults are those of helpers/config.py
+    t4      one T4 (or another GPU with 15 GB), GPT-2 124M, real rows
+    t4x2    Kaggle's two T4s: the settings of t4, two processes share the very same batches
+    h100    one GPU with 40 GB or more
 
 On an embedded world the three GPU presets are the cpu settings: that is all there is to learn. On
 real rows they start 1-SFT from GPT-2 (`init`), with its tokenizer (`vocabulary` 0); 0-Pretrain
-trains a model of the same size for a lesson's time. They follow published settings (AdamW
-throughout from GPT-2 on: a rate of 5e-5 for SFT, 1e-5 for the reward model and PPO) and were
-counted (helpers/run/memory.py), not yet run on these machines.
+trains a model of the same size for a lesson's time. They follow published settings: AdamW
+throughout from GPT-2 on, a rate of 5e-5 for SFT, 1e-5 for the reward model and PPO.
 """
 
-TRACKS = ("tldr", "sentiment", "assistant", "instruct")
+from dataclasses import replace
+
+import torch
+
+from helpers.config import CONFIGS, SOURCES
+from helpers.rows.tracks import TRACKS
+
 GPU_PRESETS = ("t4", "t4x2", "h100")
 PRESETS = ("cpu", "smoke", *GPU_PRESETS)
 Differences = dict[str, dict]  # stage -> field -> value
@@ -204,3 +209,52 @@ def differences(preset: str, source: str, track: str, stage: str) -> dict:
     for layer in layers:
         found |= layer.get(stage, {})
     return found
+
+
+def load_config(
+    stage: str, preset: str = "cpu", track: str = "tldr", seed: int = 0, source: str = "embedded"
+):
+    """The settings of a stage ("pretrain", "sft", "reward" or "ppo").
+
+    Raises ValueError with the names to choose from for an unknown stage, preset, track or source.
+    """
+    for what, name, names in (
+        ("stage", stage, CONFIGS),
+        ("preset", preset, PRESETS),
+        ("track", track, TRACKS),
+        ("source", source, SOURCES),
+    ):
+        if name not in names:
+            raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
+    return replace(CONFIGS[stage](**differences(preset, source, track, stage)), seed=seed)
+
+
+def choose_init(init: str | None, preset: str, track: str, source: str) -> str:
+    """What 1-SFT starts from: `init`, else what the preset says. Raises ValueError on an embedded
+    world for anything but the run's own base model.
+    """
+    init = init or load_config("sft", preset, track, source=source).init
+    if init != "pretrain" and source == "embedded":
+        raise ValueError(
+            f"init {init}: an embedded world has a tokenizer of its own, which these weights do not "
+            "know; take real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or init pretrain"
+        )
+    return init
+
+
+def choose_preset(named: str | None, source: str, device: torch.device) -> tuple[str, str]:
+    """The preset, and why it was chosen for this hardware; a named one wins. Embedded worlds take
+    `cpu` everywhere.
+    """
+    if named:
+        return named, ""
+    if source == "embedded":
+        return "cpu", ""
+    if device.type != "cuda":
+        return "cpu", "there is no CUDA device"
+    gpu, count = torch.cuda.get_device_properties(device), torch.cuda.device_count()
+    if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= 40e9:
+        return "h100", "a GPU with 40 GB or more"
+    if count > 1:
+        return "t4x2", f"{count} GPUs; training takes all"
+    return "t4", "a GPU with less than 40 GB"

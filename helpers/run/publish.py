@@ -1,4 +1,4 @@
-"""Put a checkpoint folder on the Hugging Face Hub: `python -m helpers.run.publish FOLDER
+"""Put a checkpoint folder on the Hugging Face Hub: `python -m helpers publish FOLDER
 owner/name`.
 
 The repository is private unless --public is given. The token is huggingface_hub's own (`hf auth
@@ -8,6 +8,7 @@ login`, or HF_TOKEN); this program never prints or saves it.
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.engine.network import redact, within
@@ -74,10 +75,10 @@ def reason(error: Exception) -> str:
     return f"could not be reached, there may be no network ({type(error).__name__})"
 
 
-def main() -> None:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m helpers publish`."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.run.publish", description="A checkpoint on the Hub."
+        prog="python -m helpers publish", description="A checkpoint on the Hub."
     )
     parser.add_argument(
         "folder", type=Path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo"
@@ -86,13 +87,9 @@ def main() -> None:
     parser.add_argument(
         "--public", action="store_true", help="for everybody to see (default: private)"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     quiet_libraries()
     try:
         print(push(args.folder, args.repository, private=not args.public))
     except (CheckpointError, PublishError) as error:
-        sys.exit(f"helpers.run.publish: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit(f"publish: {error}")

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.compare.policy_table import BLOCKS, all_rows, shown, used
-from helpers.engine.files import NOTEBOOKS, write_json, write_text
+from helpers.engine.files import write_json, write_text
+from helpers.run.folders import NOTEBOOKS
 
 NUMBER, PAIR, GROUP = "a finite number", "a pair of finite numbers", "a group of finite numbers"
 ROWS = "a row of numbers for each policy"

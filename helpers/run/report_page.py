@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from helpers.engine.files import NOTEBOOKS, REPOSITORY
 from helpers.run import report as numbers
+from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 STYLE = """
 :root { --ink: #1f2428; --soft: #667; --line: #dfddd6; --paper: #fbfaf7; --blue: #2f6f8f; --warm: #d1703c; }

@@ -1,21 +1,10 @@
-"""The first lines of every notebook: find out where it runs, choose device and number format, open
-its run folder.
+"""The first lines of every notebook and of every stage's command: find out where it runs, choose
+device and number format, open the run folder.
 
 `course = setup("3-PPO")` returns a `Course`: settings, device and the folders through which the
-stages pass their checkpoints, metrics and figures. Everything can be chosen from outside by
-environment variables, so that the same notebook runs unchanged in JupyterLab, headless, on Colab
-and on Kaggle:
-
-    RLHF_PRESET  smoke, cpu, ...   RLHF_TRACK  tldr, ...         RLHF_SEED     0, 1, 2, ... RLHF_OUT
-    run folder        RLHF_DEVICE cpu, cuda, mps    RLHF_DTYPE    float32, bfloat16, float16
-    RLHF_THREADS CPU threads       RLHF_SOURCE embedded, local, hub   RLHF_DATA_DIR folder with rows
-    (source local) RLHF_ADAPTER full, lora, qlora RLHF_STOP_AFTER  e.g. 11h30m: stop by then, with
-    the state saved     RLHF_RESUME   0: start over RLHF_SAVE_EVERY  e.g. 10m, between snapshots
-    RLHF_SAVE_STEPS   e.g. 500, likewise RLHF_CHECKPOINTING, RLHF_COMPILE   1: less memory, or
-    compiled blocks, in a stage's command (helpers/engine/hardware.py) RLHF_STEPS   a trial: stop
-    after so many steps of the training RLHF_HAND_OVER   1: a stage's command ends once it has
-    trained; its notebook's training cell takes that over RLHF_INIT    what 1-SFT starts from:
-    pretrain, gpt2, another GPT-2's name, a folder, a .pt file
+stages pass their checkpoints, metrics and figures. Everything can be chosen from outside
+(helpers/run/settings.py), so that the same notebook runs unchanged in JupyterLab, headless, on
+Colab and on Kaggle.
 """
 
 import json
@@ -23,6 +12,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,27 +20,20 @@ from typing import Any
 
 import torch
 
-from helpers.config import AdapterConfig, default_init, default_source, load_config
-from helpers.engine.files import (
-    NOTEBOOKS,
-    ROOT,
-    STAGES,
-    default_out,
-    discard,
-    plain,
-    read_number,
-    seconds_of,
-    write_json,
-)
+from helpers.config import AdapterConfig
+from helpers.engine.files import ROOT, discard, plain, write_json
 from helpers.engine.hardware import (
     choose_device,
     choose_dtype,
-    choose_preset,
     choose_threads,
     keep_freed_memory,
+    set_memory_options,
 )
+from helpers.engine.loop import Loop
+from helpers.engine.snapshots import Keeper
 from helpers.lesson.only_cells import watch_cells
-from helpers.run.presets import GPU_PRESETS
+from helpers.run.folders import NOTEBOOKS, PARENTS, STAGES, default_out
+from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
 from helpers.run.session import (
     find_place,
     quiet_libraries,
@@ -58,8 +41,10 @@ from helpers.run.session import (
     set_figure_style,
     set_seed,
 )
+from helpers.run.settings import Settings, read_settings
 
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
+PRETRAINED = "pretrain"  # the init that means the checkpoint of 0-Pretrain
 
 
 @dataclass(frozen=True)
@@ -68,51 +53,46 @@ class Course:
 
     notebook: str  # "3-PPO"
     stage: str  # "ppo"
+    settings: Settings  # what was chosen from outside
     preset: str
     track: str
     seed: int
+    source: str  # where rows come from: the "embedded" world, a "local" folder or the "hub"
+    init: str  # what 1-SFT starts from (helpers/run/base_model.py)
     out: Path  # the run folder, shared by the four stages
     device: torch.device
     dtype: torch.dtype  # number format of the matrix products; weights stay float32
     threads: int
-    where: str  # "local", "colab" or "kaggle"
+    platform: str  # "local", "colab" or "kaggle"
     config: Any  # the stage's settings (helpers.config)
-    source: str = (
-        "embedded"  # where rows come from: the embedded world, a "local" folder or the "hub"
-    )
-    init: str = "pretrain"  # what 1-SFT starts from (helpers/run/base_model.py)
-    why: str = ""  # the preset was chosen, when it was not named
-    reports: list[str] = field(
-        default_factory=list, repr=False
-    )  # which rows were read, and how many left out
+    preset_reason: str = ""  # why the preset was chosen, when it was not named
+    row_reports: list[str] = field(default_factory=list, repr=False)  # which rows were read
     started: float = field(default_factory=time.perf_counter, repr=False)
-    deadline: float | None = (
-        None  # `time.perf_counter()` at which the session ends (RLHF_STOP_AFTER)
-    )
+
+    # ------------------------------------------------------------ rows
+
+    @property
+    def data_dir(self) -> Path | None:
+        """The folder with rows of source "local"."""
+        named = self.settings.data_dir
+        return Path(named).expanduser() if named else None
 
     @cached_property
     def tokenizer(self) -> Any:
         """The run's tokenizer: the embedded world's, or for real rows GPT-2's or one made for this
         run.
         """
-        from helpers.rows.vocabulary import choose_tokenizer
-        from helpers.run.base_model import (
-            OWN,
-            base_tokenizer,
-        )  # need packages that setup() may have to install first
+        from helpers.rows.vocabulary import base_tokenizer, choose_tokenizer  # setup() may install
 
-        if self.init != OWN:
-            return base_tokenizer(self.init)
-        vocabulary = load_config("pretrain", self.preset, self.track, source=self.source).vocabulary
-        return choose_tokenizer(self.track, self.source, vocabulary, self.out / "tokenizer.json")
+        if self.init != PRETRAINED:
+            return base_tokenizer(self.init, self.data_dir)
+        size = self.config_of("pretrain").vocabulary
+        path = self.out / "tokenizer.json"
+        return choose_tokenizer(self.track, self.source, size, path, self.data_dir)
 
-    @property
-    def init_name(self) -> str:
-        """What `init` is called where others may read it: a name as it is, of a path its last
-        part.
-        """
-        path = Path(self.init).expanduser()
-        return path.name if path.exists() else self.init
+    def config_of(self, stage: str) -> Any:
+        """The settings that a stage of this run has by its preset."""
+        return load_config(stage, self.preset, self.track, self.seed, self.source)
 
     def rows(
         self, kind: str, split: str, limit: int | None = None, room: int | None = None
@@ -128,9 +108,10 @@ class Course:
 
         room = getattr(self.config, "response_tokens", 0) if room is None else room
         limits = None if self.source == "embedded" else self.limits(room)
-        records, report = load_track(self.track, kind, split, self.source, limits, limit)
-        if str(report) not in self.reports:
-            self.reports.append(str(report))
+        where = self.source, limits, limit, self.data_dir
+        records, report = load_track(self.track, kind, split, *where)
+        if str(report) not in self.row_reports:
+            self.row_reports.append(str(report))
         if self.source != "embedded":
             print(report)
         return records
@@ -141,8 +122,78 @@ class Course:
         """
         from helpers.rows.common import Limits
 
-        context = load_config("pretrain", self.preset, self.track, source=self.source).context
+        context = self.config_of("pretrain").context
         return Limits(self.tokenizer.encode, context - room, context)
+
+    # ------------------------------------------------------------ training
+
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        """The number format of the weights while texts are sampled: that of the matrix products on
+        a CPU, where 16 bits are faster and move a small model's distribution hardly at all. GPT-2's
+        logits are so large that 16 bits would show: a GPU, where they gain little, samples in
+        float32.
+        """
+        return self.dtype if self.device.type == "cpu" else torch.float32
+
+    def prepare(self, gpt: Any) -> None:
+        """Have a GPT trained with the memory and speed options of the settings."""
+        set_memory_options(gpt, self.settings.checkpointing, self.settings.compile)
+
+    def loop(
+        self,
+        name: str = "",
+        title: str = "",
+        watch: Callable[[list[dict]], None] | None = None,
+        **settings: Any,
+    ) -> Loop:
+        """The bookkeeping of a training run of this stage, which is logged and saved.
+
+        name: of a run that is not the stage's main one. title: of its progress lines, by default
+        its name. watch: called with the history after every step. settings: that a run must share
+        with the one that it goes on from, beside the stage's.
+        """
+        keeper = self.keeper(name)
+        keeper = replace(keeper, settings=keeper.settings | plain(settings))
+        title = title or name or self.stage
+        return Loop(title, self.dtype, keeper, watch)
+
+    def keeper(self, name: str = "") -> Keeper:
+        """Where a training run of this stage is logged and saved. A run goes on from its snapshots
+        only with the settings and the checkpoints that it began with.
+        """
+        from helpers.run.checkpoints import checksum_of
+
+        chosen = self.settings
+        trial = chosen.steps
+        hand_over = chosen.hand_over and name in ("", self.stage)
+        name = (name or self.stage) + ("-trial" if trial else "")
+        settings = asdict(self.config) | {"track": self.track, "source": self.source}
+        settings.pop("micro_batch", None)  # a matter of the machine, like its number format
+        for parent in PARENTS[self.stage]:
+            path = self.base_folder if parent == "base" else self.folder(parent)
+            settings[f"checkpoint {path.name}"] = checksum_of(path)
+        keeper = Keeper(
+            self.out / "logs" / f"{name}.jsonl",
+            self.snapshots / name,
+            plain(settings),
+            every=chosen.save_every,
+            every_steps=chosen.save_steps,
+            deadline=self.deadline,
+            limit=trial,
+            hand_over=hand_over,
+        )
+        if not chosen.resume:
+            keeper.clear()
+        return keeper
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.perf_counter()` at which the session ends."""
+        after = self.settings.stop_after
+        return self.started + after if after else None
+
+    # ------------------------------------------------------------ results
 
     def folder(self, stage: str | None = None) -> Path:
         """The checkpoint folder of a stage (default: of this one)."""
@@ -151,52 +202,68 @@ class Course:
             raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
         return self.out / "checkpoints" / stage
 
-    def keeper(self, name: str = "") -> Any:
-        """Where a training run of this stage is logged and saved
-        (`helpers.engine.snapshots.Keeper`).
-
-        name: of a run that is not the stage's main one. A run goes on from its snapshots only with
-        the settings and the checkpoints that it began with.
+    @property
+    def base_folder(self) -> Path:
+        """Where the base model is kept: 0-Pretrain's checkpoint, or checkpoints/base for weights
+        from elsewhere.
         """
-        from helpers.engine.snapshots import Keeper
-        from helpers.run.base_model import base_folder
-        from helpers.run.checkpoints import checksum_of
+        own = self.init == PRETRAINED
+        return self.folder("pretrain") if own else self.out / "checkpoints" / "base"
 
-        trial = read_number("RLHF_STEPS", 0, least=0)
-        hand_over = os.environ.get("RLHF_HAND_OVER") == "1" and name in ("", self.stage)
-        name = (name or self.stage) + ("-trial" if trial else "")
-        parents = {"sft": [base_folder(self)], "ppo": [self.folder("sft"), self.folder("reward")]}
-        parents["reward"] = [
-            *parents["sft"],
-            self.folder("sft"),
-        ]  # the second judge starts from the base model
-        settings = asdict(self.config) | {"track": self.track, "source": self.source}
-        settings.pop("micro_batch", None)  # a matter of the machine, like its number format
-        settings |= {
-            f"checkpoint {path.name}": checksum_of(path) for path in parents.get(self.stage, ())
-        }
-        keeper = Keeper(
-            self.out / "logs" / f"{name}.jsonl",
-            self.snapshots / name,
-            plain(settings),
-            every=seconds_of(os.environ.get("RLHF_SAVE_EVERY") or "10m", "RLHF_SAVE_EVERY"),
-            every_steps=read_number("RLHF_SAVE_STEPS", 0, least=0),
-            deadline=self.deadline,
-            limit=trial,
-            hand_over=hand_over,
-        )
-        if os.environ.get("RLHF_RESUME") == "0":
-            keeper.clear()
-        return keeper
+    @property
+    def judge_folder(self) -> Path:
+        """The second judge's checkpoint: beside those of the stages."""
+        return self.folder("reward").with_name("judge")
 
     @property
     def snapshots(self) -> Path:
         """Where the unfinished training runs of this stage are saved."""
         return self.out / "snapshots" / self.stage
 
-    def forget_snapshots(self) -> None:
-        """Remove what a stage has saved on its way, once its checkpoint is written."""
+    @property
+    def init_name(self) -> str:
+        """What `init` is called where others may read it: a name as it is, of a path its last
+        part.
+        """
+        path = Path(self.init).expanduser()
+        return path.name if path.exists() else self.init
+
+    def finish(
+        self,
+        model: Any,
+        metrics: dict,
+        *,
+        parent: Path | None,
+        data_fingerprint: str,
+        adapter: Any = None,
+        **recorded: Any,
+    ) -> None:
+        """The end of every stage: write its checkpoint, delete its snapshots, record its metrics.
+
+        parent: the checkpoint folder that it was trained from. adapter: what was merged into the
+        model. recorded: what goes into the record but not into the checkpoint, such as curves.
+        """
+        from helpers.run.checkpoints import save_stage
+
+        save_stage(
+            self.folder(),
+            model,
+            self.tokenizer,
+            stage=self.stage,
+            track=self.track,
+            config=self.facts(),
+            metrics=plain(metrics),
+            parent=parent,
+            data_fingerprint=data_fingerprint,
+            adapter=adapter,
+        )
         discard(self.snapshots)
+        self.record(**metrics, **recorded)
+
+    def facts(self) -> dict:
+        """What a checkpoint keeps of what made it: the settings, the base model, the rows read."""
+        run = {"preset": self.preset, "source": self.source, "init": self.init_name}
+        return asdict(self.config) | run | {"rows": list(self.row_reports)}
 
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.
@@ -254,70 +321,60 @@ class Course:
         return self.out / "metrics" / f"{stage}.json"
 
 
-def setup(notebook: str) -> Course:
-    """Prepare one notebook and print in four lines what was found.
+def setup(notebook: str, **options: Any) -> Course:
+    """Prepare one notebook or stage and print in four lines what was found.
 
-    notebook: "0-Pretrain", "1-SFT", "2-RM-Training" or "3-PPO". Raises ValueError, with the valid
-    choices, for a notebook, preset, track, device or number format we don't know.
+    notebook: "0-Pretrain", "1-SFT", "2-RM-Training" or "3-PPO". options: settings by name
+    (`helpers.run.settings.Settings`), which win over environment variables. Raises ValueError, with
+    the valid choices, for a notebook, setting or device that does not exist.
     """
     if notebook not in STAGES:
         raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")
     os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
-    where = find_place()
-    source = default_source()
-    track = os.environ.get("RLHF_TRACK") or "tldr"
-    require_packages(where, source, track)
+    settings, where = read_settings(options), find_place()
+    require_packages(where, settings.source, settings.track)
     quiet_libraries()
-    device = choose_device()
-    preset, why = choose_preset(source, device)
-    seed = read_number("RLHF_SEED", 0, least=0)
-    config = load_config(STAGES[notebook], preset=preset, track=track, seed=seed, source=source)
-    if adapter := os.environ.get("RLHF_ADAPTER"):
-        AdapterConfig(adapter)  # refuses an unknown one, also in a stage that trains without
-        config = replace(config, adapter=adapter) if isinstance(config, AdapterConfig) else config
-    init = default_init(preset, track, source)
-    config = replace(config, init=init) if hasattr(config, "init") else config
-    out = ROOT / (
-        os.environ.get("RLHF_OUT") or default_out(preset, track, seed, source)
-    )  # an absolute RLHF_OUT wins
-
-    threads = choose_threads()
-    torch.set_num_threads(threads)
+    course = make_course(notebook, settings, where)
+    torch.set_num_threads(course.threads)
     keep_freed_memory()
     if (
-        device.type == "cuda" and STAGES[notebook] != "ppo"
-    ):  # there the ratio must start at exactly 1
+        course.device.type == "cuda" and course.stage != "ppo"
+    ):  # whose ratio must start at exactly 1
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
-    set_seed(seed)
+    set_seed(course.seed)
     set_figure_style()
-    watch_cells(track, source)
-    course = Course(
-        notebook,
-        STAGES[notebook],
-        preset,
-        track,
-        seed,
-        out,
-        device,
-        choose_dtype(device),
-        threads,
-        where,
-        config,
-        source,
-        init,
-        why,
-        deadline=read_deadline(),
-    )
+    watch_cells(course.track, course.source)
     print(summary(course))
     return course
 
 
-def read_deadline() -> float | None:
-    """When the session ends, by `time.perf_counter()`: RLHF_STOP_AFTER from now. Raises
-    ValueError.
-    """
-    after = os.environ.get("RLHF_STOP_AFTER")
-    return time.perf_counter() + seconds_of(after, "RLHF_STOP_AFTER") if after else None
+def make_course(notebook: str, settings: Settings, where: str) -> Course:
+    """What the settings and the machine come to."""
+    stage, track, seed, source = STAGES[notebook], settings.track, settings.seed, settings.source
+    device = choose_device(settings.device)
+    preset, reason = choose_preset(settings.preset, source, device)
+    config = load_config(stage, preset, track, seed, source)
+    if settings.adapter and isinstance(config, AdapterConfig):
+        config = replace(config, adapter=settings.adapter)
+    init = choose_init(settings.init, preset, track, source)
+    config = replace(config, init=init) if hasattr(config, "init") else config
+    return Course(
+        notebook,
+        stage,
+        settings,
+        preset,
+        track,
+        seed,
+        source,
+        init,
+        out=ROOT / (settings.out or default_out(preset, track, seed, source)),  # absolute: as it is
+        device=device,
+        dtype=choose_dtype(device, settings.dtype),
+        threads=choose_threads(settings.threads),
+        platform=where,
+        config=config,
+        preset_reason=reason,
+    )
 
 
 def counted(course: Course) -> str:
@@ -343,14 +400,14 @@ def summary(course: Course) -> str:
         machine = "Apple GPU"
     else:
         machine = f"CPU, {course.threads} thread{'s' if course.threads > 1 else ''}"
-    chosen = f" (chosen: {course.why})" if course.why else ""
+    chosen = f" (chosen: {course.preset_reason})" if course.preset_reason else ""
     start = f", from {course.init_name}" if course.init != "pretrain" else ""
     inside = course.out.is_relative_to(ROOT)
     folder = course.out.relative_to(ROOT).as_posix() if inside else f".../{course.out.name}"
     return (
         f"{course.notebook}: preset {course.preset}{chosen}, track {course.track}{start}, seed "
         f"{course.seed}\n"
-        f"machine    {machine}, {str(course.dtype).removeprefix('torch.')} ({course.where})\n"
+        f"machine    {machine}, {str(course.dtype).removeprefix('torch.')} ({course.platform})\n"
         f"software   Python {platform.python_version()}, torch {torch.__version__}\n"
         f"results in {folder}{counted(course)}"
     )

@@ -18,17 +18,15 @@ title is the one summary of a post that is there for nothing.
 
 import random
 import re
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Callable, Sequence
 
 from helpers import pretrain
-from helpers.config import PretrainConfig, SFTConfig, load_config
-from helpers.engine.snapshots import Keeper
+from helpers.config import PretrainConfig, SFTConfig
+from helpers.engine.loop import Loop
 from helpers.model import GPT
+from helpers.records import Demonstration, Document
 from helpers.rows import tldr
 from helpers.rows.common import completion
-from helpers.rows.embedded import Demonstration, Document
 from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
@@ -113,10 +111,12 @@ def adapt(
     documents: Sequence[Document],
     config: SFTConfig,
     tokenizer: Tokenizer,
-    dtype: torch.dtype = torch.float32,
-    keeper: Keeper | None = None,
+    loop: Callable[[str], Loop] = Loop,
 ) -> None:
-    """Train the base model in place on the three kinds of rows, in batches of SFT's size."""
+    """Train the base model in place on the three kinds of rows, in batches of SFT's size.
+
+    loop(title) is the bookkeeping of each of the two runs.
+    """
     context = model.config.context
     copying = copying_rows(documents, tokenizer, context, config.copying_rows, config.seed)
     reading = [
@@ -141,15 +141,10 @@ def adapt(
             micro_batch=config.micro_batch,
             seed=config.seed,
         )
-        pretrain.train(
-            model,
-            rows,
-            settings,
-            tokenizer.pad_id,
-            dtype,
-            keeper and keeper.named(title),
-            title=title,
+        batches = pretrain.document_batches(
+            rows, config.batch_size, epochs, tokenizer.pad_id, config.seed
         )
+        pretrain.train(model, batches, settings, loop(title))
 
 
 def adapt_if_wanted(
@@ -164,16 +159,7 @@ def adapt_if_wanted(
     Elsewhere nothing is done, and the encoded demonstrations `rows` are returned.
     """
     if course.config.adapt_epochs:
-        pretrained = load_config("pretrain", course.preset, course.track, source=course.source)
-        documents = course.rows("documents", "train", pretrained.documents)
-        adapt(
-            model,
-            demonstrations,
-            documents,
-            course.config,
-            course.tokenizer,
-            course.dtype,
-            course.keeper(),
-        )
+        documents = course.rows("documents", "train", course.config_of("pretrain").documents)
+        adapt(model, demonstrations, documents, course.config, course.tokenizer, course.loop)
         rows = with_titles(demonstrations, rows, course.tokenizer, model.config.context)
     return rows

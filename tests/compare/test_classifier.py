@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.compare.classifier import STRENGTHS, features, fit, fit_rows, train
-from helpers.rows.embedded import Labelled
+from helpers.records import Labelled
 
 GOOD, BAD = ("warm", "funny", "bright"), ("dull", "cold", "flat")
 TEXTS = [f"a {word} film number {i}" for i in range(60) for word in (GOOD[i % 3], BAD[i % 3])]

@@ -7,7 +7,8 @@ import torch
 
 from helpers.compare.perplexity import perplexity, perplexity_ci95, response_nats
 from helpers.model import GPT, GPTConfig
-from helpers.rows.embedded import Prompt, load_tokenizer
+from helpers.records import Prompt
+from helpers.rows.embedded import load_tokenizer
 from tests.support.tensors import shaken
 
 PROMPTS = [

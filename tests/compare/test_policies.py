@@ -26,10 +26,10 @@ from helpers.config import PPOConfig
 from helpers.evaluation import bootstrap_ci95, respond
 from helpers.lesson.plots.policies import PANELS, policies_figure
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo_models import Models
+from helpers.records import Prompt
 from helpers.reward import score_responses
-from helpers.rollouts import mean_kl
-from helpers.rows.embedded import Prompt, load_tokenizer
+from helpers.rollouts import Models, mean_kl
+from helpers.rows.embedded import load_tokenizer
 
 SAMPLING = {"max_new_tokens": 6, "seed": 0}
 CONFIG = PPOConfig(response_tokens=6)

@@ -9,7 +9,8 @@ from helpers.compare.references import References, heldout_prompts, heldout_refe
 from helpers.compare.text_metrics import rouge
 from helpers.config import PPOConfig
 from helpers.evaluation import bootstrap_ci95
-from helpers.rows.embedded import Demonstration, Prompt, load_tokenizer
+from helpers.records import Demonstration, Prompt
+from helpers.rows.embedded import load_tokenizer
 from helpers.rows.instructions import INSTRUCT
 from helpers.run.setup import Course
 

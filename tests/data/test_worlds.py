@@ -18,7 +18,8 @@ from data.build import World, build, content
 from data.draws import Draws
 from data.sentiment import build as sentiment, gold as sentiment_gold, writers
 from data.tldr import build as tldr, gold as tldr_gold, summaries
-from helpers.rows.embedded import RECORDS, load_rows
+from helpers.records import RECORDS
+from helpers.rows.embedded import load_rows
 
 MEGABYTE = 1_000_000
 BUILDS = {"tldr": tldr, "sentiment": sentiment, "assistant": advice}

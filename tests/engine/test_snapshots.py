@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from helpers.engine import snapshots as resume
-from helpers.engine.files import OUT_OF_TIME, seconds_of
+from helpers.engine.files import OUT_OF_TIME
 from helpers.engine.snapshots import Keeper, ResumeError, Signals, Stopped
 from helpers.engine.state import TENSORS, read_state
+from helpers.run.settings import seconds_of
 from helpers.run.setup import setup
 from tests.support.runs import RUNS, model
 

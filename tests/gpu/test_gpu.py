@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from helpers import pointwise, ppo, pretrain, reward, sft
-from helpers.batching import Ahead, left_pad
+from helpers.batching import left_pad
 from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
-from helpers.engine.hardware import choose_device, choose_dtype, choose_preset
+from helpers.engine.hardware import choose_device, choose_dtype
 from helpers.engine.snapshots import Keeper, Stopped
+from helpers.engine.transfer import Ahead
 from helpers.generation import sample
 from helpers.lora import LoRALinear
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.muon import orthogonal
-from helpers.ppo_models import Models
 from helpers.quantization import NF4Linear, dequantize_nf4, quantize_nf4
-from helpers.rows.embedded import Prompt, load_tokenizer
+from helpers.records import Prompt
+from helpers.rollouts import Models
+from helpers.rows.embedded import load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
+from helpers.run.presets import choose_preset
 from tests.support.runs import LABELS, PAIRS, ROWS, SIZES, Letters, model
 
 pytestmark = [

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from helpers.config import TRACKS
-from helpers.engine.files import NOTEBOOKS, ROOT
+from helpers.engine.files import ROOT
 from helpers.lesson.only_cells import SAID, about, filter_for, names_of, watch_cells
+from helpers.rows.tracks import TRACKS
+from helpers.run.folders import NOTEBOOKS
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from helpers.config import SOURCES, TRACKS
+from helpers.config import SOURCES
 from helpers.lesson.track_words import CEILINGS, describe, task_table
-from helpers.rows.tracks import TRACKS as TRACK
+from helpers.rows.tracks import TRACKS, TRACKS as TRACK
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -13,8 +13,9 @@ import torch
 from helpers.lesson.plots import reward as plots
 from helpers.lesson.widgets import reward as explorers
 from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.records import Comparison
 from helpers.reward import encode_comparison, pair_batch
-from helpers.rows.embedded import Comparison, load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from data.worlds import gold as gold_of_world
 from helpers.lesson.plots import sft as plots
 from helpers.lesson.widgets import sft as explorers
 from helpers.model import GPT, GPTConfig
-from helpers.rows.embedded import Prompt, load_rows, load_tokenizer
+from helpers.records import Prompt
+from helpers.rows.embedded import load_rows, load_tokenizer
 
 
 @pytest.fixture(scope="module")

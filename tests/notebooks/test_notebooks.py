@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from helpers.engine.files import NOTEBOOKS, ROOT
+from helpers.engine.files import ROOT
+from helpers.run.folders import NOTEBOOKS
 from helpers.run.report import IDENTITY, required
 from tools import hygiene
 from tools.notebooks import check, setup_cell

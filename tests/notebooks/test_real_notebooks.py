@@ -9,10 +9,10 @@ import matplotlib
 import pytest
 import torch
 
-from helpers.config import load_config
 from helpers.engine.files import ROOT
 from helpers.rows.embedded import load_rows
 from helpers.run import setup as environment
+from helpers.run.presets import load_config
 from tests.support.in_process import run_cells
 
 SMALL = {

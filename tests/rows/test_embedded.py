@@ -5,19 +5,16 @@ import lzma
 
 import pytest
 
-from helpers.rows.embedded import (
+from helpers.records import (
     RECORDS,
-    SPLITS,
     Comparison,
     Demonstration,
     Document,
     Labelled,
     Prompt,
     fingerprint,
-    load_rows,
-    load_tokenizer,
-    parse_row,
 )
+from helpers.rows.embedded import SPLITS, load_rows, load_tokenizer, parse_row
 
 GOOD = {"prompt": "P", "chosen": " a", "rejected": " b", "kind": "mixed", "probability": 0.75}
 

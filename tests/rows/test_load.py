@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.records import Comparison, Demonstration, Document
 from helpers.rows.common import Limits
-from helpers.rows.embedded import Comparison, Demonstration, Document, load_rows
+from helpers.rows.embedded import load_rows
 from helpers.rows.load import load_track
 from helpers.rows.tracks import SourceError
 from tests.support.folder_of_rows import write

@@ -7,18 +7,11 @@ import re
 
 import pytest
 
+from helpers.records import Comparison, Demonstration, Document, Labelled, Prompt
 from helpers.reward import encode_comparison
 from helpers.rows import common, instructions, sentiment, tldr
 from helpers.rows.common import Limits, Unusable, split_of
-from helpers.rows.embedded import (
-    Comparison,
-    Demonstration,
-    Document,
-    Labelled,
-    Prompt,
-    load_rows,
-    load_tokenizer,
-)
+from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.tracks import TRACKS
 from helpers.sft import encode_demonstration
 

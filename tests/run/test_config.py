@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from helpers.config import CONFIGS, PretrainConfig, default_init, default_source, load_config
-from helpers.run.presets import GPU, PRESETS, REAL, TRACKS, differences
+from helpers.config import CONFIGS, PretrainConfig, default_source
+from helpers.rows.tracks import TRACKS
+from helpers.run.presets import GPU, PRESETS, REAL, differences, load_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)

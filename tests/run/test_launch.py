@@ -20,12 +20,13 @@ import torch
 
 from helpers import pretrain
 from helpers.config import PPOConfig, RewardConfig, SFTConfig
-from helpers.engine.files import OUT_OF_TIME, ROOT, seconds_of
+from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.snapshots import Stopped
 from helpers.rows.embedded import load_rows
 from helpers.run import launch as launching
 from helpers.run.launch import as_flags, last_words, launch, on_all_gpus, settings_of, stream
 from helpers.run.machines import check_free, check_rendezvous
+from helpers.run.settings import seconds_of
 from helpers.run.setup import setup
 from tests.support.folder_of_rows import write
 from tests.support.worker_pids import pid_of_rank, wait_for_lines

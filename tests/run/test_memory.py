@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from helpers.config import PPOConfig, load_config
+from helpers.config import PPOConfig
 from helpers.engine.accumulation import token_parts
 from helpers.generation import KVCache
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import update
-from helpers.ppo_models import Models
 from helpers.pretrain import next_token_loss
-from helpers.rollouts import collect
+from helpers.rollouts import Models, collect
+from helpers.rows.tracks import TRACKS
 from helpers.run.expected import MACHINES, expected, operations
 from helpers.run.memory import (
     activation_bytes,
@@ -26,9 +26,9 @@ from helpers.run.memory import (
     ppo_bytes,
     state_bytes,
 )
-from helpers.run.presets import TRACKS
+from helpers.run.presets import load_config
 from helpers.run.setup import counted
-from helpers.training import Optimizers, Progress, autocast, fit
+from helpers.training import Optimizers, autocast, fit
 
 SMALL = GPTConfig(vocab_size=90, context=64, layers=3, heads=4, channels=64)
 GPT2 = GPTConfig(50258, 1024)

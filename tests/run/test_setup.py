@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.config import load_config
 from helpers.engine.files import plain, write_json, write_text
 from helpers.run import session
+from helpers.run.presets import load_config
 from helpers.run.setup import Course, setup
 
 

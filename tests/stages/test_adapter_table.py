@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from helpers.stages.adapter_table import peak_bytes, table, training_bytes
 
 from helpers import pretrain
 from helpers.config import ADAPTERS, SFTConfig
@@ -16,7 +17,6 @@ from helpers.quantization import memory_bytes
 from helpers.run import presets
 from helpers.run.setup import setup
 from helpers.stages import adapter_table
-from helpers.stages.adapter_table import peak_bytes, table, training_bytes
 from helpers.stages.adapters import add_adapters
 from helpers.training import Optimizers
 

@@ -10,8 +10,8 @@ import torch
 from helpers.config import SFTConfig
 from helpers.model import GPT, GPTConfig
 from helpers.pretrain import heldout_loss
+from helpers.records import Demonstration, Document
 from helpers.rows.common import Unusable
-from helpers.rows.embedded import Demonstration, Document
 from helpers.stages.copying import AT_ONCE, adapt, copying_rows, sentences, stand_ins, with_titles
 
 

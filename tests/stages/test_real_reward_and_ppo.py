@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from helpers import pretrain, sft
-from helpers.rows.embedded import fingerprint, load_rows
+from helpers.records import fingerprint
+from helpers.rows.embedded import load_rows
 from helpers.run import presets
 from helpers.run.checkpoints import read_info
 from helpers.run.setup import setup

@@ -15,9 +15,9 @@ from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from helpers.engine.distributed import process_group
 from helpers.engine.snapshots import Keeper
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo_models import Models
+from helpers.records import Prompt
 from helpers.reward import Pair
-from helpers.rows.embedded import Prompt
+from helpers.rollouts import Models
 
 CONFIG = GPTConfig(vocab_size=40, context=48, layers=2, heads=2, channels=16)
 GENERATOR = torch.Generator().manual_seed(0)

@@ -15,9 +15,9 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
-from helpers.config import TRACKS  # noqa: E402
-from helpers.engine.files import NOTEBOOKS  # noqa: E402
+from helpers.rows.tracks import TRACKS  # noqa: E402
 from helpers.run import headless as course  # noqa: E402
+from helpers.run.folders import NOTEBOOKS  # noqa: E402
 from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from helpers.run.report import IDENTITY  # noqa: E402
 from tools import definitions, hygiene, notebooks, percent  # noqa: E402

@@ -24,7 +24,7 @@ from data.tldr.summaries import FILLERS
 from helpers.evaluation import judge
 from helpers.lesson.plots import reward as plots
 from helpers.model import RewardModel
-from helpers.rows.embedded import Comparison, Prompt
+from helpers.records import Comparison, Prompt
 from helpers.tokenizer import Tokenizer
 
 STYLE = {"description_width": "110px"}

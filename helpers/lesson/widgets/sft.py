@@ -14,7 +14,7 @@ from data.worlds import Judged
 from helpers.evaluation import judge, respond
 from helpers.lesson.plots.sft import TOKEN_COLOURS, WORD_COLOURS, judged_words, token_kinds, visible
 from helpers.model import GPT
-from helpers.rows.embedded import Demonstration, Prompt
+from helpers.records import Demonstration, Prompt
 from helpers.tokenizer import Tokenizer
 
 BOX = (

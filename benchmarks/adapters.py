@@ -1,15 +1,14 @@
-"""Full fine-tuning, LoRA and QLoRA side by side: `python -m helpers.stages.adapter_table --track
-instruct`.
+"""Full fine-tuning, LoRA and QLoRA side by side: `python -m benchmarks.adapters --track instruct`.
 
-Needs the base model of the run folder (`python -m helpers.pretrain` with the same options). Each
+Needs the base model of the run folder (`python -m helpers pretrain` with the same options). Each
 way trains in a process of its own, so that the peak of its memory is its own. Prints Markdown
 tables, writes metrics/adapters.json and keeps the two models with adapters as checkpoints/sft-lora
 and sft-qlora: 3-PPO's table on real rows shows them too.
 """
 
-import os
 import re
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -19,54 +18,24 @@ import torch
 
 from helpers import sft
 from helpers.compare.references import heldout_prompts, heldout_references
-from helpers.config import ADAPTERS, SFTConfig, load_config
+from helpers.config import ADAPTERS, SFTConfig
 from helpers.engine.files import plain, write_json
+from helpers.engine.loop import Loop
+from helpers.engine.transfer import ahead
 from helpers.evaluation import bootstrap_ci95, entropy_floor, respond
-from helpers.lora import add_lora, linear_layers
 from helpers.model import GPT, GPTConfig
-from helpers.quantization import memory_bytes, nf4_bytes
-from helpers.rows.embedded import fingerprint
-from helpers.run.base_model import base_folder, load_base
+from helpers.records import fingerprint
+from helpers.run.base_model import load_base
 from helpers.run.checkpoints import save_stage
+from helpers.run.memory import adapter_bytes
+from helpers.run.options import Parser, add_settings, fail
 from helpers.run.setup import Course, setup
-from helpers.stages.adapters import merge_adapters
-from helpers.stages.cli import settings, stage_main
+from helpers.stages.adapters import add_adapters, merge_adapters
 
 MIB = 2**20
 
 
 # ---------------------------------------------------------------- memory
-
-
-def training_bytes(sizes: GPTConfig, config: SFTConfig) -> dict[str, int]:
-    """Bytes of the weights, their gradients and the optimisers' state, counted on a model that
-    takes no memory.
-
-    float32; AdamW keeps two numbers for each that learns, Muon one. What the layers keep for the
-    backward pass comes on top; it depends on the batch.
-    """
-    with torch.device("meta"):
-        model = GPT(sizes)
-        saved = 0
-        if config.adapter == "qlora":
-            blocks = linear_layers(model, ("c_attn", "c_proj", "c_fc")).values()
-            saved = sum(
-                4 * layer.weight.numel() - nf4_bytes(layer.weight.numel()) for layer in blocks
-            )
-        if config.adapter != "full":
-            add_lora(model, config.rank, config.alpha, config.targets)
-            model.wte.weight.requires_grad_(config.train_embeddings)
-    _, muon_lr = config.rates
-    learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    kept = [1 if muon_lr and ".h." in f".{name}" and p.dim() == 2 else 2 for name, p in learns]
-    return {
-        "trained": sum(p.numel() for _, p in learns),
-        "weights": memory_bytes(model) - saved,
-        "gradients": sum(4 * p.numel() for _, p in learns),
-        "optimizer": sum(
-            4 * number * p.numel() for number, (_, p) in zip(kept, learns, strict=True)
-        ),
-    }
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -92,34 +61,28 @@ def peak_bytes(device: torch.device) -> int:
 # ---------------------------------------------------------------- one way
 
 
-def one_way(adapter: str) -> dict:
+def one_way(adapter: str, options: dict) -> dict:
     """Fine-tune the run's base model, "full", "lora" or "qlora": what it cost, and how good it
     is.
     """
-    os.environ["RLHF_ADAPTER"] = adapter
-    course = setup("1-SFT")
+    course = setup("1-SFT", **{**options, "adapter": adapter})
     config, pad_id, device = course.config, course.tokenizer.pad_id, course.device
     model, _ = load_base(course)
     rows, heldout = encoded(course, "train", config.demonstrations), encoded(course, "heldout")
     before, start, cpu = peak_bytes(device), time.perf_counter(), time.process_time()
-    history = sft.train(
-        model, rows, config, pad_id, course.dtype
-    )  # nothing is saved: steps taken earlier have no time
+    add_adapters(model, config)
+    batches = sft.demonstration_batches(rows, config.batch_size, config.epochs, pad_id, config.seed)
+    loop = Loop("sft", course.dtype)  # nothing is saved: steps taken earlier have no time
+    history = sft.train(model, ahead(batches, device), config, loop)
     found = {
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu,
         "steps": len(history),
     }
     found |= {"peak": peak_bytes(device), "peak_growth": peak_bytes(device) - before}
-    found |= training_bytes(model.config, config)
+    found |= adapter_bytes(model.config, config)
     trained = merge_adapters(model)
     found["heldout_loss"] = sft.heldout_completion_loss(model, heldout, pad_id, course.dtype)
-    if adapter == "qlora":  # the other way to merge, into weights that the adapters have never seen
-        unrounded, _ = load_base(course)
-        trained.put_on(unrounded)
-        found["loss_on_unrounded_base"] = sft.heldout_completion_loss(
-            unrounded, heldout, pad_id, course.dtype
-        )
     found |= judged(course, model)
     if trained is not None:
         save_stage(
@@ -128,9 +91,9 @@ def one_way(adapter: str) -> dict:
             course.tokenizer,
             stage="sft",
             track=course.track,
-            config=settings(course),
+            config=course.facts(),
             metrics=plain(found),
-            parent=base_folder(course),
+            parent=course.base_folder,
             adapter=trained,
             data_fingerprint=fingerprint(
                 course.rows("demonstrations", "train", config.demonstrations)
@@ -141,7 +104,7 @@ def one_way(adapter: str) -> dict:
 
 def encoded(course: Course, split: str, limit: int | None = None) -> list[tuple[list[int], int]]:
     """Demonstrations as rows of tokens with the number of their prompt's."""
-    context = load_config("pretrain", course.preset, course.track, source=course.source).context
+    context = course.config_of("pretrain").context
     return [
         sft.encode_demonstration(item, course.tokenizer, context)
         for item in course.rows("demonstrations", split, limit)
@@ -152,10 +115,12 @@ def judged(course: Course, model: GPT) -> dict:
     """The loss's floor, stop rate and gold reward; on real rows ROUGE and BLEU instead; with 95%
     intervals.
     """
-    config, sampling = (
-        course.config,
-        {"max_new_tokens": course.config.response_tokens, "seed": course.config.seed},
-    )
+    config = course.config
+    sampling = {
+        "max_new_tokens": config.response_tokens,
+        "seed": config.seed,
+        "dtype": course.sampling_dtype,
+    }
     if course.source != "embedded":
         references = heldout_references(course)
         responses = respond(
@@ -224,9 +189,7 @@ def table(ways: dict[str, dict]) -> str:
 
 def bytes_table(sizes: GPTConfig, config: SFTConfig) -> str:
     """What training a model of these sizes needs, by counting, as a Markdown table."""
-    ways = {
-        adapter: training_bytes(sizes, replace(config, adapter=adapter)) for adapter in ADAPTERS
-    }
+    ways = {adapter: adapter_bytes(sizes, replace(config, adapter=adapter)) for adapter in ADAPTERS}
     for way in ways.values():
         way["together"] = way["weights"] + way["gradients"] + way["optimizer"]
     name = f"GPT-2 with {sizes.layers} layers of {sizes.channels}, counted"
@@ -243,14 +206,14 @@ def bytes_table(sizes: GPTConfig, config: SFTConfig) -> str:
     return "\n".join(lines)
 
 
-def run(course: Course) -> None:
+def run(course: Course, options: dict) -> None:
     """All three ways, each in a process of its own; the tables, and metrics/adapters.json in the
     run folder.
     """
     ways = {}
     for adapter in ADAPTERS:  # a new process for each, which holds nothing of the one before
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            ways[adapter] = process.submit(one_way, adapter).result()
+            ways[adapter] = process.submit(one_way, adapter, options).result()
     facts = {
         "preset": course.preset,
         "track": course.track,
@@ -262,5 +225,16 @@ def run(course: Course) -> None:
     print(table(ways), bytes_table(GPTConfig(), known), sep="\n\n")
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.adapters", description="Full, LoRA and QLoRA.")
+    add_settings(parser)
+    options = vars(parser.parse_args(argv)) | {"adapter": None}
+    try:
+        run(setup("1-SFT", **options), options)
+    except ERRORS as error:
+        fail("adapters", error)
+
+
 if __name__ == "__main__":
-    stage_main("1-SFT", run)
+    main()

@@ -1,0 +1,16 @@
+"""The names of stages and notebooks, and where a run keeps what."""
+
+STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
+NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
+# The checkpoints that a stage starts from; "base" is 0-Pretrain's, or weights from elsewhere. The
+# second judge of the reward stage starts from the base model.
+PARENTS = {"pretrain": (), "sft": ("base",), "reward": ("base", "sft"), "ppo": ("sft", "reward")}
+REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
+
+
+def default_out(preset: str, track: str, seed: int, source: str = "embedded") -> str:
+    """The run folder, relative to the repository, when none is named: one for each world or
+    source.
+    """
+    rows = "" if source == "embedded" else f"-{source}"
+    return f"runs/{preset}-{track}{rows}-seed{seed}"
