@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from helpers.run.settings import Settings
+from helpers.run.settings import Settings, kind_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = 
         option, text = field.name.replace("_", "-"), field.metadata["help"]
         if field.metadata["variable"]:
             text += f" (also RLHF_{field.name.upper()})"
-        if str(field.type) != "bool":
+        if kind_of(field) != "bool":
             parser.add_argument(f"--{option}", metavar="VALUE", help=text)
         elif field.default:  # on unless it is switched off
             parser.add_argument(

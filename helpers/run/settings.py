@@ -88,6 +88,11 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     return Settings(**found)
 
 
+def kind_of(one: Any) -> str:
+    """The type of a field as text: "int", "int | None", ..."""
+    return one.type.__name__ if isinstance(one.type, type) else str(one.type)
+
+
 CHOICES = {
     "preset": PRESETS,
     "track": TRACKS,
@@ -102,7 +107,7 @@ def value_of(value: Any, one: Any, name: str) -> Any:
     """A setting's value from text, or as it is. Raises SettingsError, naming the setting."""
     if one.name in TIMES and isinstance(value, str):
         return seconds_of(value, name)
-    kind = str(one.type)
+    kind = kind_of(one)
     if kind == "bool":
         return yes_or_no(value, name)
     if kind.startswith("int"):
