@@ -31,6 +31,7 @@ from helpers.run.memory import adapter_bytes
 from helpers.run.options import Parser, add_settings, fail
 from helpers.run.setup import Course, setup
 from helpers.stages.adapters import add_adapters, merge_adapters
+from helpers.stages.cli import ERRORS
 
 MIB = 2**20
 

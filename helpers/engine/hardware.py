@@ -117,7 +117,7 @@ def keep_freed_memory() -> bool:
 
 
 def set_memory_options(gpt: nn.Module, checkpointing: bool, compiled: bool) -> None:
-    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster (compiled).
+    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster.
 
     Checkpointing recomputes activations for the gradients instead of keeping them: a third more
     time. Compiled blocks take a minute or more to begin with, and a C++ compiler or Triton.
