@@ -345,9 +345,7 @@ def learn(course: Course, model: RewardModel) -> tuple[list, dict]:
         )
         if not is_main():
             return items, {}
-        words = fit_rows(items, heldout, config.seed)[
-            1
-        ]  # what a bag of words makes of the same rows
+        _, words = fit_rows(items, heldout, config.seed)  # a bag of words on the same rows
         return items, pointwise.measure(
             score_rows(model, heldout_rows, tokenizer.pad_id), heldout
         ) | {f"bag_of_words_{name}": value for name, value in words.items()}
