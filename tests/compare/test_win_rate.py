@@ -87,8 +87,8 @@ def test_a_pair_without_a_verdict_is_left_out_and_counted():
 def test_a_over_b_and_b_over_a_add_up_to_1():
     scores = torch.randn(2, 150).round(decimals=1)
     lengths = torch.randint(5, 60, (2, 150))
-    one = win_rate(wins_by_score(*scores), *lengths, resamples=200)
-    other = win_rate(wins_by_score(*scores.flip(0)), *lengths.flip(0), resamples=200)
+    one = win_rate(wins_by_score(*scores), *lengths, resamples=100)
+    other = win_rate(wins_by_score(*scores.flip(0)), *lengths.flip(0), resamples=100)
     assert one.ties == other.ties > 0
     assert one.rate + other.rate == pytest.approx(1)
     assert one.controlled + other.controlled == pytest.approx(1)
@@ -111,18 +111,16 @@ def test_rate_by_hand():
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
-    rate, controlled, runs = 0, 0, 100
+    rate, controlled, runs = 0, 0, 40
     for seed in range(runs):
         wins, a, b = simulated(150, theta=0.5, phi=1.0, seed=seed, shift=0.0)
-        result = win_rate(wins, a, b, seed=seed, resamples=100)
+        result = win_rate(wins, a, b, seed=seed, resamples=60)
         expected = torch.sigmoid(0.5 + length_feature(a, b)).mean().item()
         rate += result.ci95[0] <= expected <= result.ci95[1]
         low, high = result.controlled_ci95
         controlled += low <= 1 / (1 + math.exp(-0.5)) <= high
-    assert (
-        0.88 <= rate / runs <= 1
-    )  # +- 3 standard errors of 0.95, and given the lengths it is a little too wide
-    assert 0.88 <= controlled / runs <= 1
+    # 3 standard errors below 0.95; given the lengths, the interval is a little too wide
+    assert rate / runs >= 0.85 and controlled / runs >= 0.85
 
 
 # ---------------------------------------------------------------- at equal lengths
@@ -130,7 +128,7 @@ def test_intervals_cover_the_truth_19_times_in_20():
 
 def test_length_control_removes_a_pure_length_effect():
     wins, a, b = simulated(3000, theta=0.0, phi=2.0, seed=1)
-    result = win_rate(wins, a, b, resamples=200)
+    result = win_rate(wins, a, b, resamples=100)
     assert result.rate > 0.68  # A is longer, and longer wins
     assert result.controlled == pytest.approx(0.5, abs=0.04)
     assert result.controlled_ci95[0] < 0.5 < result.controlled_ci95[1]
@@ -139,14 +137,14 @@ def test_length_control_removes_a_pure_length_effect():
 
 def test_length_control_keeps_what_is_no_length_effect():
     wins, a, b = simulated(3000, theta=1.0, phi=0.0, seed=2)
-    result = win_rate(wins, a, b, resamples=200)
+    result = win_rate(wins, a, b, resamples=100)
     truth = 1 / (1 + math.exp(-1))
     assert result.rate == pytest.approx(truth, abs=0.03)
     assert result.controlled == pytest.approx(truth, abs=0.04)
     both, a, b = simulated(
         3000, theta=1.0, phi=-1.5, seed=3
     )  # better, but longer, and the judge likes it short
-    result = win_rate(both, a, b, resamples=200)
+    result = win_rate(both, a, b, resamples=100)
     assert result.rate < truth - 0.08 and result.controlled == pytest.approx(truth, abs=0.04)
 
 
