@@ -27,7 +27,8 @@ from helpers.engine.files import (
     write_json,
 )
 from helpers.run.notebook import CellFailure, Progress, run_notebook, write_notebook
-from helpers.run.report import ReportError, final_table, read_metrics, write_report
+from helpers.run.report import ReportError, final_table, read_metrics
+from helpers.run.report_page import write_report
 
 # Seconds each notebook takes on two CPU cores, on the default track's embedded world, and what part
 # of that the whole course takes on the others. Only proportions matter once the first notebook has
