@@ -95,13 +95,13 @@ def fit_length(feature: Tensor, wins: Tensor, weights: Tensor) -> Tensor:
     return torch.tensor(fits, dtype=torch.float64)
 
 
-def bootstrap_controlled(feature: Tensor, wins: Tensor, seed: int, resamples: int) -> list[float]:
+def bootstrap_controlled(feature: Tensor, wins: Tensor) -> list[float]:
     """95% percentile-bootstrap interval of sigmoid(theta): the fit is repeated on every resample of
     the pairs.
     """
-    generator, n = torch.Generator().manual_seed(seed), len(wins)
-    draws = torch.randint(n, (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=torch.float64)
+    generator, n = torch.Generator().manual_seed(0), len(wins)
+    draws = torch.randint(n, (RESAMPLES, n), generator=generator)
+    weights = torch.zeros(draws.shape, dtype=torch.float64)
     weights.scatter_add_(1, draws, torch.ones_like(weights))  # how often each pair was drawn
     rates = torch.sigmoid(fit_length(feature, wins, weights)[:, 0])
     return torch.quantile(rates, torch.tensor([0.025, 0.975]).double()).tolist()
@@ -127,11 +127,7 @@ class WinRate:
 
 
 def win_rate(
-    wins: Tensor,
-    lengths_a: Tensor | None = None,
-    lengths_b: Tensor | None = None,
-    seed: int = 0,
-    resamples: int | None = None,
+    wins: Tensor, lengths_a: Tensor | None = None, lengths_b: Tensor | None = None
 ) -> WinRate:
     """The win rate of wins (N,), NaN = no verdict; given the responses' lengths (N,), also the
     length-controlled rate.
@@ -141,8 +137,8 @@ def win_rate(
 
     Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", section 3, without the term for a
     prompt's difficulty, which takes many models to fit. Intervals are percentile bootstrap over
-    pairs (at equal lengths over `resamples` of them, RESAMPLES by default); they have width 0 when
-    A wins every pair. Raises ValueError without any verdict, or with the lengths of one side only.
+    pairs; they have width 0 when A wins every pair. Raises ValueError without any verdict, or with
+    the lengths of one side only.
     """
     if (lengths_a is None) != (lengths_b is None):
         raise ValueError("lengths of both sides or of none")
@@ -152,7 +148,7 @@ def win_rate(
         raise ValueError(f"no verdict on any of {len(wins)} pairs")
     result = {
         "rate": verdicts.mean().item(),
-        "ci95": bootstrap_ci95(verdicts, seed),
+        "ci95": bootstrap_ci95(verdicts),
         "pairs": len(verdicts),
         "unanswered": len(wins) - len(verdicts),
         "ties": (verdicts == 0.5).double().mean().item(),
@@ -163,8 +159,6 @@ def win_rate(
         result |= {
             "controlled": torch.sigmoid(theta).item(),
             "length_effect": phi.item(),
-            "controlled_ci95": bootstrap_controlled(
-                feature, verdicts, seed, resamples or RESAMPLES
-            ),
+            "controlled_ci95": bootstrap_controlled(feature, verdicts),
         }
     return WinRate(**result)

@@ -114,12 +114,6 @@ def one_way(adapter: str) -> dict:
     found |= training_bytes(model.config, config)
     trained = merge_adapters(model)
     found["heldout_loss"] = sft.heldout_completion_loss(model, heldout, pad_id, course.dtype)
-    if adapter == "qlora":  # the other way to merge, into weights that the adapters have never seen
-        unrounded, _ = load_base(course)
-        trained.put_on(unrounded)
-        found["loss_on_unrounded_base"] = sft.heldout_completion_loss(
-            unrounded, heldout, pad_id, course.dtype
-        )
     found |= judged(course, model)
     if trained is not None:
         save_stage(
