@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from helpers.compare import policies
+from helpers.compare import policies, win_rate
 from helpers.compare.endpoint_judge import JudgeError
 from helpers.compare.policies import (
     PEOPLE,
@@ -37,6 +37,14 @@ PROMPTS = [Prompt("the film"), Prompt("this comedy"), Prompt("although the score
 REFERENCES = References(
     PROMPTS, [" is fine", " is dull", " sings"], [" the", " this", " dull"], [" x", " y", " z"], 1
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_resamples():
+    """Each resample is a fit of its own, and here only their use is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(win_rate, "RESAMPLES", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +248,7 @@ def test_the_printed_table_and_the_figure_show_every_number_with_its_interval(ot
     assert f"{row['ROUGE-L']:.3f} [{low:.3f}, {high:.3f}]" in text
     for words in (
         "no better than chance",
-        "9 pairs, 2 unanswered; order changed 25%",
+        "9 pairs, 2 unanswered; in 25% the order decided",
         "SFT lora",
         "lead-1",
         "people",
