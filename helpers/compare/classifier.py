@@ -7,6 +7,7 @@ model need not fool it. Where there are enough rows, fit it on rows the reward m
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,12 +25,22 @@ STRENGTHS = (
 FOLDS = 5
 
 
-def fit(texts: Sequence[str], labels: Sequence[int]) -> Any:
-    """A scikit-learn pipeline that gives P(label is 1 | text) = sigmoid(bias + sum of the weights
-    of the text's features).
+@dataclass(frozen=True)
+class Classifier:
+    """P(label is 1 | text) = sigmoid(bias + sum of the weights of the text's features)."""
 
-    The strength with the least cross-entropy over 5 folds of the texts is used to fit on all of
-    them. Raises ValueError unless each label, 0 and 1, has at least 5 texts.
+    pipeline: Any  # of scikit-learn: texts to counts, counts to probabilities
+
+    def probability(self, texts: Sequence[str]) -> Tensor:
+        """P(label is 1) of each text, (N,) float64."""
+        return torch.from_numpy(self.pipeline.predict_proba(texts)[:, 1])
+
+
+def fit(texts: Sequence[str], labels: Sequence[int]) -> Classifier:
+    """A classifier with the strength that has the least cross-entropy over 5 folds, fitted again on
+    all texts.
+
+    Raises ValueError unless each label, 0 and 1, has at least 5 texts.
     """
     # imported here: only real rows of one track need scikit-learn
     from sklearn.feature_extraction.text import CountVectorizer
@@ -44,22 +55,17 @@ def fit(texts: Sequence[str], labels: Sequence[int]) -> Any:
     regression = GridSearchCV(
         LogisticRegression(max_iter=1000), {"C": STRENGTHS}, scoring="neg_log_loss", cv=FOLDS
     )
-    return make_pipeline(words, regression).fit(texts, labels)
-
-
-def probability(classifier: Any, texts: Sequence[str]) -> Tensor:
-    """P(label is 1) of each text, (N,) float64."""
-    return torch.from_numpy(classifier.predict_proba(texts)[:, 1])
+    return Classifier(make_pipeline(words, regression).fit(texts, labels))
 
 
 def fit_rows(
     rows: Sequence[Labelled], heldout: Sequence[Labelled], seed: int = 0
-) -> tuple[Any, dict]:
+) -> tuple[Classifier, dict]:
     """A classifier of whole texts (prompt and completion), and its held-out accuracy with a 95%
     bootstrap interval, drawn with the seed.
     """
     classifier = fit([row.prompt + row.completion for row in rows], [row.label for row in rows])
-    predicted = probability(classifier, [row.prompt + row.completion for row in heldout]) > 0.5
+    predicted = classifier.probability([row.prompt + row.completion for row in heldout]) > 0.5
     correct = (predicted == torch.tensor([row.label == 1 for row in heldout])).double()
     return classifier, {
         "accuracy": correct.mean().item(),

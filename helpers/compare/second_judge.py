@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from helpers.compare import classifier
+from helpers.compare.classifier import fit_rows
 from helpers.evaluation import Responses
 from helpers.reward import judge_folder, score_responses
 from helpers.run.checkpoints import load_stage
@@ -50,10 +50,8 @@ def word_judge(course: Course) -> tuple[Judge, dict]:
     judge without shared rows would be wrong more often.
     """
     train, heldout = course.rows("labels", "train"), course.rows("labels", "heldout")
-    words, measured = classifier.fit_rows(train, heldout, course.seed)
-    judge = Judge(
-        lambda responses: classifier.probability(words, whole_texts(responses)), "P(positive)"
-    )
+    classifier, measured = fit_rows(train, heldout, course.seed)
+    judge = Judge(lambda responses: classifier.probability(whole_texts(responses)), "P(positive)")
     return judge, {
         **{f"judge_{name}": value for name, value in measured.items()},
         "judge_unit": judge.unit,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.compare.classifier import fit, fit_rows, probability
+from helpers.compare.classifier import fit, fit_rows
 from helpers.rows.embedded import Labelled
 
 GOOD, BAD = ("warm", "funny", "bright"), ("dull", "cold", "flat")
@@ -24,7 +24,7 @@ ROWS = [
 
 def features(text: str) -> set[str]:
     """What the classifier counts in a text."""
-    return set(fit([text] * 10, [0, 1] * 5)[0].get_feature_names_out())
+    return set(fit([text] * 10, [0, 1] * 5).pipeline[0].get_feature_names_out())
 
 
 def test_features_are_words_and_pairs_alike_in_both_spellings():
@@ -38,24 +38,24 @@ def test_the_weights_minimise_the_penalised_cross_entropy():
     """
     texts, labels = ["x"] * 40 + ["y"] * 40, [1, 1, 1, 0] * 10 + [1, 0, 0, 0] * 10
     classifier = fit(texts, labels)
-    p, other, unknown = probability(classifier, ["x", "y", "z"]).tolist()
+    p, other, unknown = classifier.probability(["x", "y", "z"]).tolist()
     weight = math.log(p / (1 - p))
-    C = classifier[-1].best_params_["C"]
+    C = classifier.pipeline[-1].best_params_["C"]
     assert 40 * (p - 0.75) + weight / C == pytest.approx(0, abs=0.01)
     assert other == pytest.approx(1 - p, abs=1e-3) and unknown == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_fit_reads_words_it_knows_and_pairs():
     assert (
-        probability(fit(TEXTS, LABELS), ["warm and bright", "dull, so dull"]) > 0.5
+        fit(TEXTS, LABELS).probability(["warm and bright", "dull, so dull"]) > 0.5
     ).tolist() == [True, False]
     texts, labels = ["not good", "good", "bad", "not bad"], [0, 1, 0, 1]
-    negated = probability(fit(texts * 20, labels * 20), texts)
+    negated = fit(texts * 20, labels * 20).probability(texts)
     assert (negated > 0.5).int().tolist() == labels
 
 
 def test_the_same_rows_give_the_same_judge():
-    first, again = (probability(fit(TEXTS, LABELS), TEXTS) for _ in range(2))
+    first, again = (fit(TEXTS, LABELS).probability(TEXTS) for _ in range(2))
     assert first.dtype == torch.float64 and torch.equal(first, again)
 
 
@@ -66,13 +66,13 @@ def test_noise_is_answered_with_the_strongest_penalty():
         " ".join(f"w{i}" for i in torch.randint(30, (6,), generator=generator).tolist())
         for _ in labels
     ]
-    assert fit(noise, labels)[-1].best_params_["C"] == 0.25
+    assert fit(noise, labels).pipeline[-1].best_params_["C"] == 0.25
 
 
 def test_rows_are_read_as_whole_texts():
     heldout = [Labelled("warm", " film", 1)] * 60 + [Labelled("warm", " film", 0)] * 20
     classifier, measured = fit_rows(ROWS, heldout)
-    assert torch.equal(probability(classifier, TEXTS), probability(fit(TEXTS, LABELS), TEXTS))
+    assert torch.equal(classifier.probability(TEXTS), fit(TEXTS, LABELS).probability(TEXTS))
     low, high = measured["accuracy_ci95"]
     error = 1.96 * math.sqrt(0.75 * 0.25 / 80)
     assert measured["accuracy"] == 0.75

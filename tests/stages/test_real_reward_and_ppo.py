@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import pretrain, sft
+from helpers.compare import win_rate
 from helpers.rows.embedded import fingerprint, load_rows
 from helpers.run import presets
 from helpers.run.checkpoints import read_info
@@ -92,6 +93,7 @@ def run(request, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(presets, "SMOKE_REAL", tiny)
     monkeypatch.setattr(presets, "SMOKE_REAL_OF", {})
+    monkeypatch.setattr(win_rate, "RESAMPLES", 20)  # each is a fit of its own
     monkeypatch.setattr(
         "helpers.run.launch.launch", lambda *_, **__: []
     )  # other processes would not have these settings
