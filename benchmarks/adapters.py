@@ -165,7 +165,7 @@ def interval_text(way: dict, name: str, digits: int = 2) -> str:
 def table(ways: dict[str, dict]) -> str:
     """The measurements of each way as a Markdown table: a column a way."""
     some = next(iter(ways.values()))
-    rows = {"held-out completion loss, nats a token (over its floor)": loss_text}
+    rows = {"held-out completion loss, nats per token (over its floor)": loss_text}
     if "gold_reward" in some:
         rows["gold reward (95% interval)"] = lambda way: interval_text(way, "gold_reward")
     if "ROUGE-L" in some:

@@ -1,7 +1,7 @@
-"""The README's table of bench.json, between its two marks: `python -m tools.bench_table` writes it
+"""The table of benchmarks/bench.json in docs/results.md, between its two marks: `python -m tools.bench_table` writes it
 there.
 
-The marks are <!-- bench --> and <!-- /bench -->; without them in README.md the table is only
+The marks are <!-- bench --> and <!-- /bench -->; without them the table is only
 printed.
 """
 
@@ -50,8 +50,8 @@ def table(results: dict) -> str:
 def main() -> None:
     written = table(json.loads((ROOT / "benchmarks/bench.json").read_text(encoding="utf-8")))
     print(written)
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs/results.md"
+    old = page.read_text(encoding="utf-8")
     new = re.sub(
         r"(<!-- bench -->\n).*?(<!-- /bench -->)",
         lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
@@ -59,7 +59,7 @@ def main() -> None:
         flags=re.S,
     )
     if new != old:
-        readme.write_text(new, encoding="utf-8")
+        page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

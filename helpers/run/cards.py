@@ -27,8 +27,8 @@ READS = {
     "ppo": "prompts",
 }
 UNITS = {  # of a metric whose name does not tell
-    "heldout_loss": "nats a token",
-    "entropy_floor": "nats a token, the least that is possible",
+    "heldout_loss": "nats per token",
+    "entropy_floor": "nats per token, the least that is possible",
     "words": "a response",
     "kl": "nats a response, from the SFT model",
     "score": "standard deviations of the SFT model's samples",

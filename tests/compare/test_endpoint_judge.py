@@ -81,8 +81,7 @@ def other_host():
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in NAMES:
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
