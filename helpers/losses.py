@@ -65,8 +65,8 @@ def completion_loss(logits: Tensor, ids: Tensor, completion_mask: Tensor) -> Ten
     """Cross-entropy over the completion tokens only, averaged over tokens (not over sequences).
 
     logits: (B, T, V), where row t predicts token t + 1; ids: (B, T); completion_mask: (B, T), True
-    on the completion including its EOS, False on prompt and pads. Returns
-    a scalar, nats per token. Raises ValueError if the mask is empty.
+    on the completion including its EOS, False on prompt and pads. Returns a scalar, nats per token.
+    Raises ValueError if the mask is empty.
     Source: the supervised step of Ouyang et al. 2022 (InstructGPT), section 3.5; masking the prompt
     is our choice.
     """
@@ -224,9 +224,9 @@ def clipped_policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """L = mean_t max(- A_t ratio_t, - A_t clip(ratio_t, 1 - c, 1 + c)), with ratio = pi / pi_old.
 
-    All (B, R); only logprobs carries a gradient. Returns the loss and the
-    clip fraction: the share of tokens where the clipped branch wins, which get no gradient. Source:
-    Schulman et al. 2017, equation 7.
+    All (B, R); only logprobs carries a gradient. Returns the loss and the clip fraction: the share
+    of tokens where the clipped branch wins, which get no gradient. Source: Schulman et al. 2017,
+    equation 7.
     """
     log_ratio = torch.where(
         mask, logprobs - old_logprobs, 0.0
@@ -245,8 +245,8 @@ def clipped_value_loss(
     """L = 1/2 mean_t max((V_t - R_t)^2, (V_old + clip(V_t - V_old, -c, c) - R_t)^2).
 
     All (B, R); only values carries a gradient. clip_range is in units of the score, so it presumes
-    a normalised reward model. Returns a scalar. Source: Ziegler et al.
-    2019, code of lm-human-preferences.
+    a normalised reward model. Returns a scalar. Source: Ziegler et al. 2019, code of
+    lm-human-preferences.
     """
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)

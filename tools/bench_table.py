@@ -1,8 +1,7 @@
 """The table of benchmarks/bench.json in docs/results.md, between its two marks: `python -m tools.bench_table` writes it
 there.
 
-The marks are <!-- bench --> and <!-- /bench -->; without them the table is only
-printed.
+The marks are <!-- bench --> and <!-- /bench -->; without them the table is only printed.
 """
 
 import json

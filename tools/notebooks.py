@@ -8,8 +8,8 @@
 
 A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae".
 Several names are separated by commas. NOTEBOOK is a file; without one, the four of the course. In
-text, a taught cell is the line `# %% source="helpers/losses.py::gae"`, the set-up cell
-`# %% tags=["setup"]`.
+text, a taught cell is the line `# %% source="helpers/losses.py::gae"`, the set-up cell `# %%
+tags=["setup"]`.
 """
 
 import argparse

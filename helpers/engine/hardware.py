@@ -104,9 +104,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep the memory of freed tensors for the next ones; False where there is no glibc.
 
     It would give large blocks back at once, and Linux would have to find and clear their pages
-    again for the next
-    tensor: a fifth of a small GPT's training step on a CPU. The price is that a process stays as
-    large as it once was.
+    again for the next tensor: a fifth of a small GPT's training step on a CPU. The price is that a
+    process stays as large as it once was.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
