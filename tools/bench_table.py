@@ -1,5 +1,5 @@
-"""The table of benchmarks/bench.json in docs/results.md, between its two marks: `python -m tools.bench_table` writes it
-there.
+"""The table of benchmarks/bench.json for docs/results.md: `python -m tools.bench_table` writes it
+between its two marks there.
 
 The marks are <!-- bench --> and <!-- /bench -->; without them the table is only printed.
 """

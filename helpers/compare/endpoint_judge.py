@@ -18,7 +18,7 @@ from urllib.request import getproxies
 from helpers.compare.win_rate import PairwiseJudge
 from helpers.engine.network import within
 
-OFF = "No judge behind an endpoint: --judge-url and --judge-model name one, its key in OPENAI_API_KEY."
+OFF = "No judge is asked: --judge-url and --judge-model name one, its key is OPENAI_API_KEY."
 ANSWERS = {"A": "first", "B": "second", "tie": "tie"}
 CRITERIA = {
     "tldr": "The better one tells what matters in the post, states nothing that the post does "

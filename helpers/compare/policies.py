@@ -179,7 +179,7 @@ def gains(bench: Bench, measured: Mapping[str, Measured]) -> dict:
 def judged_wins(
     measured: Mapping[str, Measured], order: Sequence[str], best: str
 ) -> dict[str, dict]:
-    """{"A over B": win rate} by the judge: each policy over SFT and people, and PPO over best of n."""
+    """{"A over B": win rate} by the judge: each policy over SFT and people, PPO over best of n."""
     pairs = [(name, "SFT") for name in order if name != "SFT"] + [("PPO", best)]
     pairs += [(name, PEOPLE) for name in order if PEOPLE in measured]
     found = {}
