@@ -19,15 +19,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that `python tools/notebooks.py` works as well
-
-from helpers.engine.files import read_number  # noqa: E402
+from helpers.engine.files import ROOT
 from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
-from helpers.run.headless import Display, kernel_env  # noqa: E402
-from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook  # noqa: E402
-from tools import hygiene  # noqa: E402
-from tools.definitions import coverage, definition, same  # noqa: E402
+from helpers.run.headless import Display, kernel_env
+from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook
+from helpers.run.settings import read_settings
+from tools import hygiene
+from tools.definitions import coverage, definition, same
 
 # The first code cell of every notebook, the same in all four but for the name. It finds the
 # repository in or above the current folder, or fetches it when the notebook was opened alone
@@ -123,7 +121,7 @@ def run(
     """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file
     is then unchanged.
     """
-    env = kernel_env(preset, track, read_number("RLHF_SEED", 0, 0), out)
+    env = kernel_env(read_settings({"preset": preset, "track": track}), out)
     display = Display(
         preset, track, "embedded", [STAGES.get(path.stem, path.stem) for path in paths]
     )
