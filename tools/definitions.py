@@ -70,7 +70,8 @@ ONLY: dict[str, set[str]] = {
     "helpers/ppo.py": {"KLController", "minibatch_losses", "check_first_minibatch", "train"},
 }
 
-SHARED = {"train"}  # names that each notebook defines in its own way: the stage's training loop
+# names that each notebook defines in its own way: the stage's training loop
+SHARED = {"train", "train_draft"}
 
 
 @lru_cache(maxsize=64)
