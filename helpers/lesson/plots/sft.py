@@ -192,7 +192,7 @@ def results_figure(results: Mapping[str, Mapping[str, float]]) -> Figure:
     fig, axes = plt.subplots(1, len(measures), figsize=(8.4, 2.5))
     colours = [MODEL, "#d1703c", "#b8a13c"]
     for ax, measure in zip(axes, measures, strict=True):
-        ax.bar(results, [values[measure] for values in results.values()], 0.6, color=colours)
+        ax.bar(list(results), [values[measure] for values in results.values()], 0.6, color=colours)
         ax.set(title=measure, ylabel=units.get(measure, "mean"))
         ax.axhline(0, color="#333", lw=0.8)
         ax.grid(axis="x", visible=False)
