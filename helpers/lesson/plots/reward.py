@@ -100,9 +100,9 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     return fig
 
 
-def training(history: Sequence[dict], floor: float | None, window: int) -> Figure:
+def training(history: Sequence[dict], floor: float, window: int) -> Figure:
     """Loss and accuracy of the training batches, averaged over `window` steps, against the
-    annotators' own if known.
+    annotators' own (NaN: not known).
 
     The loss is that of pairs, or of labels where the history is of training on labels.
     """
@@ -116,7 +116,7 @@ def training(history: Sequence[dict], floor: float | None, window: int) -> Figur
         ax.plot(range(window, len(values) + 1), smooth, color=colour)
         ax.set(xlabel="step", ylabel=label)
     axes[0].axhline(torch.log(torch.tensor(2.0)), color=GREY, linestyle=":", label="coin: ln 2")
-    if floor is not None:
+    if not math.isnan(floor):
         axes[0].axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
     axes[0].legend(fontsize=8)
     axes[1].axhline(0.5, color=GREY, linestyle=":")
@@ -125,7 +125,7 @@ def training(history: Sequence[dict], floor: float | None, window: int) -> Figur
 
 def accuracies(
     rows: dict[str, tuple[float, float, float]],
-    bayes: float | None = None,
+    bayes: float = math.nan,
     what: str = "accuracy on held-out comparisons",
 ) -> Figure:
     """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the Bayes
@@ -136,7 +136,7 @@ def accuracies(
         ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else "#b9bcc0", height=0.6)
         ax.plot([low, high], [y, y], color="black", linewidth=1.4)
     ax.axvline(0.5, color=GREY, linestyle=":")
-    if bayes is not None:
+    if not math.isnan(bayes):
         ax.axvline(bayes, color=GREY, linestyle="--")
         ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
     ax.text(0.5, -0.75, " chance", color=GREY, fontsize=8, va="center")
@@ -146,8 +146,8 @@ def accuracies(
 
 
 def by_kind(found: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
-    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes
-    accuracy.
+    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes accuracy
+    (NaN: not known).
     """
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     for x, (kind, (value, low, high)) in enumerate(found.items()):
@@ -170,7 +170,7 @@ def calibration(
     true: Sequence[float],
     counts: Sequence[int],
 ):
-    """Promised probability against observed agreement; `true` is the annotators' own, or NaN; dots
+    """Predicted probability against observed agreement; `true` is the annotators' own, or NaN; dots
     grow with counts.
     """
     fig, ax = plt.subplots(figsize=(4.4, 3.4))
@@ -194,7 +194,7 @@ def calibration(
             label="true agreement",
         )
     ax.set(
-        xlabel="promised probability of the pick",
+        xlabel="predicted probability of the pick",
         ylabel="annotators agree",
         xlim=(0.48, 1.02),
         ylim=(0.3, 1.02),
@@ -203,25 +203,31 @@ def calibration(
     return fig
 
 
-def gaps(gold_gap: Tensor, margin: Tensor, kinds: Sequence[str]) -> Figure:
-    """The model's margin against the true log-odds of the annotators, a dot a pair."""
+def gaps(
+    gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str = "gold gap: chosen - rejected"
+) -> Figure:
+    """The model's margin against another gap (N,), the true log-odds of the annotators where they
+    are known: one dot per pair.
+    """
     fig, ax = plt.subplots(figsize=(6.2, 3.6))
-    limit = 5.0
+    gold = name.startswith("gold")
+    limit = 5.0 if gold else gap.abs().max().item()
     for number, kind in enumerate(kinds_in(kinds)[::-1]):
         rows = [i for i, name in enumerate(kinds) if name == kind]
         ax.scatter(
-            gold_gap[rows].clamp(-limit, limit),
-            margin[rows].clamp(-2 * limit, 2 * limit),
+            gap[rows].clamp(-limit, limit),
+            margin[rows].clamp(-10.0, 10.0),
             s=7,
             alpha=0.5,
             color=KIND_COLOURS.get(kind, f"C{number}"),
             label=kind,
             linewidths=0,
         )
-    ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
+    if gold:
+        ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set(xlabel="gold gap: chosen - rejected", ylabel="margin of the model")
+    ax.set(xlabel=name, ylabel="margin of the model")
     ax.legend(fontsize=8, markerscale=2)
     return fig
 
