@@ -100,9 +100,9 @@ def doubtful_labels(margin: Tensor, ceiling: Ceiling, most: int = 100) -> float:
         print("Whether the label or the model is wrong is not known here: read and judge.")
         return math.nan
     mistakes = (ceiling.agreement < 0.5).float()
-    found = mistakes[margin.argsort()[:most]].mean().item()
-    print(f"annotators' mistakes among these: {found:.0%}, among all pairs: {mistakes.mean():.0%}")
-    return found
+    share = mistakes[margin.argsort()[:most]].mean().item()
+    print(f"annotators' mistakes among these: {share:.0%}, among all pairs: {mistakes.mean():.0%}")
+    return share
 
 
 def worst_pairs(margin: Tensor, ceiling: Ceiling, most: int = 4) -> list[int]:
@@ -122,7 +122,7 @@ def caption(c: Comparison, margin: float) -> str:
 
 
 def gaps_of(comparisons: Sequence[Comparison], ceiling: Ceiling) -> tuple[Tensor, str]:
-    """What to hold the margins against, (N,), with its name: the gap in gold reward, else that in
+    """What to compare the margins with, (N,), and its name: the gap in gold reward, else that in
     length.
     """
     if ceiling.known:
@@ -182,8 +182,8 @@ def with_changed_prompts(
 
 
 def second_opinion(course: Course, samples: Responses) -> tuple[Tensor, str, Tensor, str]:
-    """Something that the reward model is not, to hold its scores against: values (N,) with their
-    unit, and 1 for each response with a flaw, with the flaw's name.
+    """A measure of responses that is not the reward model, to compare its scores with: values (N,)
+    and their unit; then 1 for each response with a flaw, else 0, and the flaw's name.
 
     In an embedded world the gold reward and the world's first flaw. On real rows the probability of
     praise by a bag of words (film reviews) or the length, and a missing end of text.
@@ -220,10 +220,11 @@ def score_versions(
     """{name: pieces and scores} of each completion of an item, printed with the last score and, if
     known, the gold reward.
     """
-    found = {}
+    versions = {}
     for name, text in starts_of(item).items():
-        found[name] = score_by_token(model, tokenizer, item.prompt, text)
+        pieces, scores = score_by_token(model, tokenizer, item.prompt, text)
         known = isinstance(item, Prompt)
         gold = f"   gold {judge(item, text).reward:+.2f}" if known else ""
-        print(f"{name:18} score {found[name][1][-1].item():+.2f}{gold}   {text[-60:]}")
-    return found
+        print(f"{name:18} score {scores[-1].item():+.2f}{gold}   {text[-60:]}")
+        versions[name] = pieces, scores
+    return versions

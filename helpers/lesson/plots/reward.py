@@ -20,8 +20,8 @@ KIND_COLOURS = dict(zip(KINDS, ("#d1703c", "#2f6f8f", "#5b8c5a", "#8a5a9b", "#b9
 
 def kinds_in(kinds: Iterable[str]) -> list[str]:
     """The different kinds of pairs, those of tldr first and in their order."""
-    found = set(kinds)
-    return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
+    present = set(kinds)
+    return [kind for kind in KINDS if kind in present] + sorted(present - set(KINDS))
 
 
 def overview() -> Figure:
@@ -80,8 +80,8 @@ def bradley_terry(chosen: float, rejected: float) -> Figure:
 
 
 def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> Figure:
-    """Which token (row) may look at which (column): visible (T, T) bool; parts 0 prompt, 1 chosen,
-    2 rejected.
+    """Which token (row) may attend to which (column): visible (T, T) bool; parts 0 prompt,
+    1 chosen, 2 rejected.
     """
     part = torch.tensor(parts)
     colour = torch.where(visible, part[None, :] + 1, 0)  # a column keeps its part's colour
@@ -91,7 +91,7 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     ticks = range(len(labels))
     ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
     ax.set_yticks(ticks, labels, fontsize=8)
-    ax.set(xlabel="is looked at", ylabel="looks")
+    ax.set(xlabel="token that is seen", ylabel="token that sees it")
     ax.set_xticks([t - 0.5 for t in ticks], minor=True)
     ax.set_yticks([t - 0.5 for t in ticks], minor=True)
     ax.grid(False)
@@ -128,8 +128,8 @@ def accuracies(
     bayes: float = math.nan,
     what: str = "accuracy on held-out comparisons",
 ) -> Figure:
-    """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the Bayes
-    accuracy if known.
+    """One bar per model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the
+    Bayes accuracy (NaN: not known).
     """
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
     for y, (value, low, high) in enumerate(rows.values()):
@@ -145,19 +145,19 @@ def accuracies(
     return fig
 
 
-def by_kind(found: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
+def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
     """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes accuracy
     (NaN: not known).
     """
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
-    for x, (kind, (value, low, high)) in enumerate(found.items()):
+    for x, (kind, (value, low, high)) in enumerate(bars.items()):
         ax.bar(x, value, color=KIND_COLOURS.get(kind, f"C{x}"), width=0.6)
         ax.plot([x, x], [low, high], color="black", linewidth=1.4)
         ax.plot(
             [x - 0.36, x + 0.36], [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2
         )
     ax.axhline(0.5, color=GREY, linestyle=":")
-    ax.set_xticks(range(len(found)), found)
+    ax.set_xticks(range(len(bars)), bars)
     ax.set(
         ylim=(0.3, 1), ylabel="accuracy", title="dashed: Bayes accuracy of the kind; dotted: chance"
     )
