@@ -185,7 +185,7 @@ def sampling_explorer(
             for part in (prompt.value, tokenizer.decode(words))
         )
         kept = int(torch.isfinite(cut).sum())
-        text.value = f"<p>{kept} tokens can be drawn.</p><div>{start}<b>{rest}</b></div>"
+        text.value = f"<p>{kept} tokens may be drawn.</p><div>{start}<b>{rest}</b></div>"
 
     follow([prompt, temperature, top_k, top_p, seed], update)
     knobs = widgets.VBox([prompt, temperature, top_k, top_p, seed])
