@@ -413,7 +413,9 @@ def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):
             seen.append(losses)
     for name in ("policy", "value"):
         for a, b in zip(weights(getattr(found, name)), weights(getattr(twin, name))):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                a, b, atol=2e-4, rtol=0
+            )  # of 6e-3: a key bias has no gradient
     assert len(seen) == 6
     for name, key in (("value_loss", "value"), ("clip_fraction", "clip_fraction")):
         mean = sum(losses[key].item() for losses in seen) / 6

@@ -281,7 +281,7 @@ def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
 
 def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
     course = course_of(tmp_path, "local")
-    course.__dict__["tokenizer"] = tokenizer
+    load_tokenizer().save(tmp_path)  # where a run on real rows keeps its own
     base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     save_stage(
         course.folder("pretrain"),
