@@ -6,7 +6,7 @@
 #   make test       lint and tests
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
 #   make data       write the embedded data again, bit for bit
-#   make bench      ours against transformers, side by side: bench.json; make bench BENCH_ARGS=--with-trl also TRL
+#   make bench      ours against transformers, side by side: docs/results.md; make bench BENCH_ARGS=--with-trl also TRL
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
 #   make clean      remove environments and caches (runs/ stays)
 #
@@ -37,7 +37,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 course: $(STAMP)
-	@$(PY) -m helpers.run.headless $(if $(NAME),--out "runs/$(NAME)")
+	@$(PY) -m helpers course $(if $(NAME),--out "runs/$(NAME)")
 
 test: $(DEV_STAMP)
 	@$(PY) -m ruff check .

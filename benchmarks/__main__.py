@@ -1,16 +1,17 @@
 """`python -m benchmarks`: ours against peers, side by side in one run; see benchmarks/bench.json.
 
     --with-trl     also against TRL, in an environment of its own (.venv-trl, made when it is not
-    there; or the python
-                   that RLHF_TRL_PYTHON names)
-    --rounds 9     turns of each way, in three processes --threads 1    of each process; with one
-    thread CPU time and wall time mean the same on a quiet machine --only NAMES   some of training,
-    sampling, trl, growth, processes; the rest stays as it is in bench.json
+                   there; or the python that RLHF_TRL_PYTHON names)
+    --rounds 9     turns of each way, in three processes
+    --threads 1    per process; with one thread CPU time and wall time mean the same when nothing
+                   else runs
+    --only NAMES   some of training, sampling, trl, growth, processes; the rest stays as it is in
+                   bench.json
 
 A ratio is how many times as long the other one takes, by CPU time, at the medians; the spread is
-that of the rounds. At the top of an entry stands the smallest ratio of its sizes. What is compared
-is described in benchmarks/comparisons.py; a table for the README: python -m
-tools.bench_table.
+that of the rounds. The smallest ratio of the sizes stands at the top of an entry. What is compared
+is described in benchmarks/comparisons.py; `python -m tools.bench_table` writes the table into
+docs/results.md.
 """
 
 import argparse

@@ -31,6 +31,7 @@ from helpers.run.memory import adapter_bytes
 from helpers.run.options import Parser, add_settings, fail
 from helpers.run.setup import Course, setup
 from helpers.stages.adapters import add_adapters, merge_adapters
+from helpers.stages.cli import ERRORS
 
 MIB = 2**20
 
@@ -164,7 +165,7 @@ def interval_text(way: dict, name: str, digits: int = 2) -> str:
 def table(ways: dict[str, dict]) -> str:
     """The measurements of each way as a Markdown table: a column a way."""
     some = next(iter(ways.values()))
-    rows = {"held-out completion loss, nats a token (over its floor)": loss_text}
+    rows = {"held-out completion loss, nats per token (over its floor)": loss_text}
     if "gold_reward" in some:
         rows["gold reward (95% interval)"] = lambda way: interval_text(way, "gold_reward")
     if "ROUGE-L" in some:

@@ -8,7 +8,6 @@ what `helpers.run.memory` counts for the same step.
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,19 +22,21 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.gpu import RESULT, ROOT
-from helpers.engine.accumulation import WHOLE
+from helpers.config import PretrainConfig
+from helpers.engine.loop import Loop
 from helpers.engine.transfer import moved
 from helpers.generation import sample
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import update
-from helpers.pretrain import next_token_loss
+from helpers.ppo import minibatch_losses, minibatches, start_training
+from helpers.pretrain import document_batches, next_token_loss, train
+from helpers.records import Prompt
 from helpers.reward import Pair, pair_batch, reward_loss
-from helpers.rollouts import Models, collect, rollout_metrics
+from helpers.rollouts import Models, collect, rollout_metrics, with_advantages
 from helpers.run import memory
 from helpers.run.expected import operations
 from helpers.run.presets import load_config
 from helpers.sft import completion_nll
-from helpers.training import Optimizers, batch_gradients
+from helpers.training import Optimizers, autocast
 
 PEAKS = {
     "T4": 65e12,
@@ -129,23 +130,17 @@ def tests(sizes: Sizes, options) -> Figures:
 # ---------------------------------------------------------------- a pretraining step
 
 
-def training_step(sizes: Sizes, model, optimizers: Optimizers, dtype: torch.dtype) -> Callable:
-    """One step of pretraining: batch from the CPU, loss, gradients, update."""
-    batch = (
-        sizes.random_ids(sizes.rows, sizes.length),
-        torch.ones(sizes.rows, sizes.length, dtype=torch.bool),
-    )
-    optimizers.products_in(dtype)
+def stepping(
+    sizes: Sizes, model, optimizers: Optimizers, batch, loss_of: Callable, dtype: torch.dtype
+) -> Callable[[], None]:
+    """A training step as the stages' loops take it: batch from the CPU, loss, gradients, update."""
 
     def step() -> None:
-        batch_gradients(
-            model,
-            moved(batch, sizes.device),
-            lambda m, b: (next_token_loss(m, *b), {}),
-            optimizers,
-            dtype,
-            WHOLE,
-        )
+        there = moved(batch, sizes.device)
+        with autocast(sizes.device, dtype):
+            loss = loss_of(model, there)
+        optimizers.backward(loss)
+        loss.item()
         optimizers.step(0.01)
 
     return step
@@ -171,9 +166,10 @@ def training(sizes: Sizes, options) -> Figures:
         if changes.get("compiled"):
             for block in model.h:
                 block.compile(dynamic=True)
-        step = training_step(
-            sizes, model, Optimizers(model, 2e-3, changes.get("muon_lr", 1e-2)), dtype
-        )
+        optimizers = Optimizers(model, 2e-3, changes.get("muon_lr", 1e-2), dtype)
+        ids = sizes.random_ids(sizes.rows, sizes.length)
+        batch = ids, torch.ones_like(ids, dtype=torch.bool)
+        step = stepping(sizes, model, optimizers, batch, lambda m, b: next_token_loss(m, *b), dtype)
         sizes.clear()
         started = time.perf_counter()
         step()
@@ -339,31 +335,25 @@ def stage_step(
     """A step on `micro_batch` rows; how many tokens it reads, and of how many it makes logits."""
     rows, model = (2 if sizes.dry else config.micro_batch), GPT(sizes.gpt).to(sizes.device)
     if stage == "sft":
-        ids = sizes.random_ids(rows, length)
-        batch = ids, (torch.arange(length) >= length - new).expand(rows, -1)
+        batch = (
+            sizes.random_ids(rows, length),
+            (torch.arange(length) >= length - new).expand(rows, -1),
+        )
         tokens, guessed = rows * length, rows * new
 
         def loss_of(model, batch):
-            return completion_nll(model, *batch), {}
+            return completion_nll(model, *batch)
     else:
         model = RewardModel(model).to(sizes.device)
         texts = sizes.random_ids(rows, length + new).tolist()
-        batch = pair_batch(
-            [Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in texts], 1
-        )
-        tokens, guessed = rows * (length + new), 0
+        pairs = [Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in texts]
+        batch, tokens, guessed = pair_batch(pairs, 1), rows * (length + new), 0
 
         def loss_of(model, batch):
-            return reward_loss(model, batch, 0.0)
+            return reward_loss(model, batch, lm=False)[0]
 
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
-    optimizers.products_in(dtype)
-
-    def step() -> None:
-        batch_gradients(model, moved(batch, sizes.device), loss_of, optimizers, dtype, WHOLE)
-        optimizers.step(0.01)
-
-    return step, tokens, guessed
+    optimizers = Optimizers(model, config.lr, config.muon_lr, dtype)
+    return stepping(sizes, model, optimizers, batch, loss_of, dtype), tokens, guessed
 
 
 def ppo_iteration(sizes: Sizes, config, dtype: torch.dtype, prompt: int) -> tuple[Callable, dict]:
@@ -374,23 +364,24 @@ def ppo_iteration(sizes: Sizes, config, dtype: torch.dtype, prompt: int) -> tupl
     gpts[1].load_state_dict(gpts[0].state_dict())  # the policy starts as the reference
     reward, value = (RewardModel(GPT(sizes.gpt)).to(sizes.device) for _ in range(2))
     models = Models(*gpts, reward, value, dtype)
-    optimizers = [Optimizers(models.policy, 1e-7, 0.0), Optimizers(models.value, 1e-7)]
-    for optimizer in optimizers:
-        optimizer.products_in(dtype)
-    ids = sizes.random_ids(config.rollout_size, prompt).to(sizes.device)
-    tokenizer, choose = SimpleNamespace(eos_id=-1, pad_id=0), torch.Generator().manual_seed(0)
-    draws, seen = torch.Generator(sizes.device).manual_seed(0), {}
+    run = start_training(models, replace(config, lr=1e-7, muon_lr=0.0, value_lr=1e-7))
+    encoded, seen = sizes.random_ids(config.rollout_size, prompt).tolist(), {}
+    tokenizer = SimpleNamespace(eos_id=-1, pad_id=0, encode=lambda text: encoded[int(text)])
+    prompts = [Prompt(str(i)) for i in range(config.rollout_size)]
 
     def iteration() -> None:
-        rollout = collect(models, ids, torch.ones_like(ids).bool(), config, tokenizer, draws)
-        first = update(models, rollout, optimizers, config, choose, 1.0)["first"]
-        if not seen:
-            seen.update(
-                {
-                    "first ratio off": f"{first['ratio_off']:.1e}",
-                    "first KL": f"{rollout_metrics(rollout)['kl']:.1e}",
-                }
-            )
+        rollout = collect(models, prompts, config, tokenizer, run.token_rng)
+        rollout = with_advantages(rollout, config.kl_coef, config)
+        for index in minibatches(len(prompts), config, run.prompt_rng):
+            losses = minibatch_losses(models, rollout, index.to(sizes.device), config)
+            run.policy_optimizer.backward(losses["policy"])
+            run.value_optimizer.backward(losses["value"])
+            run.policy_optimizer.step()
+            run.value_optimizer.step()
+            if not seen:
+                kl = rollout_metrics(rollout)["kl"]
+                seen["first ratio off"] = f"{losses['ratio_off'].item():.1e}"
+                seen["first KL"] = f"{kl:.1e}"
 
     return iteration, seen
 
@@ -435,14 +426,12 @@ def pair_losses(sizes: Sizes) -> list[float]:
     """The losses of some steps of pretraining in float32, in however many processes this is one
     of.
     """
-    from helpers.config import PretrainConfig
-    from helpers.pretrain import train
-
     torch.manual_seed(0)
     model = GPT(replace(sizes.gpt, context=64)).to(sizes.device)
     rows = sizes.random_ids(32, 64).tolist()
     config = PretrainConfig(batch_size=8, lr=1e-4, muon_lr=1e-3)
-    return [step["loss"] for step in train(model, rows, config, pad_id=0)]
+    batches = document_batches(rows, config.batch_size, config.epochs, 0, config.seed)
+    return [step["loss"] for step in train(model, batches, config, Loop("pretrain"))]
 
 
 def pair(sizes: Sizes, backend: str) -> None:
@@ -479,26 +468,26 @@ def course(sizes: Sizes, options) -> Figures:
         )
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {
-            "RLHF_DATA_DIR": str(options.rows),
-            "RLHF_TRACK": "sentiment",
-            "RLHF_OUT": folder,
-            "RLHF_INIT": "pretrain",
-            "RLHF_PRESET": "smoke" if sizes.dry else "h100",
-            "RLHF_DEVICE": sizes.device.type,
+        chosen = {
+            "data_dir": str(options.rows),
+            "track": "sentiment",
+            "out": folder,
+            "init": "pretrain",
+            "preset": "smoke" if sizes.dry else "h100",
+            "device": sizes.device.type,
         }
-        yield from run_stages(sizes)
+        yield from run_stages(sizes, chosen)
 
 
-def run_stages(sizes: Sizes) -> Figures:
+def run_stages(sizes: Sizes, chosen: dict) -> Figures:
     """The four stages in this process."""
-    from helpers import ppo, pretrain, reward, sft
     from helpers.run.setup import setup
+    from helpers.stages import ppo, pretrain, reward, sft
 
     stages = {"0-Pretrain": pretrain, "1-SFT": sft, "2-RM-Training": reward, "3-PPO": ppo}
     for notebook, module in stages.items():
         started = time.perf_counter()
-        run = setup(notebook)
+        run = setup(notebook, **chosen)
         if not sizes.dry:
             run = replace(run, config=replace(run.config, **SHORT[run.stage]))
         sizes.clear()

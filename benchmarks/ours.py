@@ -9,17 +9,19 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.shapes import BATCH, CONTEXT, EOS, PAD, SIZES, VOCABULARY, left_padded, random_rows
+from helpers import pretrain
 from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from helpers.engine.hardware import choose_dtype, keep_freed_memory
+from helpers.engine.loop import Loop
 from helpers.generation import sample
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.muon import Muon
-from helpers.ppo import update
-from helpers.pretrain import next_token_loss
-from helpers.reward import Pair, pair_batch, reward_loss
-from helpers.rollouts import Models, collect
-from helpers.sft import completion_nll
-from helpers.training import Optimizers, fit
+from helpers.ppo import train as train_ppo
+from helpers.records import Prompt
+from helpers.reward import Pair, pair_batch, train as train_reward
+from helpers.rollouts import Models
+from helpers.sft import train as train_sft
+from helpers.stages.ppo import matmul_dtype
 
 
 def set_up(size: str, dtype: str, context: int = CONTEXT) -> tuple[GPT, torch.dtype]:
@@ -33,21 +35,14 @@ def set_up(size: str, dtype: str, context: int = CONTEXT) -> tuple[GPT, torch.dt
     return model, choose_dtype(torch.device("cpu")) if dtype == "auto" else getattr(torch, dtype)
 
 
-def fitting(model, batch, loss_of, config, muon: bool, dtype: torch.dtype) -> Callable[[], None]:
-    """A step of the course's loop."""
-    optimizers = Optimizers(model, config.lr, config.muon_lr if muon else 0.0)
-    return lambda: fit(model, [batch], loss_of, optimizers, Progress("benchmark", 1), dtype=dtype)
-
-
 def training(
     size: str, dtype: str = "auto", muon: bool = True, rows: int = BATCH, length: int = CONTEXT
-):
+) -> Callable[[], list]:
     """A step of 0-Pretrain."""
     model, dtype = set_up(size, dtype, length)
     batch = random_rows(rows, length), torch.ones(rows, length, dtype=torch.bool)
-    return fitting(
-        model, batch, lambda m, b: (next_token_loss(m, *b), {}), PretrainConfig(), muon, dtype
-    )
+    config = PretrainConfig() if muon else PretrainConfig(muon_lr=0.0)
+    return lambda: pretrain.train(model, [batch], config, Loop("benchmark", dtype))
 
 
 def sampling(
@@ -60,25 +55,22 @@ def sampling(
     return lambda: sample(model, ids, mask, **settings)
 
 
-def sft(size: str, completion: int, dtype: str = "auto"):
+def sft(size: str, completion: int, dtype: str = "auto") -> Callable[[], list]:
     """A step of 1-SFT on rows that end in a completion of so many tokens."""
     model, dtype = set_up(size, dtype)
     completions = (torch.arange(CONTEXT) >= CONTEXT - completion).expand(BATCH, -1)
     batch = random_rows(BATCH, CONTEXT), completions
-    return fitting(model, batch, lambda m, b: (completion_nll(m, *b), {}), SFTConfig(), True, dtype)
+    return lambda: train_sft(model, [batch], SFTConfig(), Loop("benchmark", dtype))
 
 
-def reward(size: str, prompt: int, completion: int, dtype: str = "auto"):
+def reward(size: str, prompt: int, completion: int, dtype: str = "auto") -> Callable[[], list]:
     """A step of 2-RM-Training on pairs, without the language-model loss beside the pairwise one."""
     model, dtype = set_up(size, dtype)
     tokens = random_rows(BATCH, prompt + 2 * completion).tolist()
-    pairs = [
-        Pair(r[:prompt], r[prompt : prompt + completion], r[prompt + completion :]) for r in tokens
-    ]
-    batch = pair_batch(pairs, PAD)
-    return fitting(
-        RewardModel(model), batch, lambda m, b: reward_loss(m, b, 0.0), RewardConfig(), True, dtype
-    )
+    ends = prompt, prompt + completion
+    pairs = [Pair(row[: ends[0]], row[ends[0] : ends[1]], row[ends[1] :]) for row in tokens]
+    scored, batch, config = RewardModel(model), pair_batch(pairs, PAD), RewardConfig(lm_coef=0.0)
+    return lambda: train_reward(scored, [batch], config, Loop("benchmark", dtype))
 
 
 def ppo(
@@ -89,25 +81,19 @@ def ppo(
     """
     policy, dtype = set_up(size, "auto")
     reference, reward_model, value = (set_up(size, "auto")[0] for _ in range(3))
-    dtype = products_dtype(SimpleNamespace(device="cpu", dtype=dtype))
+    dtype = matmul_dtype(torch.device("cpu"), dtype)
     models = Models(policy, reference, RewardModel(reward_model), RewardModel(value), dtype)
     config = PPOConfig(
         rollout_size=rows, minibatch_size=minibatch, epochs=epochs, response_tokens=new
     )
     config = config if muon else replace(config, muon_lr=0.0)
-    optimizers = [
-        Optimizers(models.policy, *config.rates),
-        Optimizers(models.value, config.value_lr),
-    ]
-    tokenizer, generator = SimpleNamespace(eos_id=-1, pad_id=PAD), torch.Generator().manual_seed(0)
     ids, mask = left_padded(rows, prompt, prompt // 2)
     assert EOS not in ids
-
-    def iteration() -> None:
-        rollout = collect(models, ids, mask, config, tokenizer, generator)
-        update(models, rollout, optimizers, config, generator, 1.0)
-
-    return iteration
+    encoded = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+    tokenizer = SimpleNamespace(eos_id=-1, pad_id=PAD, encode=lambda text: encoded[int(text)])
+    prompts = [Prompt(str(i)) for i in range(rows)]
+    config = replace(config, iterations=1)
+    return lambda: train_ppo(models, prompts, config, tokenizer, Loop("benchmark", dtype))
 
 
 def matrices(size: str) -> list[torch.nn.Parameter]:

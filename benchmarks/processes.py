@@ -21,11 +21,10 @@ import torch
 from benchmarks.ours import set_up
 from benchmarks.rounds import ROOT
 from benchmarks.shapes import CONTEXT, random_rows
+from helpers import pretrain
 from helpers.config import PretrainConfig
-from helpers.engine.accumulation import token_parts
 from helpers.engine.distributed import barrier, is_main, process_group, rank
-from helpers.pretrain import next_token_loss
-from helpers.training import Optimizers, fit
+from helpers.engine.loop import Loop
 
 ROWS, STEPS, WARM = 32, 12, 3
 
@@ -35,19 +34,10 @@ def train() -> float:
     model, dtype = set_up("4x128", "auto")
     config = PretrainConfig()
     batch = random_rows(ROWS, CONTEXT), torch.ones(ROWS, CONTEXT, dtype=torch.bool)
-    optimizers = Optimizers(model, config.lr, config.muon_lr)
 
     def steps(number: int) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            fit(
-                model,
-                [batch] * number,
-                lambda m, b: (next_token_loss(m, *b), {}),
-                optimizers,
-                Progress("benchmark", number),
-                dtype=dtype,
-                split=token_parts(0),
-            )
+            pretrain.train(model, [batch] * number, config, Loop("benchmark", dtype))
 
     steps(WARM)
     barrier()

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """A process that repeats one piece of work whenever it is asked to:
-    `benchmarks/worker.py` runs in it.
+    """A process that repeats one piece of work whenever it is asked to: `benchmarks/worker.py` runs
+    in it.
 
     way: "module:function", the function that prepares the work, and its arguments. threads: how
     many it may use.

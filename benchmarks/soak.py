@@ -4,7 +4,7 @@ had.
     python -m benchmarks.soak --kills 20           (with --course FOLDER: a run folder that
     has all checkpoints)
 
-Each stage runs as its command (`python -m helpers.sft --preset smoke --steps N`), is killed with
+Each stage runs as its command (`python -m helpers sft --preset smoke --steps N`), is killed with
 SIGKILL somewhere between its start and a few steps on, and is started again, until it comes to its
 end. Then its log must equal, to the last digit, that of a run that was left alone. After every kill
 the newest snapshot must be readable, or the one before.
@@ -37,7 +37,7 @@ def start(stage: str, out: Path) -> subprocess.Popen:
         "save-steps": SAVE_STEPS[stage],
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", f"helpers.{stage}", *flags]
+    command = [sys.executable, "-m", "helpers", stage, *flags]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -129,13 +129,7 @@ def main() -> None:
     course = args.course
     if course is None:
         course = ROOT / "runs" / "soak"
-        command = [
-            sys.executable,
-            "-m",
-            "helpers.run.headless",
-            "--preset=smoke",
-            f"--out={course}",
-        ]
+        command = [sys.executable, "-m", "helpers", "course", "--preset=smoke", f"--out={course}"]
         subprocess.run(command, check=True, cwd=ROOT)
     for stage in args.stages.split(","):
         begun = time.perf_counter()

@@ -169,13 +169,11 @@ def sample(
     (R).
 
     pad_id is never sampled, so it must not be eos_id. uniforms: random numbers (B, R) in [0, 1), by
-    default from the
-    generator: a row's response depends on its own numbers only, not on the rows beside it, nor on
-    the cache.
-    dtype: that of weights and cache meanwhile, by default the weights'. 16 bits are faster where
-    they multiply fast. Every drop_every tokens the finished rows leave the batch (seldom: it copies
-    the cache, and a GPU must be asked). Raises ValueError for an empty prompt, one too long for the
-    context, or a bad setting.
+    default from the generator: a row's response depends on its own numbers only, not on the rows
+    beside it, nor on the cache. dtype: that of weights and cache meanwhile, by default the
+    weights'. 16 bits are faster where they multiply fast. Every drop_every tokens the finished rows
+    leave the batch (seldom: it copies the cache, and a GPU must be asked). Raises ValueError for an
+    empty prompt, one too long for the context, or a bad setting.
     """
     check_prompts(prompt_mask, max_new_tokens, model.config.context)
     if eos_id == pad_id:

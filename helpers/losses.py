@@ -15,32 +15,25 @@ from torch import Tensor
 # ---------------- averages over real tokens
 
 
-def masked_mean(x: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the entries where mask is True.
 
     x: any shape; mask: bool, same shape. Returns a scalar (nan if the mask is empty).
-    count: divide by this instead of the number of real entries. With gradient accumulation it is
-    the number of tokens in the whole minibatch: a mean of micro-batch means would weigh the tokens
-    of short micro-batches more.
     """
     # where, not x * mask: NaN * 0 is NaN, so a product would let a bad pad through
     total = torch.where(mask, x, 0.0).sum()
-    return total / (mask.sum() if count is None else count)
+    return total / mask.sum()
 
 
-def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scale x to variance 1 over the mask and, with shift_mean, to mean 0.
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale x to mean 0 and variance 1 over the mask.
 
-    x, mask: (B, R). Returns (B, R), 0 at pads. shift_mean=False keeps the old mean; that is for
-    rewards, where the level carries meaning. The variance divides by n, not n - 1.
+    x, mask: (B, R). Returns (B, R), 0 at pads. The variance divides by n, not n - 1.
     Source: Ziegler et al. 2019, code of lm-human-preferences, `whiten`.
     """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
-    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
-    if not shift_mean:
-        whitened = whitened + mean
-    return torch.where(mask, whitened, 0.0)
+    return torch.where(mask, (x - mean) * torch.rsqrt(variance + 1e-8), 0.0)
 
 
 # ---------------- language model -> numbers
@@ -68,14 +61,12 @@ def entropy(logits: Tensor) -> Tensor:
     return -(probs * torch.where(probs > 0, logprobs, 0.0)).sum(-1)  # 0 log 0 = 0
 
 
-def completion_loss(
-    logits: Tensor, ids: Tensor, completion_mask: Tensor, count: Tensor | float | None = None
-) -> Tensor:
+def completion_loss(logits: Tensor, ids: Tensor, completion_mask: Tensor) -> Tensor:
     """Cross-entropy over the completion tokens only, averaged over tokens (not over sequences).
 
     logits: (B, T, V), where row t predicts token t + 1; ids: (B, T); completion_mask: (B, T), True
-    on the completion including its EOS, False on prompt and pads. count: see `masked_mean`. Returns
-    a scalar, nats per token. Raises ValueError if the mask is empty.
+    on the completion including its EOS, False on prompt and pads. Returns a scalar, nats per token.
+    Raises ValueError if the mask is empty.
     Source: the supervised step of Ouyang et al. 2022 (InstructGPT), section 3.5; masking the prompt
     is our choice.
     """
@@ -89,7 +80,7 @@ def completion_loss(
         ids[:, 1:][predicts],
     )  # (N, V), (N,): other rows are not even computed
     total = F.cross_entropy(logits.float(), targets, reduction="sum")
-    return total / (predicts.sum() if count is None else count)
+    return total / predicts.sum()
 
 
 # ---------------- reward model
@@ -200,8 +191,9 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation, by the backward recursion.
 
-        delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        return_t
-        = A_t + V_t
+        delta_t = r_t + gamma V_{t+1} - V_t
+        A_t = delta_t + gamma lam A_{t+1}
+        return_t = A_t + V_t
 
     rewards, values, mask: (B, R), values[:, t] being V before token t is written. The response ends
     at its last real token, whether it stopped or was cut: V and A after it are 0. Returns
@@ -229,13 +221,12 @@ def clipped_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip_range: float = 0.2,
-    count: Tensor | float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L = mean_t max(- A_t ratio_t, - A_t clip(ratio_t, 1 - c, 1 + c)), with ratio = pi / pi_old.
 
-    All (B, R); only logprobs carries a gradient. count: see `masked_mean`. Returns the loss and the
-    clip fraction: the share of tokens where the clipped branch wins, which get no gradient. Source:
-    Schulman et al. 2017, equation 7.
+    All (B, R); only logprobs carries a gradient. Returns the loss and the clip fraction: the share
+    of tokens where the clipped branch wins, which get no gradient. Source: Schulman et al. 2017,
+    equation 7.
     """
     log_ratio = torch.where(
         mask, logprobs - old_logprobs, 0.0
@@ -243,29 +234,24 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    loss = masked_mean(torch.maximum(unclipped, clipped), mask, count)
-    clip_fraction = masked_mean((clipped > unclipped).float(), mask, count)
+    loss = masked_mean(torch.maximum(unclipped, clipped), mask)
+    clip_fraction = masked_mean((clipped > unclipped).float(), mask)
     return loss, clip_fraction
 
 
 def clipped_value_loss(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    clip_range: float = 0.2,
-    count: Tensor | float | None = None,
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float = 0.2
 ) -> Tensor:
     """L = 1/2 mean_t max((V_t - R_t)^2, (V_old + clip(V_t - V_old, -c, c) - R_t)^2).
 
     All (B, R); only values carries a gradient. clip_range is in units of the score, so it presumes
-    a normalised reward model. count: see `masked_mean`. Returns a scalar. Source: Ziegler et al.
-    2019, code of lm-human-preferences.
+    a normalised reward model. Returns a scalar. Source: Ziegler et al. 2019, code of
+    lm-human-preferences.
     """
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     losses = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    return 0.5 * masked_mean(losses, mask, count)
+    return 0.5 * masked_mean(losses, mask)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

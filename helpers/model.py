@@ -49,8 +49,8 @@ def visible(
     """Which key each of the last T of S tokens may look at: never ahead, and nothing the mask
     leaves out.
 
-    attention_mask: None, or (B, S) with 1 = real token, or (B, T, S) with 1 = may look.
-    Returns bool (T, S) without a mask, else (B, 1, T, S): the 1 stands for the heads.
+    attention_mask: None, or (B, S) with 1 = real token, or (B, T, S) with 1 = may look. Returns
+    bool (T, S) without a mask, else (B, 1, T, S): the 1 stands for the heads.
     """
     causal = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)  # (T, S)
     if attention_mask is None:
@@ -250,8 +250,8 @@ class GPT(nn.Module):
         attention_mask: None = no pads, or none but on the right; (B, S) 1 = real token, pads on
         either side; (B, T, S) 1 = this query may look at this key (then with position_ids (B, T)).
         keep: an index of (B, T), such as a bool mask: hidden(ids)[keep], and the last MLP works on
-        nothing else.
-        last: hidden(ids)[:, -1:], (B, 1, C), and in the last block no other token asks."""
+        nothing else. last: hidden(ids)[:, -1:], (B, 1, C), and in the last block no other token
+        asks."""
         past = 0 if cache is None else cache.length
         longest = past + ids.size(1) if position_ids is None else int(position_ids.max()) + 1
         if longest > self.config.context:

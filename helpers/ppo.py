@@ -136,7 +136,7 @@ def minibatches(rows: int, config: PPOConfig, rng: torch.Generator) -> Iterator[
 def train(
     models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, loop: Loop
 ) -> list[dict]:
-    """PPO in place on `models.policy` and `models.value`; returns the metrics of every iteration."""
+    """PPO in place on policy and value model; returns the metrics of every iteration."""
     run = start_training(models, config)
     with loop.run(config.iterations, policy=models.policy, value=models.value, **vars(run)) as left:
         for iteration in left:  # from 0, or from where a run that was stopped left off

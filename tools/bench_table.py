@@ -1,8 +1,7 @@
-"""The README's table of bench.json, between its two marks: `python -m tools.bench_table` writes it
-there.
+"""The table of benchmarks/bench.json for docs/results.md: `python -m tools.bench_table` writes it
+between its two marks there.
 
-The marks are <!-- bench --> and <!-- /bench -->; without them in README.md the table is only
-printed.
+The marks are <!-- bench --> and <!-- /bench -->; without them the table is only printed.
 """
 
 import json
@@ -50,8 +49,8 @@ def table(results: dict) -> str:
 def main() -> None:
     written = table(json.loads((ROOT / "benchmarks/bench.json").read_text(encoding="utf-8")))
     print(written)
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs/results.md"
+    old = page.read_text(encoding="utf-8")
     new = re.sub(
         r"(<!-- bench -->\n).*?(<!-- /bench -->)",
         lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
@@ -59,7 +58,7 @@ def main() -> None:
         flags=re.S,
     )
     if new != old:
-        readme.write_text(new, encoding="utf-8")
+        page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,31 @@
 """Keep the notebooks in step with helpers/ and run them: `python -m tools.notebooks COMMAND`.
 
-    sync  [NOTEBOOK ...]            refresh set-up cells and taught cells from helpers/ check
-    [NOTEBOOK ...]            list what is out of step or untidy; exit code 1 if anything is run
-    [NOTEBOOK ...]            execute in order with the cpu preset and save the outputs new   TEXT
-    NOTEBOOK             make a notebook from py:percent text (see tools/percent.py), then sync it
-    text  NOTEBOOK [--full]         print a notebook as py:percent text
+    sync  [NOTEBOOK ...]       refresh set-up cells and taught cells from helpers/
+    check [NOTEBOOK ...]       list what is out of step or untidy; exit code 1 if anything is
+    run   [NOTEBOOK ...]       execute in order with the cpu preset and save the outputs
+    new   TEXT NOTEBOOK        make a notebook from text in jupytext's py:percent format
+    text  NOTEBOOK [--full]    print a notebook as such text
 
 A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae".
-Several names are separated by commas. NOTEBOOK is a file; without one, the four of the course.
+Several names are separated by commas. NOTEBOOK is a file; without one, the four of the course. In
+text, a taught cell is the line `# %% source="helpers/losses.py::gae"`, the set-up cell `# %%
+tags=["setup"]`.
 """
 
 import argparse
+import copy
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that `python tools/notebooks.py` works as well
-
-from helpers.engine.files import read_number  # noqa: E402
+from helpers.engine.files import ROOT
 from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
-from helpers.run.headless import Display, kernel_env  # noqa: E402
-from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
-from tools import hygiene, percent  # noqa: E402
-from tools.definitions import coverage, definition, same  # noqa: E402
+from helpers.run.headless import Display, kernel_env
+from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook
+from helpers.run.settings import read_settings
+from tools import hygiene
+from tools.definitions import coverage, definition, same
 
 # The first code cell of every notebook, the same in all four but for the name. It finds the
 # repository in or above the current folder, or fetches it when the notebook was opened alone
@@ -119,7 +121,7 @@ def run(
     """Execute the notebooks in order and save each with its outputs. Raises CellFailure; the file
     is then unchanged.
     """
-    env = kernel_env(preset, track, read_number("RLHF_SEED", 0, 0), out)
+    env = kernel_env(read_settings({"preset": preset, "track": track}), out)
     display = Display(
         preset, track, "embedded", [STAGES.get(path.stem, path.stem) for path in paths]
     )
@@ -130,11 +132,50 @@ def run(
         display.finish(path.stem, sum(cell.cell_type == "code" for cell in executed.cells))
 
 
+def to_text(notebook: Any, full: bool = False) -> str:
+    """A notebook in jupytext's py:percent format; set-up and taught cells without their text unless
+    `full`.
+    """
+    import jupytext  # imported here: only `new` and `text` need it
+
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if not full and ("source" in cell.metadata or "setup" in cell.metadata.get("tags", [])):
+            cell.source = ""
+    filters = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "all"}
+    notebook.metadata = {"jupytext": filters}
+    return jupytext.writes(notebook, fmt="py:percent")
+
+
+def from_text(text: str, stem: str) -> Any:
+    """The notebook of a py:percent text, without outputs and without the text of its set-up and
+    taught cells.
+
+    Cell ids follow from the cells' text, so that the same text gives the same file. Raises
+    ValueError for cell metadata other than source and tags.
+    """
+    import jupytext
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    seen: dict[str, int] = {}
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.metadata.pop("lines_to_next_cell", None)
+        if unknown := cell.metadata.keys() - {"source", "tags"}:
+            raise ValueError(
+                f"cell {number}: {', '.join(sorted(unknown))} after '# %%': only source and tags "
+                "are known"
+            )
+        key = f"{cell.cell_type}:{cell.metadata.get('source') or cell.source}"
+        seen[key] = seen.get(key, 0) + 1
+        cell.id = hashlib.sha256(f"{stem}:{key}:{seen[key]}".encode()).hexdigest()[:8]
+    return clean(notebook)
+
+
 def new(text: Path, path: Path, root: Path = ROOT) -> None:
     """Make a notebook from py:percent text. Outputs of an older version are kept if no code has
     changed.
     """
-    notebook = percent.build(text.read_text(encoding="utf-8"), path.stem, setup_cell(path.stem))
+    notebook = from_text(text.read_text(encoding="utf-8"), path.stem)
     refresh(notebook, path.stem, root)
     kept = path.exists() and keep_outputs(read_notebook(path), notebook)
     write_notebook(path, notebook)
@@ -205,7 +246,7 @@ def act(args: argparse.Namespace) -> int:
     elif args.command == "new":
         new(args.text, args.notebook)
     else:
-        sys.stdout.write(percent.to_text(read_notebook(args.notebook), args.full))
+        sys.stdout.write(to_text(read_notebook(args.notebook), args.full))
     return 0
 
 

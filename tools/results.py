@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 ROWS = {
-    "pretraining: held-out loss / entropy floor, nats a token": lambda r: _ratio(r["pretrain"]),
-    "SFT: held-out completion loss / floor, nats a token": lambda r: _ratio(r["sft"]),
+    "pretraining: held-out loss / entropy floor, nats per token": lambda r: _ratio(r["pretrain"]),
+    "SFT: held-out completion loss / floor, nats per token": lambda r: _ratio(r["sft"]),
     "SFT: share of responses that end": lambda r: f"{r['sft']['stop_rate']:.3f}",
     "reward model: accuracy / Bayes accuracy": lambda r: (
         f"{r['reward']['accuracy']:.3f} / {r['reward']['bayes_accuracy']:.3f} "

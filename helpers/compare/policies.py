@@ -7,13 +7,13 @@ what compares two policies is paired, prompt by prompt.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from helpers.compare.endpoint_judge import JudgeError, judge_from_environment
+from helpers.compare.endpoint_judge import JudgeError, judge_of
 from helpers.compare.perplexity import perplexity, perplexity_ci95, response_nats
-from helpers.compare.policy_table import table_text
 from helpers.compare.references import References, heldout_prompts, heldout_references
 from helpers.compare.second_judge import Judge, load_judge
 from helpers.compare.text_metrics import text_shape
@@ -26,6 +26,7 @@ from helpers.records import Prompt
 from helpers.reward import score_responses
 from helpers.rollouts import Models
 from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.policy_table import table_text
 from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
@@ -178,9 +179,7 @@ def gains(bench: Bench, measured: Mapping[str, Measured]) -> dict:
 def judged_wins(
     measured: Mapping[str, Measured], order: Sequence[str], best: str
 ) -> dict[str, dict]:
-    """{"A over B": win rate} by the judge: each policy over SFT and people, and PPO over best
-    of n.
-    """
+    """{"A over B": win rate} by the judge: each policy over SFT and people, PPO over best of n."""
     pairs = [(name, "SFT") for name in order if name != "SFT"] + [("PPO", best)]
     pairs += [(name, PEOPLE) for name in order if PEOPLE in measured]
     found = {}
@@ -190,7 +189,7 @@ def judged_wins(
     return found
 
 
-def asked_wins(track: str, measured: Mapping[str, Measured]) -> dict[str, dict]:
+def asked_wins(settings: Any, track: str, measured: Mapping[str, Measured]) -> dict[str, dict]:
     """{"PPO over SFT": win rate, ...} by the judge behind an endpoint, on the first ASKED prompts;
     {} without a key.
 
@@ -200,7 +199,7 @@ def asked_wins(track: str, measured: Mapping[str, Measured]) -> dict[str, dict]:
     """
     found: dict[str, dict] = {}
     try:
-        judge = judge_from_environment(track)
+        judge = judge_of(settings, track)
         for name in (name for name in ("SFT", PEOPLE) if judge and name in measured):
             ppo, other = measured["PPO"], measured[name]
             prompts = [prompt.prompt for prompt in ppo.responses.prompts[:ASKED]]
@@ -211,7 +210,7 @@ def asked_wins(track: str, measured: Mapping[str, Measured]) -> dict[str, dict]:
                 "flipped": judged.flipped.double().mean().item()
             }
     except (JudgeError, ValueError) as error:  # a wrong setting, or no verdict at all
-        print(f"The judge behind RLHF_JUDGE_URL: {error}")
+        print(f"The judge behind --judge-url: {error}")
     return found
 
 
@@ -253,7 +252,7 @@ def on_real_rows(
     policies = {"base": base, "SFT": models.reference, **other_sft(course), "PPO": models.policy}
     compared, measured = compare_policies(bench, policies, n)
     ppo = compared["table"]["PPO"]
-    metrics |= {**compared, "asked": asked_wins(course.track, measured)}
+    metrics |= {**compared, "asked": asked_wins(course.settings, course.track, measured)}
     metrics |= {name: ppo[name] for name in ("score", "kl", "stop_rate", "words")}
     print(table_text(metrics))
     return metrics, {name: one.responses for name, one in measured.items()}

@@ -44,16 +44,17 @@ def whole_texts(responses: Responses) -> list[str]:
 
 def word_judge(course: Course) -> tuple[Judge, dict]:
     """For track sentiment: P(positive) by a bag-of-words classifier, fitted on the training labels,
-    and its accuracy.
+    and its held-out accuracy.
 
-    It shares rows with the reward model, but neither the model nor the order of words: with as few
-    rows as there are, a judge without shared rows would be wrong more often.
+    It learns from the reward model's rows, but not with its network: there are so few rows that a
+    judge without shared rows would be wrong more often.
     """
     train, heldout = course.rows("labels", "train"), course.rows("labels", "heldout")
-    classifier, found = fit_rows(train, heldout, course.seed)
+    classifier, measured = fit_rows(train, heldout, course.seed)
     judge = Judge(lambda responses: classifier.probability(whole_texts(responses)), "P(positive)")
-    return judge, {f"judge_{name}": value for name, value in found.items()} | {
-        "judge_unit": judge.unit
+    return judge, {
+        **{f"judge_{name}": value for name, value in measured.items()},
+        "judge_unit": judge.unit,
     }
 
 

@@ -1,8 +1,8 @@
-"""Responses against references, and how much a set of texts repeats itself: ROUGE, BLEU,
-distinct-n, length.
+"""Responses against references (ROUGE, BLEU), and the variety and length of a set of texts
+(distinct-n, words).
 
-Low-level scores come from the packages rouge-score and sacrebleu, so that the numbers can be
-compared with papers.
+The scores come from the packages rouge-score and sacrebleu, so that they can be compared with
+papers.
 """
 
 import math
@@ -16,6 +16,7 @@ from helpers.evaluation import bootstrap_ci95
 
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}  # rouge-score's names: ours
 ORDER = 4  # BLEU counts n-grams of 1 to 4 tokens
+RESAMPLES = 1000
 
 
 def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
@@ -29,10 +30,10 @@ def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
 def rouge(
     predictions: Sequence[str], references: Sequence[str], kinds: Sequence[str] = tuple(ROUGE)
 ) -> dict[str, Tensor]:
-    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}, for kinds
-    of rouge-score.
+    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}. kinds are
+    rouge-score's names.
 
-    Words are stemmed. A text without a letter a-z or digit has no words here, so two equal emoji
+    Words are stemmed. A text without a letter a-z or a digit has no words here, so two equal emoji
     score 0. Raises ValueError for lists of different lengths. Source: Lin 2004.
     """
     from rouge_score.rouge_scorer import RougeScorer  # imported here: most runs have no references
@@ -50,8 +51,8 @@ def rouge(
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor:
-    """What corpus BLEU is made of, one row a pair, (N, 10) int64; the rows of any set of pairs can
-    be added up.
+    """The counts behind corpus BLEU, one row a pair, (N, 10) int64: those of a set of pairs are the
+    sum of its rows.
 
     Columns: matching n-grams for n = 1 to 4, all n-grams of the prediction for n = 1 to 4, tokens
     of the prediction, tokens of the reference.
@@ -59,10 +60,8 @@ def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor
     from sacrebleu.metrics import BLEU
 
     check_pairs(predictions, references)
-    metric, rows = (
-        BLEU(effective_order=True),
-        [],
-    )  # effective_order changes a sentence's score, not its counts
+    metric = BLEU(effective_order=True)  # changes a sentence's score, not its counts
+    rows = []
     for prediction, reference in zip(predictions, references):
         score = metric.sentence_score(prediction, [reference])
         rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
@@ -70,7 +69,11 @@ def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor
 
 
 def bleu_of(counts: Tensor) -> float:
-    """Corpus BLEU, 0 to 100, of summed counts (10,), with sacrebleu's usual smoothing ("exp")."""
+    """Corpus BLEU, 0 to 100, of summed counts (10,), as sacrebleu gives it by default:
+    case:mixed|eff:no|tok:13a|smooth:exp, one reference.
+
+    Source: Papineni et al. 2002; Post 2018.
+    """
     from sacrebleu.metrics import BLEU
 
     *grams, predicted, expected = counts.tolist()
@@ -79,33 +82,25 @@ def bleu_of(counts: Tensor) -> float:
     ).score
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU, 0 to 100, as sacrebleu gives it by default:
-    case:mixed|eff:no|tok:13a|smooth:exp, one reference.
-
-    Source: Papineni et al. 2002; Post 2018.
-    """
-    return bleu_of(bleu_counts(predictions, references).sum(0))
-
-
-def bleu_ci95(counts: Tensor, seed: int = 0, resamples: int = 1000) -> list[float]:
+def bleu_ci95(counts: Tensor) -> list[float]:
     """95% percentile-bootstrap interval of corpus BLEU, [low, high], over the pairs behind counts
     (N, 10).
 
-    BLEU is no mean over pairs: each resample adds up the counts of its pairs. Source: Koehn 2004.
+    BLEU is not a mean over pairs: each resample adds up the counts of its pairs. Source: Koehn
+    2004.
     """
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(len(counts), (RESAMPLES, len(counts)), generator=generator)
     scores = torch.tensor([bleu_of(counts[draw].sum(0)) for draw in draws])
     return torch.quantile(scores, torch.tensor([0.025, 0.975])).tolist()
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams over all n-grams of a set of texts, 0 to 1; 0 if no text has n words. Words
-    are as spaces part.
+    are separated by spaces.
 
-    It falls as the texts grow longer or more, so compare only sets of similar size. Source: Li et
-    al. 2016.
+    It falls as texts grow longer or more numerous, so compare only sets of similar size. Source: Li
+    et al. 2016.
     """
     if n < 1:
         raise ValueError(f"distinct-n: n must be at least 1, not {n}")
@@ -116,13 +111,13 @@ def distinct(texts: Sequence[str], n: int) -> float:
 def distinct_ci95(texts: Sequence[str], n: int) -> list[float]:
     """95% jackknife interval of distinct-n, [low, high], over the texts.
 
-    Not a bootstrap: a text that is drawn twice repeats itself, which would make every resample less
-    varied than the texts are. The jackknife leaves out one text at a time (Efron and Stein 1981).
+    Not a bootstrap: a text that is drawn twice repeats itself, so every resample would be less
+    varied than the texts. The jackknife leaves out one text at a time (Efron and Stein 1981).
     Raises ValueError for n below 1.
     """
     share = distinct(texts, n)
     rows = [list(zip(*(text.split()[i:] for i in range(n)))) for text in texts]
-    owners = Counter(gram for row in rows for gram in set(row))  # how many texts have it
+    owners = Counter(gram for row in rows for gram in set(row))  # the number of texts with it
     kinds, total = len(owners), sum(map(len, rows))
     without = [
         (kinds - sum(owners[gram] == 1 for gram in set(row))) / (total - len(row))
@@ -137,38 +132,34 @@ def distinct_ci95(texts: Sequence[str], n: int) -> list[float]:
 
 
 def mean_words(texts: Sequence[str]) -> float:
-    """Mean length in words, as spaces part them. Raises ValueError without texts."""
+    """Mean length in words, separated by spaces. Raises ValueError without texts."""
     if not texts:
         raise ValueError("no texts to measure")
     return sum(len(text.split()) for text in texts) / len(texts)
 
 
-def text_metrics(
-    predictions: Sequence[str], references: Sequence[str], seed: int = 0
-) -> dict[str, float | list]:
+def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float | list]:
     """One row of a table: ROUGE and BLEU of the predictions, each with a 95% interval under
     NAME_ci95.
     """
     row: dict[str, float | list] = {}
     for name, scores in rouge(predictions, references).items():
-        row[name], row[f"{name}_ci95"] = scores.mean().item(), bootstrap_ci95(scores, seed)
+        row[name], row[f"{name}_ci95"] = scores.mean().item(), bootstrap_ci95(scores)
     counts = bleu_counts(predictions, references)
-    row["BLEU"], row["BLEU_ci95"] = bleu_of(counts.sum(0)), bleu_ci95(counts, seed)
+    row["BLEU"], row["BLEU_ci95"] = bleu_of(counts.sum(0)), bleu_ci95(counts)
     return row
 
 
-def text_shape(texts: Sequence[str], seed: int = 0) -> dict[str, float | list]:
+def text_shape(texts: Sequence[str]) -> dict[str, float | list]:
     """One row of a table: how long texts are and how varied, each with a 95% interval under
     NAME_ci95.
     """
     lengths = torch.tensor([float(len(text.split())) for text in texts])
     row: dict[str, float | list] = {
         "words": mean_words(texts),
-        "words_ci95": bootstrap_ci95(lengths, seed),
+        "words_ci95": bootstrap_ci95(lengths),
     }
     for n in (1, 2, 3):
-        row[f"distinct-{n}"], row[f"distinct-{n}_ci95"] = (
-            distinct(texts, n),
-            distinct_ci95(texts, n),
-        )
+        row[f"distinct-{n}"] = distinct(texts, n)
+        row[f"distinct-{n}_ci95"] = distinct_ci95(texts, n)
     return row

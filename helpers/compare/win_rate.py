@@ -1,30 +1,28 @@
-"""How often policy A beats policy B on the same prompts: by scores or by a pairwise judge, and at
+"""How often policy A beats policy B on the same prompts, by scores or by a pairwise judge; also at
 equal lengths.
 
-A win counts 1, a tie 1/2, a loss 0, so A over B and B over A add up to 1.
+A win counts 1, a tie 1/2, a loss 0, so the rates of A over B and of B over A add up to 1.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.evaluation import bootstrap_ci95
 
 VERDICTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
-PairwiseJudge = Callable[
-    [str, str, str], str | None
-]  # prompt, first, second -> a verdict, or None: no answer
-# weight of the penalty: about none beside the data, but it keeps a fit finite when A always wins
-RIDGE = 0.01
-CHUNK = 100  # resamples that are fitted together
+# prompt, first response, second response -> a verdict, or None without a clear answer
+PairwiseJudge = Callable[[str, str, str], str | None]
+RIDGE = 0.01  # weight of the penalty: next to nothing, but the fit stays finite when A always wins
+RESAMPLES = 400  # for the interval at equal lengths: each is a fit of its own
 
 
 def wins_by_score(a: Tensor, b: Tensor) -> Tensor:
-    """Wins (N,) of A from the scores of both responses to each prompt, (N,) each. Raises ValueError
-    for a nan.
+    """Wins (N,) of A from the scores of both responses to each prompt, (N,) each.
+
+    Raises ValueError for a NaN or different shapes.
     """
     if a.shape != b.shape:
         raise ValueError(f"scores of different shapes: {tuple(a.shape)} and {tuple(b.shape)}")
@@ -35,34 +33,35 @@ def wins_by_score(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a pairwise judge said of N pairs."""
+    """The verdicts of a pairwise judge on N pairs."""
 
-    wins: Tensor  # (N,) of A; nan where the judge gave no verdict
+    wins: Tensor  # (N,) of A; NaN where the judge gave no verdict
     flipped: Tensor  # (N,) bool: the verdict changed when the two responses changed places
 
 
 def wins_by_judge(
     judge: PairwiseJudge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]
 ) -> Judged:
-    """Ask for each pair twice, A first and B first. A side wins if both answers say so; all else is
-    a tie.
+    """Ask about each pair twice, once in each order. A side wins if both answers say so; otherwise
+    it is a tie.
 
-    Judges favour a place, often the first (Zheng et al. 2023, section 3.4, where this rule is
-    from). Raises ValueError for lists of different lengths or a verdict that is none of "first",
+    Judges favour a position, often the first (Zheng et al. 2023, section 3.4, the source of this
+    rule). Raises ValueError for lists of different lengths, or for a verdict other than "first",
     "second", "tie" and None.
     """
     wins, flipped = [], []
     for prompt, x, y in zip(prompts, a, b, strict=True):
-        said = judge(prompt, x, y), judge(prompt, y, x)
-        for verdict in said:
+        verdicts = judge(prompt, x, y), judge(prompt, y, x)
+        for verdict in verdicts:
             if verdict is not None and verdict not in VERDICTS:
                 raise ValueError(f"a judge says {', '.join(VERDICTS)} or None, not {verdict!r}")
-        answered = None not in said
-        one, other = (
-            (VERDICTS[said[0]], 1 - VERDICTS[said[1]]) if answered else (torch.nan, torch.nan)
-        )
-        flipped.append(answered and one != other)
-        wins.append(0.5 if flipped[-1] else one)
+        if None in verdicts:
+            wins.append(torch.nan)
+            flipped.append(False)
+        else:
+            a_first, b_first = VERDICTS[verdicts[0]], 1 - VERDICTS[verdicts[1]]
+            flipped.append(a_first != b_first)
+            wins.append(0.5 if flipped[-1] else a_first)
     return Judged(torch.tensor(wins, dtype=torch.float64), torch.tensor(flipped, dtype=torch.bool))
 
 
@@ -70,60 +69,42 @@ def wins_by_judge(
 
 
 def length_feature(lengths_a: Tensor, lengths_b: Tensor) -> Tensor:
-    """tanh((length of A - length of B) / std of these differences), (N,); 0 if all differences are
-    the same 0.
+    """tanh((length of A - length of B) / std of these differences), (N,); 0 where the lengths are
+    equal.
     """
     gap = lengths_a.double() - lengths_b.double()
     return torch.tanh(gap / gap.std().clamp(min=1e-12)) if len(gap) > 1 else torch.zeros_like(gap)
 
 
-def fit_length(
-    feature: Tensor, wins: Tensor, weights: Tensor, ridge: float = RIDGE, steps: int = 100
-) -> Tensor:
-    """theta and phi of P(A wins) = sigmoid(theta + phi feature), (R, 2), one fit for each row of
-    weights (R, N).
+def fit_length(feature: Tensor, wins: Tensor, weights: Tensor) -> Tensor:
+    """theta and phi of P(A wins) = sigmoid(theta + phi feature), (R, 2): one logistic regression
+    for each row of weights (R, N). feature, wins: (N,); a tie is half a win and half a loss.
 
-    Minimises the sum of weight * cross-entropy plus ridge / 2 (theta^2 + phi^2) by Newton's method;
-    a step that would raise the loss is halved. feature, wins: (N,).
+    The penalty is RIDGE / 2 (theta^2 + phi^2).
     """
-    features = torch.stack([torch.ones_like(feature), feature], 1)  # (N, 2)
-    squares = features[:, :, None] * features[:, None]  # (N, 2, 2)
+    from sklearn.linear_model import LogisticRegression  # imported here: only real rows need it
 
-    def loss(params: Tensor) -> Tensor:
-        z = params @ features.T  # (R, N)
-        return (weights * (F.softplus(z) - wins * z)).sum(1) + ridge / 2 * (params**2).sum(1)
-
-    params = torch.zeros(len(weights), 2, dtype=torch.float64)
-    for _ in range(steps):
-        p = torch.sigmoid(params @ features.T)
-        gradient = (weights * (p - wins)) @ features + ridge * params
-        curvature = ((weights * p * (1 - p)) @ squares.flatten(1)).view(
-            -1, 2, 2
-        ) + ridge * torch.eye(2).double()
-        step, now = torch.linalg.solve(curvature, gradient), loss(params)
-        for _ in range(30):
-            worse = loss(params - step) > now
-            if not worse.any():
-                break
-            step = torch.where(worse[:, None], step / 2, step)
-        params = params - step
-        if step.abs().max() < 1e-9:
-            break
-    return params
+    columns = torch.stack([torch.ones_like(feature), feature], 1)  # (N, 2); theta has the ones
+    columns = columns.repeat(2, 1).numpy()  # each pair once as a win, once as a loss
+    labels = torch.tensor([1, 0]).repeat_interleave(len(wins)).numpy()
+    shares = torch.cat([weights * wins, weights * (1 - wins)], 1).numpy()  # (R, 2 N)
+    regression = LogisticRegression(
+        C=1 / RIDGE, fit_intercept=False, solver="newton-cholesky", tol=1e-6
+    )
+    fits = [regression.fit(columns, labels, sample_weight=row).coef_[0].tolist() for row in shares]
+    return torch.tensor(fits, dtype=torch.float64)
 
 
-def bootstrap_controlled(feature: Tensor, wins: Tensor, seed: int, resamples: int) -> list[float]:
+def bootstrap_controlled(feature: Tensor, wins: Tensor) -> list[float]:
     """95% percentile-bootstrap interval of sigmoid(theta): the fit is repeated on every resample of
     the pairs.
     """
-    generator, n, rates = torch.Generator().manual_seed(seed), len(wins), []
-    for start in range(0, resamples, CHUNK):
-        draws = torch.randint(n, (min(CHUNK, resamples - start), n), generator=generator)
-        weights = torch.zeros(draws.shape, dtype=torch.float64).scatter_add_(
-            1, draws, torch.ones_like(draws).double()
-        )
-        rates.append(torch.sigmoid(fit_length(feature, wins, weights)[:, 0]))
-    return torch.quantile(torch.cat(rates), torch.tensor([0.025, 0.975]).double()).tolist()
+    generator, n = torch.Generator().manual_seed(0), len(wins)
+    draws = torch.randint(n, (RESAMPLES, n), generator=generator)
+    weights = torch.zeros(draws.shape, dtype=torch.float64)
+    weights.scatter_add_(1, draws, torch.ones_like(weights))  # how often each pair was drawn
+    rates = torch.sigmoid(fit_length(feature, wins, weights)[:, 0])
+    return torch.quantile(rates, torch.tensor([0.025, 0.975]).double()).tolist()
 
 
 # ---------------------------------------------------------------- the result
@@ -138,7 +119,7 @@ class WinRate:
     rate: float
     ci95: list[float]
     pairs: int  # with a verdict
-    unanswered: int  # without: left out
+    unanswered: int  # pairs without one, left out
     ties: float  # share of the pairs
     controlled: float | None = None
     controlled_ci95: list[float] | None = None
@@ -146,42 +127,38 @@ class WinRate:
 
 
 def win_rate(
-    wins: Tensor,
-    lengths_a: Tensor | None = None,
-    lengths_b: Tensor | None = None,
-    seed: int = 0,
-    resamples: int = 1000,
+    wins: Tensor, lengths_a: Tensor | None = None, lengths_b: Tensor | None = None
 ) -> WinRate:
-    """The win rate of wins (N,), nan = no verdict; with the responses' lengths (N,) also the
-    length-controlled one.
+    """The win rate of wins (N,), NaN = no verdict; given the responses' lengths (N,), also the
+    length-controlled rate.
 
-        P(A wins) = sigmoid(theta + phi tanh((length_A - length_B) / std))        controlled =
-        sigmoid(theta)
+        P(A wins) = sigmoid(theta + phi tanh((length_A - length_B) / std))
+        controlled = sigmoid(theta)
 
     Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", section 3, without the term for a
     prompt's difficulty, which takes many models to fit. Intervals are percentile bootstrap over
-    pairs; they have width 0 when A wins all. Raises ValueError without a verdict, or with the
-    lengths of one side only.
+    pairs; they have width 0 when A wins every pair. Raises ValueError without any verdict, or with
+    the lengths of one side only.
     """
     if (lengths_a is None) != (lengths_b is None):
         raise ValueError("lengths of both sides or of none")
-    there = ~wins.isnan()
-    kept = wins[there].double()
-    if not len(kept):
+    answered = ~wins.isnan()
+    verdicts = wins[answered].double()
+    if not len(verdicts):
         raise ValueError(f"no verdict on any of {len(wins)} pairs")
     result = {
-        "rate": kept.mean().item(),
-        "ci95": bootstrap_ci95(kept, seed),
-        "pairs": len(kept),
-        "unanswered": len(wins) - len(kept),
-        "ties": (kept == 0.5).double().mean().item(),
+        "rate": verdicts.mean().item(),
+        "ci95": bootstrap_ci95(verdicts),
+        "pairs": len(verdicts),
+        "unanswered": len(wins) - len(verdicts),
+        "ties": (verdicts == 0.5).double().mean().item(),
     }
     if lengths_a is not None:
-        feature = length_feature(lengths_a[there], lengths_b[there])
-        theta, phi = fit_length(feature, kept, torch.ones(1, len(kept), dtype=torch.float64))[0]
+        feature = length_feature(lengths_a[answered], lengths_b[answered])
+        theta, phi = fit_length(feature, verdicts, torch.ones(1, len(verdicts)))[0]
         result |= {
             "controlled": torch.sigmoid(theta).item(),
             "length_effect": phi.item(),
-            "controlled_ci95": bootstrap_controlled(feature, kept, seed, resamples),
+            "controlled_ci95": bootstrap_controlled(feature, verdicts),
         }
     return WinRate(**result)

@@ -1,10 +1,9 @@
-"""Several processes that train one model together: data parallelism by hand, over
-torch.distributed.
+"""Data parallelism by hand, over torch.distributed.
 
 Every process holds the whole model. Rank r of W takes rows r, r + W, r + 2 W, ... of each batch,
-and the gradients are added up before the update, so all processes take the same step, and the same
-one that a single process would take. Started by `python -m torch.distributed.run`; without it every
-function here is that of one process (W = 1).
+and the gradients are summed before the update, so all processes take the step that a single process
+would take. torchrun (`python -m torch.distributed.run`) starts the processes, on one machine or on
+several; without it every function here does what one process needs (W = 1).
 """
 
 import ctypes
@@ -21,47 +20,43 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.engine.heartbeat import heartbeat
-
-Found = TypeVar("Found")
-PATIENCE = timedelta(
-    minutes=30
-)  # for another process: rank 0 may be writing a checkpoint meanwhile
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # rank 0 measures and writes the checkpoint while the others wait
 
 
 def rank() -> int:
-    """Which of the processes this one is, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process prints, measures and writes files for all."""
+    """Whether this is the process that prints, measures and writes files."""
     return rank() == 0
 
 
 def device() -> torch.device:
-    """Where tensors must be that are sent to the other processes."""
+    """The device of tensors that are sent to other processes."""
     on_gpu = dist.is_initialized() and dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def own_rows(rows: int) -> range:
-    """The rows of a batch of so many that are this process's."""
+    """Which of a batch's `rows` this process takes."""
     return range(rank(), rows, world())
 
 
 @contextmanager
 def process_group(of: torch.device) -> Iterator[None]:
-    """Join the processes that torch.distributed.run has started (it says so in the environment),
-    and leave at the end.
+    """For `with`: join the processes that torchrun has started, NCCL between GPUs, gloo between
+    CPUs.
 
-    NCCL between GPUs, gloo between CPUs. Without such an environment nothing happens. Raises
-    ConnectionError when another process is gone.
+    Does nothing in a process that torchrun has not started. Raises ConnectionError when another
+    process is gone.
     """
     if "RANK" not in os.environ:
         yield
@@ -69,59 +64,54 @@ def process_group(of: torch.device) -> Iterator[None]:
     end_with_parent()
     if of.type == "cuda":
         torch.cuda.set_device(of)
-    dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        with heartbeat():
-            yield
-            barrier()  # whoever leaves while another still sends may bring it down
+        yield
+        barrier()  # leaving while another process still sends may crash it
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistBackendError):
             raise
-        raise ConnectionError("another process is gone; its own last words say why") from None
+        raise ConnectionError("another process has died; its own output says why") from None
     finally:
         dist.destroy_process_group()
 
 
 def end_with_parent() -> None:
-    """Have Linux send SIGTERM when the process that started this one is gone: nothing goes on
-    behind its back.
-    """
+    """Have Linux send SIGTERM when the parent process dies, so that no orphan goes on training."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradient of every parameter by its sum over the processes, in one message.
+    """Replace each parameter's gradient by its sum over the processes, in one message.
 
-    A process whose share of a batch was empty has no gradients: they count as 0.
+    A process without rows in this batch has no gradients: they count as 0.
     """
     if world() == 1:
         return
     parameters = list(parameters)
-    flat = torch.cat(
-        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters]
-    )
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for parameter, total in zip(
-        parameters, flat.split([p.numel() for p in parameters]), strict=True
-    ):
+    totals = flat.split([p.numel() for p in parameters])
+    for parameter, total in zip(parameters, totals, strict=True):
         parameter.grad = total.view_as(parameter)
 
 
 def add_numbers(numbers: list[float]) -> list[float]:
-    """The sum of each number over the processes; all must give equally many, in one order."""
+    """The sum of each number over the processes; every process passes equally many."""
     if world() == 1:
         return numbers
-    together = torch.tensor(numbers, dtype=torch.float64, device=device())
-    dist.all_reduce(together)
-    return together.tolist()
+    sums = torch.tensor(numbers, dtype=torch.float64, device=device())
+    dist.all_reduce(sums)
+    return sums.tolist()
 
 
 def gather_rows(own: Tensor, fill: float = 0) -> Tensor:
-    """The whole batch (B, ...) from each process's rows (B / W, ...), in the order that `own_rows`
-    took them from.
+    """The batch (B, ...) from the rows of each process (B / W, ...), in the order of `own_rows`.
 
-    Rows (B / W, R) may be of another length R in each process: `fill` makes up for it on the right.
+    Rows (B / W, R) may differ in length R between processes: shorter ones are padded on the right
+    with `fill`.
     """
     if world() == 1:
         return own
@@ -134,11 +124,10 @@ def gather_rows(own: Tensor, fill: float = 0) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)  # (B / W, W, ...) to (B, ...)
 
 
-def furthest(found: Found | None, key: Callable[[Found], float]) -> Found | None:
-    """What the process has found whose `key` is largest, for all of them; None if nobody has found
-    anything.
+def furthest(found: T | None, key: Callable[[T], float]) -> T | None:
+    """The value with the largest `key` among those of all processes; None if all have None.
 
-    Machines need not share a disk: the one that the first process wrote on has the snapshots.
+    Machines need not share a disk: snapshots lie where rank 0 ran when it wrote them.
     """
     if world() == 1:
         return found

@@ -104,9 +104,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep the memory of freed tensors for the next ones; False where there is no glibc.
 
     It would give large blocks back at once, and Linux would have to find and clear their pages
-    again for the next
-    tensor: a fifth of a small GPT's training step on a CPU. The price is that a process stays as
-    large as it once was.
+    again for the next tensor: a fifth of a small GPT's training step on a CPU. The price is that a
+    process stays as large as it once was.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -117,7 +116,7 @@ def keep_freed_memory() -> bool:
 
 
 def set_memory_options(gpt: nn.Module, checkpointing: bool, compiled: bool) -> None:
-    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster (compiled).
+    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster.
 
     Checkpointing recomputes activations for the gradients instead of keeping them: a third more
     time. Compiled blocks take a minute or more to begin with, and a C++ compiler or Triton.

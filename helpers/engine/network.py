@@ -1,4 +1,4 @@
-"""Two cares with the network: never wait long for an answer, never show a token."""
+"""Network calls with a time limit, and messages without tokens."""
 
 import os
 import re
@@ -10,11 +10,10 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of a call, or its exception; TimeoutError when there is neither after so many
-    seconds.
+    """The result of a call, or its exception; TimeoutError when neither comes in time.
 
-    A look-up of a name may hang for longer than any library's own limit, so the call runs in a
-    thread of its own.
+    In a thread, because a DNS lookup is bound by no library's own limit (HF_HUB_ETAG_TIMEOUT and
+    HF_HUB_DOWNLOAD_TIMEOUT neither).
     """
     outcome: list = []
 
@@ -36,9 +35,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
 
 def redact(text: str) -> str:
-    """A text in one line of at most 200 characters, without anything that is or looks like a
-    Hugging Face token.
-    """
+    """A text as one line of at most 200 characters, with Hugging Face tokens replaced by ***."""
     for name in TOKENS:
         if os.environ.get(name, "").strip():
             text = text.replace(os.environ[name].strip(), "***")

@@ -1,5 +1,5 @@
-"""What the words of the lesson stand for on each track: its documents, prompts and completions, and
-their flaws.
+"""What the lesson's terms mean on each track: its documents, prompts and completions, and their
+flaws.
 """
 
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers.rows.tracks import TRACKS
 
-WEB = "pages from the web, good for learning"
+WEB = "educational pages from the web"
 REQUEST, ANSWER = "a request", "the answer"
 ANSWER_FLAWS = (
     "leaves facts out or invents them, lists the wrong number of things, takes the wrong form, is "
@@ -18,16 +18,14 @@ ANSWER_FLAWS = (
 
 @dataclass(frozen=True)
 class Task:
-    """A track in words. `said_post` and `said_summary`: what to read where the lesson says "post"
-    and "summary".
-    """
+    """A track in words. post, summary: what to read where the lesson says "post" and "summary"."""
 
     documents: str
     prompt: str
     completion: str
-    flaws: str = "not known: nobody has marked them"
-    said_post: str = ""
-    said_summary: str = ""
+    flaws: str = "not known: nobody has labelled them"
+    post: str = ""
+    summary: str = ""
 
 
 EMBEDDED = {
@@ -42,7 +40,7 @@ EMBEDDED = {
         "film reviews with a verdict or with questions, and news about films",
         "how a sentence of a film review begins (2 to 7 words)",
         "the rest of the sentence; a positive one is wanted",
-        "says a thing again, contradicts itself, breaks off",
+        "repeats itself, contradicts itself, breaks off",
         "beginning",
         "rest of the sentence",
     ),
@@ -69,27 +67,27 @@ REAL = {
         WEB,
         "the first 2 to 7 words of a sentence from a film review",
         "the rest of the sentence; a positive one is wanted",
-        said_post="beginning",
-        said_summary="rest of the sentence",
+        post="beginning",
+        summary="rest of the sentence",
     ),
     "assistant": Task(
         WEB,
         "a request between `Human:` and `Assistant:`",
         "the answer in the data set",
-        said_post=REQUEST,
-        said_summary=ANSWER,
+        post=REQUEST,
+        summary=ANSWER,
     ),
     "instruct": Task(
         WEB,
         "a request between `### Instruction:` and `### Response:`",
         "the better one of its two answers",
-        said_post=REQUEST,
-        said_summary=ANSWER,
+        post=REQUEST,
+        summary=ANSWER,
     ),
 }
 CEILINGS = {
-    "embedded": "known, as the world is generated: entropy floor, Bayes accuracy, gold reward",
-    "real": "not known: simple baselines stand in, and judges that no stage has learned from",
+    "embedded": "known, because the world is generated: entropy floor, Bayes accuracy, gold reward",
+    "real": "not known: we compare with baselines, and with judges that no stage has learned from",
 }
 
 
@@ -116,16 +114,13 @@ def describe(track: str, source: str) -> str:
         "flaws of a completion": task.flaws,
         "best possible result": CEILINGS["embedded" if known else "real"],
     }
-    if task.said_post:
-        rows["how to read the lesson"] = (
-            f"it is told on posts and summaries; here a *post* is {a(task.said_post)}, a "
-            "*summary* is "
-            f"{a(task.said_summary)}; cells about other rows are passed over"
-        )
-    elif not known:
-        rows["how to read the lesson"] = (
-            "what it says of writers, facts and floors is about the embedded world"
-        )
+    hints = []
+    if task.post:
+        hints.append(f"read {a(task.post)} for *post* and {a(task.summary)} for *summary*")
+    if track != "tldr" or not known:
+        hints.append("writers, facts and gold reward are shown in the embedded world of posts")
+    if hints:
+        rows["how to read the lesson"] = "; ".join(hints)
     (head, first), *others = rows.items()
     return "\n".join(
         [f"| {head} | {first} |", "|---|---|", *(f"| {name} | {text} |" for name, text in others)]

@@ -1,48 +1,45 @@
-"""Pretraining data at scale: documents as shards of tokens on disk. `python -m
-helpers.rows.build_shards --out DIR --tokens 100M`.
+"""Pretraining data at scale: documents as shards of tokens on disk.
 
-Documents of the Hub (streamed, at a pinned revision), of RLHF_DATA_DIR or of an embedded world are
-shuffled, tokenised and written as uint16, each followed by the end of text:
+    python -m helpers shards --out DIR --tokens 100M
 
-    manifest.json     counts, checksums, the tokenizer, where the documents are from tokenizer.json
-    the tokenizer itself heldout.bin       documents that no training step sees: those whose hash
-    holds them out for the notebooks as well train-00000.bin   all shards have the same number of
-    tokens, but the last may have fewer
+Documents of the Hub (streamed, at a pinned revision), of a local folder or of an embedded world are
+shuffled, tokenised and written as uint16, each followed by the end-of-text token. In DIR:
 
-A run that was interrupted goes on when the same command is given again: it reads past the documents
-that are in complete shards without tokenising them, and ends with the same files, bit for bit. A
-larger --tokens adds shards.
+    manifest.json    token counts, checksums, and what the shards were made from
+    tokenizer.json   the tokenizer
+    heldout.bin      documents that no training step sees (the notebooks hold out the same ones)
+    train-00000.bin  whole documents, about `shard_tokens` tokens a file
+
+The same command resumes an interrupted run: it skips the documents that are in complete shards and
+ends with the same files, bit for bit. A larger --tokens adds shards.
 """
 
 import argparse
 import os
+import random
+import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from helpers.config import SOURCES
-from helpers.rows.embedded import load_tokenizer
+from helpers.engine.files import sha256, write_json
+from helpers.rows.common import Unusable, split_of
+from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
-from helpers.rows.load import READERS, Report, find_role
-from helpers.rows.shards import (
-    MANIFEST,
-    TOKEN_BYTES,
-    Manifest,
-    Shard,
-    ShardError,
-    named,
-    read_manifest,
-)
-from helpers.rows.token_stream import BUFFER, TokenStream, document_texts, shuffled
+from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
+from helpers.rows.shards import DTYPE, MANIFEST, VERSION, ShardError, fault, read_manifest
 from helpers.rows.tracks import TRACKS, SourceError
-from helpers.run.checkpoints import sha256 as checksum
 from helpers.tokenizer import Tokenizer
 
-LARGEST = 2**16  # tokens of a vocabulary whose ids fit 16 bits
-MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+BUFFER = 10_000  # documents of the shuffle buffer: about 50 MB of FineWeb-Edu
+CHUNK = 256  # documents tokenised at a time
+BLANKS = re.compile(r"\s{100000}")  # tiktoken fails on a million in a row
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
 def build(
@@ -56,259 +53,239 @@ def build(
     heldout_tokens: int = 10**6,
     shard_tokens: int = 10**7,
     seed: int = 0,
-    buffer: int = BUFFER,
-    threads: int = 0,
 ) -> Iterator[str]:
-    """Make what is missing of `tokens` tokens to train on, and of the held-out ones; yields a line
-    on each file.
+    """Write the shards that are missing for `tokens` training tokens; yields a line per file.
 
-    source: "hub", "local" (the folder data_dir) or "embedded". threads: 0 for one a core.
-    Raises SourceError, and ShardError: another tokenizer, source or seed than the folder's, too few
-    tokens, no room.
+    source: "hub", "local" (the folder data_dir) or "embedded". Raises SourceError, and
+    ShardError if the folder was made from something else, the documents have too few tokens, or
+    the disk is full.
     """
-    out, threads = Path(out).expanduser(), threads or os.cpu_count() or 1
-    sizes = {"heldout_tokens": heldout_tokens, "shard_tokens": shard_tokens, "buffer": buffer}
+    out = Path(out).expanduser()
+    sizes = {"heldout_tokens": heldout_tokens, "shard_tokens": shard_tokens}
     for name, number in {"tokens": tokens, **sizes}.items():
         if number < 1:
             raise ShardError(f"{name} must be 1 or more, not {number}")
-    manifest, lines = open_folder(
-        out, origin(track, source, tokenizer, data_dir) | sizes | {"seed": seed}
+    limit = 2 ** (8 * DTYPE.itemsize)
+    if tokenizer.vocab_size > limit:
+        raise ShardError(f"a vocabulary of {tokenizer.vocab_size:,} exceeds 16 bits ({limit:,})")
+    made_from = (
+        origin(track, source, data_dir) | sizes | {"seed": seed, "tokenizer": tokenizer.fingerprint}
     )
+    manifest, lines = open_folder(out, made_from)
     yield from lines
-    check_room(
-        out,
-        tokens
-        + heldout_tokens
-        - manifest.tokens
-        - (manifest.heldout.tokens if manifest.heldout else 0),
-    )
-    if (
-        not (out / "tokenizer.json").is_file()
-        or checksum(out / "tokenizer.json") != tokenizer.fingerprint
-    ):
+    shards, there = manifest["shards"], manifest["heldout"]
+    check_room(out, tokens + heldout_tokens - count(shards) - (there["tokens"] if there else 0))
+    saved = out / "tokenizer.json"
+    if not saved.is_file() or sha256(saved) != tokenizer.fingerprint:
         tokenizer.save(out)
-    if manifest.heldout is None:
-        texts = document_texts(track, source, "heldout", Report("heldout", source))
-        shard = write_shard(
-            out / "heldout.bin", TokenStream(texts, tokenizer, threads), heldout_tokens
-        )
-        check_heldout(shard, heldout_tokens)
-        manifest = replace(manifest, heldout=shard)
-        manifest.write(out)
-        yield f"{shard.file}: {shard.tokens:,} tokens to measure with"
-    report = Report("train", source)
-    texts = shuffled(document_texts(track, source, "train", report, data_dir), seed, buffer)
-    for grown in grow(out, manifest, tokens, texts, tokenizer, threads):
-        manifest, shard = grown, grown.shards[-1]
-        yield f"{shard.file}: {shard.tokens:,} tokens, {manifest.tokens:,} of {tokens:,}"
+    if not there:
+        texts = document_texts(track, source, "heldout", Report("heldout", source), data_dir)
+        shard = write_shard(out / "heldout.bin", tokenised(texts, tokenizer), heldout_tokens)
+        if shard["tokens"] < heldout_tokens:
+            raise ShardError(
+                f"the rows have only {shard['tokens']:,} tokens to hold out (a tenth of the "
+                f"documents, or a split of their own), not {heldout_tokens:,}: ask for fewer with "
+                "--heldout-tokens, or give more rows"
+            )
+        manifest["heldout"] = shard
+        write_json(out / MANIFEST, manifest)
+        yield f"{shard['file']}: {shard['tokens']:,} held-out tokens"
+
+    if count(shards) < tokens and shards and shards[-1]["tokens"] < shard_tokens:
+        shards.pop()  # the short last shard of a smaller --tokens: made again, longer
+    report, done = Report("train", source), sum(shard["documents"] for shard in shards)
+    texts = shuffled(document_texts(track, source, "train", report, data_dir), seed)
+    documents = tokenised(islice(texts, done, None), tokenizer)
+    while count(shards) < tokens:
+        path = out / f"train-{len(shards):05d}.bin"
+        shard = write_shard(path, documents, min(shard_tokens, tokens - count(shards)))
+        if not shard["documents"]:
+            path.unlink()
+            break
+        shards.append(shard)
+        write_json(out / MANIFEST, manifest)
+        yield f"{path.name}: {shard['tokens']:,} tokens, {count(shards):,} of {tokens:,}"
     if report.left_out:
-        yield "rows left out: " + ", ".join(
-            f"{rows:,} {reason}" for reason, rows in report.left_out.items()
-        )
-    if manifest.tokens < tokens:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
+        yield f"rows left out: {reasons}"
+    if count(shards) < tokens:
         raise ShardError(
-            f"the rows have only {manifest.tokens:,} tokens to train on, not {tokens:,}: all of "
-            f"them are in {out} now "
-            "and can be used"
+            f"the rows have only {count(shards):,} tokens to train on, not {tokens:,}: all of them "
+            f"are in {out} now and can be used"
         )
 
 
-def grow(
-    out: Path,
-    manifest: Manifest,
-    tokens: int,
-    texts: Iterator[str],
-    tokenizer: Tokenizer,
-    threads: int,
-) -> Iterator[Manifest]:
-    """Add shards until there are `tokens` tokens or no more documents; yields the manifest after
-    each.
+def count(shards: list[dict]) -> int:
+    """The tokens of several shards."""
+    return sum(shard["tokens"] for shard in shards)
+
+
+# ---------------------------------------------------------------- documents to tokens
+
+
+def document_texts(
+    track: str, source: str, split: str, report: Report, data_dir: Path | None = None
+) -> Iterator[str]:
+    """The texts of a split, in the order of their source; unusable rows are counted in the report.
+
+    Duplicates are kept. Raises SourceError.
     """
-    size = manifest.made_from["shard_tokens"]
-    if manifest.tokens >= tokens:
+    role = find_role(track, "documents", split, source)
+    if source == "embedded":
+        yield from (document.text for document in load_rows("documents", split, track))
         return
-    if (
-        manifest.shards and manifest.shards[-1].tokens < size
-    ):  # the last of a smaller --tokens: made again, longer
-        manifest = replace(manifest, shards=manifest.shards[:-1])
-    stream = TokenStream(
-        texts, tokenizer, threads, manifest.shards[-1] if manifest.shards else None
-    )
-    while manifest.tokens < tokens:
-        path = out / f"train-{len(manifest.shards):05d}.bin"
-        shard = write_shard(path, stream, min(size, tokens - manifest.tokens))
-        if shard is None:
-            return
-        manifest = replace(manifest, shards=(*manifest.shards, shard))
-        manifest.write(out)
-        yield manifest
+    rows, apart, _ = READERS[source](role.data, split, data_dir)
+    wanted = splits_wanted(role, "documents", split, apart)
+    for row in checked(rows, role.data):
+        try:
+            if isinstance(row, Unusable):
+                raise row
+            text = role.key(row)
+            if BLANKS.search(text):
+                raise Unusable("100,000 blanks in a row")
+        except Unusable as reason:
+            report.left_out[str(reason)] += 1
+            continue
+        if split_of(text) in wanted:
+            yield text
 
 
-def write_shard(path: Path, stream: TokenStream, tokens: int) -> Shard | None:
-    """Write the next `tokens` tokens of a stream, or all that it still has (None: it has none).
-    Raises ShardError.
+def shuffled(texts: Iterable[str], seed: int, buffer: int = BUFFER) -> Iterator[str]:
+    """The same texts in random order, each drawn from the next `buffer` of them."""
+    texts, rng = iter(texts), random.Random(seed)
+    waiting = list(islice(texts, buffer))
+    for text in texts:
+        i = rng.randrange(buffer)
+        yield waiting[i]
+        waiting[i] = text
+    rng.shuffle(waiting)
+    yield from waiting
+
+
+def tokenised(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The tokens of each text, followed by the end-of-text token; tiktoken uses all cores."""
+    texts, threads = iter(texts), os.cpu_count() or 1
+    while chunk := list(islice(texts, CHUNK)):
+        for ids in tokenizer.encoding.encode_ordinary_batch(chunk, num_threads=threads):
+            yield np.array([*ids, tokenizer.eos_id], DTYPE)
+
+
+def write_shard(path: Path, documents: Iterator[np.ndarray], tokens: int) -> dict:
+    """Write documents until there are at least `tokens` tokens; returns the manifest's entry.
+
+    Raises ShardError when the disk is full.
     """
-    partial, digest, written = path.with_name(path.name + ".partial"), sha256(), 0
+    partial, written, number = path.with_name(path.name + ".partial"), 0, 0
     try:
         with open(partial, "wb") as file:
-            while written < tokens and len(ids := stream.read(tokens - written)):
-                content = ids.tobytes()
-                file.write(content)
-                digest.update(content)
-                written += len(ids)
-        if written:
-            os.replace(partial, path)
-    except OSError as error:  # the disk is full, most likely
-        why = f"{path} can't be written ({error.strerror})"
+            while written < tokens and (ids := next(documents, None)) is not None:
+                file.write(ids.tobytes())
+                written, number = written + len(ids), number + 1
+        os.replace(partial, path)
+    except OSError as error:
         raise ShardError(
-            f"{why}: complete shards stay; make room and give the same command again"
+            f"{path} can't be written ({error.strerror}): complete shards stay; make room and give "
+            "the same command again"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
-    return (
-        Shard(path.name, written, digest.hexdigest(), stream.documents, len(stream.rest))
-        if written
-        else None
-    )
+    return {"file": path.name, "tokens": written, "documents": number, "sha256": sha256(path)}
 
 
-# ---------------- what is there, and what is asked for
+# ---------------------------------------------------------------- the folder
 
 
-def origin(track: str, source: str, tokenizer: Tokenizer, data_dir: Path | None = None) -> dict:
-    """What the tokens depend on beside sizes and seed. Raises ShardError for a vocabulary that
-    uint16 can't hold.
-    """
-    if tokenizer.vocab_size > LARGEST:
-        raise ShardError(
-            f"a vocabulary of {tokenizer.vocab_size:,} does not fit 16 bits: at most {LARGEST:,} "
-            "tokens"
-        )
+def origin(track: str, source: str, data_dir: Path | None = None) -> dict:
+    """Where the documents come from."""
     data = find_role(track, "documents", "train", source).data
-    if source == "embedded":
-        rows = {"data": track}
-    elif source == "local":
-        rows = {"data": READERS[source](data, "train", data_dir)[2]}
+    if source == "hub":
+        place = {"data": data.repository, "config": data.config, "revision": data.revision}
     else:
-        rows = {"data": data.repository, "config": data.config, "revision": data.revision}
-    return {
-        "source": source,
-        **rows,
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
-    }
+        place = {
+            "data": track if source == "embedded" else READERS[source](data, "train", data_dir)[2]
+        }
+    return {"source": source, **place}
 
 
-def open_folder(out: Path, made_from: dict) -> tuple[Manifest, list[str]]:
-    """The manifest of what is there and intact, and lines that say so. Raises ShardError if it is
-    made otherwise.
+def open_folder(out: Path, made_from: dict) -> tuple[dict, list[str]]:
+    """The manifest of the shards that are there and intact, and lines that say so.
+
+    Raises ShardError if they were made from something else.
     """
     if not (out / MANIFEST).exists():
         out.mkdir(parents=True, exist_ok=True)
-        return Manifest(made_from), []
+        return {"version": VERSION, "made_from": made_from, "heldout": None, "shards": []}, []
     manifest, lines = read_manifest(out), []
-    for name in made_from | manifest.made_from:
-        there, asked = (
-            named(of[name]) if name in of else "none" for of in (manifest.made_from, made_from)
-        )
+    for name in made_from | manifest["made_from"]:
+        there, asked = (of.get(name) for of in (manifest["made_from"], made_from))
         if there != asked:
             raise ShardError(
-                f"{out} was made with {name} {there}, not {asked}: give the same, or another folder"
+                f"{out} was made with {name} {there!r}, not {asked!r}: give the same, or another "
+                "folder"
             )
-    heldout, whole = manifest.heldout, []
-    fault = heldout and heldout.fault(out)
-    if fault:
-        lines.append(f"{heldout.file} {fault}: it is made again")
-        heldout = None
-    for shard in manifest.shards:
-        if fault := shard.fault(out):
-            lines.append(f"{shard.file} {fault}: it is made again, and those after it")
+    heldout, shards = manifest["heldout"], manifest["shards"]
+    if heldout and (problem := fault(out, heldout)):
+        lines.append(f"{heldout['file']} {problem}: it is made again")
+        manifest["heldout"] = None
+    for number, shard in enumerate(shards):
+        if problem := fault(out, shard):
+            lines.append(f"{shard['file']} {problem}: it is made again, and those after it")
+            del shards[number:]
             break
-        whole.append(shard)
-    manifest = replace(manifest, heldout=heldout, shards=tuple(whole))
-    return manifest, [
-        *lines,
-        f"{manifest.tokens:,} tokens in {len(whole)} shards are already there and intact",
-    ]
-
-
-def check_heldout(shard: Shard | None, wanted: int) -> None:
-    """Raises ShardError when the source had fewer held-out tokens than wanted."""
-    found = shard.tokens if shard else 0
-    if found < wanted:
-        raise ShardError(
-            f"the rows have only {found:,} tokens to hold out (a tenth of the documents, or a "
-            "split of their own), not "
-            f"{wanted:,}: ask for fewer with --heldout-tokens, or give more rows"
-        )
+    lines.append(f"{count(shards):,} tokens in {len(shards)} shards are already there and intact")
+    return manifest, lines
 
 
 def check_room(out: Path, tokens: int) -> None:
-    """Raises ShardError when so many more tokens do not fit on the disk: hours before it is
-    full.
-    """
-    free = shutil.disk_usage(out).free
-    if tokens * TOKEN_BYTES > free:
-        needed, there = (f"{size / 1e9:.1f} GB" for size in (tokens * TOKEN_BYTES, free))
+    """Raise ShardError now if the disk has no room for so many more tokens."""
+    needed, free = tokens * DTYPE.itemsize, shutil.disk_usage(out).free
+    if needed > free:
         raise ShardError(
-            f"{out} needs {needed}, but the disk has {there}: make room, or ask for fewer --tokens"
+            f"{out} needs {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB: make room, "
+            "or ask for fewer --tokens"
         )
 
 
 # ---------------------------------------------------------------- the command line
 
 
-def count(text: str) -> int:
+def number_of(text: str) -> int:
     """A number of tokens: 250k, 1.5M, 10B, or plain. Raises ValueError."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in MULTIPLES else (text, "")
-    return round(float(number) * MULTIPLES[unit])
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
+    return round(float(number) * UNITS[unit])
 
 
-def chosen_tokenizer(
-    name: str | None, track: str, source: str, data_dir: Path | None = None
-) -> Tokenizer:
-    """The tokenizer of a tokenizer.json; without a name the embedded world's, or GPT-2's for other
-    rows.
-    """
-    if name:
-        return Tokenizer(name)
-    return load_tokenizer(track) if source == "embedded" else load_gpt2_tokenizer(data_dir=data_dir)
-
-
-def main(argv: Sequence[str] | None = None, source: str = "embedded", data_dir=None) -> None:
-    """The command line; source and data_dir are the run's settings."""
+def main(
+    argv: Sequence[str] | None = None, source: str = "embedded", data_dir: Path | None = None
+) -> None:
+    """`python -m helpers shards`; source and data_dir are the run's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers shards", description="Documents as shards of tokens."
+        prog="python -m helpers shards",
+        description="Write documents as shards of tokens.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder of the shards")
-    parser.add_argument(
-        "--tokens",
-        type=count,
-        default="100M",
-        help="to train on, such as 1.5B (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--heldout-tokens", type=count, default="1M", help="to measure with (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--shard-tokens", type=count, default="10M", help="tokens a file (default: %(default)s)"
-    )
-    parser.add_argument("--source", choices=SOURCES, default=source, help="default: %(default)s")
-    parser.add_argument(
-        "--track", choices=TRACKS, default="tldr", help="whose documents (default: %(default)s)"
-    )
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: GPT-2's)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the order of documents (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="that tokenise (default: one a core)"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="the folder of the shards")
+    add("--tokens", type=number_of, default="100M", help="training tokens, such as 1.5B")
+    add("--heldout-tokens", type=number_of, default="1M", help="held-out tokens")
+    add("--shard-tokens", type=number_of, default="10M", help="tokens per file")
+    add("--source", choices=SOURCES, default=source, help="of the documents")
+    add("--data-dir", type=Path, default=data_dir, help="the folder of source local")
+    add("--track", choices=TRACKS, default="tldr", help="whose documents")
+    add("--tokenizer", metavar="FILE", help="a tokenizer.json; None: the track's own or GPT-2's")
+    add("--seed", type=int, default=0, help="of the order of documents")
     args = vars(parser.parse_args(argv))
+    path, embedded = args.pop("tokenizer"), args["source"] == "embedded"
     try:
-        tokenizer = chosen_tokenizer(args.pop("tokenizer"), args["track"], args["source"], data_dir)
-        for line in build(
-            args.pop("out"), args.pop("tokens"), tokenizer, **args, data_dir=data_dir
-        ):
+        if path:
+            tokenizer = Tokenizer(path)
+        else:
+            tokenizer = (
+                load_tokenizer(args["track"])
+                if embedded
+                else load_gpt2_tokenizer(data_dir=args["data_dir"])
+            )
+        for line in build(args.pop("out"), args.pop("tokens"), tokenizer, **args):
             print(line, flush=True)
     except (ShardError, SourceError, OSError, ValueError) as error:
         sys.exit(f"shards: {error}")

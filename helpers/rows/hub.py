@@ -1,6 +1,4 @@
-"""Rows from the Hugging Face Hub, through `datasets`; a clear error soon where they can't be
-had.
-"""
+"""Rows from the Hugging Face Hub, through `datasets`; a clear error within seconds without them."""
 
 from collections.abc import Iterator
 
@@ -11,9 +9,7 @@ SECONDS = 6  # the longest wait for the Hub's first answer
 
 
 def check_hub(data: HubData) -> None:
-    """Ask the Hub for the data set, once. Raises SourceError: no network, missing, gated, refused
-    token.
-    """
+    """Raise SourceError if the data set can't be read: no network, missing, gated, bad token."""
     from huggingface_hub import HfApi  # imported here: most runs never need it
 
     try:
@@ -30,9 +26,7 @@ def check_hub(data: HubData) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What an answer of the Hub means, as the end of a sentence that begins with the data set's
-    name.
-    """
+    """What an error of the Hub means, as the end of a sentence about the data set."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -56,10 +56,9 @@ def load_track(
     """The first `limit` records of a track, and the report of what was left out.
 
     kind: documents, demonstrations, comparisons or prompts; for sentiment also labels (one text and
-    its label).
-    split: train or heldout. No prompt is in both, whatever the kinds. data_dir: the folder of
-    source "local". Raises ValueError for an
-    unknown name, SourceError when the rows can't be had or none can be used.
+    its label). split: train or heldout. No prompt is in both, whatever the kinds. data_dir: the
+    folder of source "local". Raises ValueError for an unknown name, SourceError when the rows can't
+    be had or none can be used.
     """
     role = find_role(track, kind, split, source)
     report = Report(f"{track} {kind}/{split}", source)

@@ -1,209 +1,110 @@
-"""Token shards on disk: the manifest that describes them, and batches in an order that (seed, step)
-alone decides.
+"""Token shards for training: batches in an order that depends on the seed and the step alone.
 
-A folder that `python -m helpers.rows.build_shards` has made. A shard is a file of uint16 tokens,
-little-endian, without a header, that is mapped into memory, not read: only the pages that a batch
-touches are loaded. Shapes: B rows, T tokens.
+A folder from `python -m helpers.rows.build_shards`. A shard is a file of uint16 tokens without a
+header (little-endian), read through numpy.memmap: only the pages that a batch touches are loaded.
+Shapes: B rows, T tokens.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.engine.files import write_json
-from helpers.run.checkpoints import sha256
+from helpers.engine.files import sha256
+from helpers.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # only to name it
-    from helpers.tokenizer import Tokenizer
-
-MANIFEST, VERSION = "manifest.json", 1
-TOKEN_BYTES = 2  # uint16
-ROUNDS = 4  # of the Feistel network: from 4 on it looks random to whoever does not know the key
+MANIFEST, VERSION = "manifest.json", 2
+DTYPE = np.dtype("<u2")
+BUILD = "python -m helpers.rows.build_shards"
 
 
 class ShardError(RuntimeError):
-    """Shards that are missing, damaged, or made for something else: one line with the file and what
-    to do.
-    """
+    """Shards that are missing, damaged or made for something else: one line with what to do."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of tokens, and where in the stream of documents it stops."""
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a folder: what its shards were made from, and each one's file, tokens,
+    documents and SHA-256.
 
-    file: str
-    tokens: int
-    sha256: str
-    # of the stream that were begun up to the end of this shard, those of earlier shards included
-    documents: int
-    left: int  # tokens of the last of them that the next shard begins with
-
-    def fault(self, folder: Path, checksum: bool = True) -> str | None:
-        """What is wrong with the file, or None. checksum: read it whole; else only its length is
-        looked at.
-        """
-        path = folder / self.file
-        if not path.is_file():
-            return "is missing"
-        size, expected = path.stat().st_size, self.tokens * TOKEN_BYTES
-        if size != expected:
-            return f"has {size:,} bytes instead of {expected:,}"
-        return (
-            "has changed since it was made (checksum mismatch)"
-            if checksum and sha256(path) != self.sha256
-            else None
-        )
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What lies in a folder of shards and what it was made from (tokenizer, rows, revision, seed,
-    sizes).
-    """
-
-    made_from: dict
-    heldout: Shard | None = None
-    shards: tuple[Shard, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens to train on."""
-        return sum(shard.tokens for shard in self.shards)
-
-    def write(self, folder: Path) -> None:
-        """Write manifest.json, so that a reader sees the old one or the new one."""
-        documents = self.shards[-1].documents if self.shards else 0
-        counts = {"version": VERSION, "tokens": self.tokens, "documents": documents}
-        write_json(folder / MANIFEST, counts | asdict(self))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder. Raises ShardError when there is none, or none that this version can
-    read.
+    Raises ShardError when there is none, or none that this version can read.
     """
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if content["version"] > VERSION:
-            raise ShardError(
-                f"{folder} was made by a newer version of the course: update it, or take another "
-                "folder"
-            )
-        heldout = Shard(**content["heldout"]) if content["heldout"] else None
-        return Manifest(
-            content["made_from"], heldout, tuple(Shard(**shard) for shard in content["shards"])
-        )
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] != VERSION:
+            raise ShardError(f"{folder} is from another version of the course: make it again")
+        return manifest
     except (FileNotFoundError, NotADirectoryError):
+        raise ShardError(f"no shards in {folder}: `{BUILD} --out {folder}` makes them") from None
+    except (ValueError, KeyError, TypeError):
         raise ShardError(
-            f"no shards in {folder}: `python -m helpers.rows.build_shards --out {folder}` makes "
-            "them"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ShardError(
-            f"{folder / MANIFEST} is damaged ({why}): delete it and make the shards again"
+            f"{folder / MANIFEST} is damaged: delete it and make the shards again"
         ) from None
 
 
-def named(setting: object) -> str:
-    """What shards were made with, in a message: a tokenizer by its name and the first digits of its
-    fingerprint.
-    """
-    return (
-        f"{setting['name']!r} ({setting['fingerprint'][:8]})"
-        if isinstance(setting, dict)
-        else repr(setting)
-    )
+def fault(folder: Path, shard: dict, checksum: bool = True) -> str | None:
+    """What is wrong with a shard's file, or None. checksum=False compares the length alone."""
+    path = folder / shard["file"]
+    if not path.is_file():
+        return "is missing"
+    size, expected = path.stat().st_size, shard["tokens"] * DTYPE.itemsize
+    if size != expected:
+        return f"has {size:,} bytes instead of {expected:,}"
+    if checksum and sha256(path) != shard["sha256"]:
+        return "has changed since it was made (checksum mismatch)"
+    return None
 
 
-def permuted(index: int, size: int, key: str) -> int:
-    """Where a random permutation of range(size), one for each key, puts `index`; nothing of its
-    length is ever stored.
-
-    A Feistel network (Luby and Rackoff 1988) on numbers of 2 x `half` bits: whatever the hash
-    gives, a round can be undone, so no two numbers meet. What falls outside of range(size) is put
-    in again until it falls inside.
-    """
-    half = max(1, -(-(size - 1).bit_length() // 2))
-    while True:
-        left, right = divmod(index, 1 << half)
-        for turn in range(ROUNDS):
-            word = hashlib.blake2b(f"{key}/{turn}/{right}".encode(), digest_size=8).digest()
-            left, right = right, left ^ int.from_bytes(word, "big") % (1 << half)
-        index = (left << half) + right
-        if index < size:
-            return index
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The random order of an epoch's rows."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)
 
 
 class ShardSet:
-    """The tokens of a folder of shards as rows for training and for measuring.
+    """The tokens of a folder of shards as rows for training and evaluation.
 
     A row of T = `context` tokens is a window of one shard. It starts with the last token of the
-    window before, so that in an epoch every token (but the first of a shard and the few that fill
-    no window at its end) is guessed once.
+    window before, so every token is predicted once per epoch (except the first of a shard and the
+    remainder at its end).
     """
 
     def __init__(
-        self, folder: str | Path, tokenizer: "Tokenizer | None" = None, checksums: bool = True
+        self, folder: str | Path, tokenizer: Tokenizer | None = None, checksums: bool = True
     ):
-        """Raises ShardError for a folder without shards, another tokenizer, and a shard that has
-        changed.
+        """Raises ShardError for an incomplete folder, another tokenizer or a changed shard.
 
-        checksums=False looks at lengths only: for all but the first of several processes.
+        checksums=False compares lengths only: for all but the first of several processes.
         """
         self.folder = Path(folder).expanduser()
-        self.manifest = read_manifest(self.folder)
-        made_with = self.manifest.made_from["tokenizer"]
-        if tokenizer is not None and made_with["fingerprint"] != tokenizer.fingerprint:
-            mine = named({"name": tokenizer.name, "fingerprint": tokenizer.fingerprint})
+        manifest = read_manifest(self.folder)
+        made_with = manifest["made_from"]["tokenizer"]
+        if tokenizer is not None and made_with != tokenizer.fingerprint:
             raise ShardError(
-                f"{folder} was made with tokenizer {named(made_with)}, but this run uses {mine}"
+                f"{folder} was made with another tokenizer ({made_with[:8]}) than this run's "
+                f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
             )
-        if self.manifest.heldout is None or not self.manifest.shards:
-            raise ShardError(
-                f"{folder} is not complete: run `python -m helpers.rows.build_shards` with the "
-                "same options again"
-            )
-        for shard in (self.manifest.heldout, *self.manifest.shards):
-            fault = shard.fault(self.folder, checksums)
-            if fault:
-                raise ShardError(
-                    f"{self.folder / shard.file} {fault}: run `python -m "
-                    "helpers.rows.build_shards` again"
-                )
-
-    @cached_property
-    def mapped(self) -> list[Tensor]:
-        """The shards to train on, uint16, as memory that the system loads when it is read."""
-        return [self._map(shard) for shard in self.manifest.shards]
-
-    def _map(self, shard: Shard) -> Tensor:
-        return torch.from_file(str(self.folder / shard.file), size=shard.tokens, dtype=torch.uint16)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens to train on."""
-        return self.manifest.tokens
-
-    @property
-    def fingerprint(self) -> str:
-        """A checksum of all that can be trained on."""
-        return hashlib.sha256(
-            "".join(shard.sha256 for shard in self.manifest.shards).encode()
+        self.shards, self.heldout = manifest["shards"], manifest["heldout"]
+        if not self.heldout or not self.shards:
+            raise ShardError(f"{folder} is not complete: run `{BUILD}` with the same options again")
+        for shard in (self.heldout, *self.shards):
+            if problem := fault(self.folder, shard, checksums):
+                raise ShardError(f"{self.folder / shard['file']} {problem}: run `{BUILD}` again")
+        self.mapped = [self._map(shard) for shard in self.shards]
+        self.tokens = sum(shard["tokens"] for shard in self.shards)
+        self.fingerprint = hashlib.sha256(
+            "".join(shard["sha256"] for shard in self.shards).encode()
         ).hexdigest()
 
+    def _map(self, shard: dict) -> np.ndarray:
+        return np.memmap(self.folder / shard["file"], DTYPE, mode="r")
+
     def windows(self, context: int) -> int:
-        """How many rows of `context` tokens an epoch has. Raises ShardError where not one fits."""
-        if context < 2:
-            raise ValueError(
-                f"context must be at least 2 tokens, one to read and one to guess, not {context}"
-            )
-        number = sum(fitting(shard.tokens, context) for shard in self.manifest.shards)
+        """The number of rows of `context` tokens. Raises ShardError if not even one fits."""
+        number = sum((len(shard) - 1) // (context - 1) for shard in self.mapped)
         if not number:
             raise ShardError(
                 f"{self.folder} has {self.tokens:,} tokens: too few for one row of {context}"
@@ -212,46 +113,32 @@ class ShardSet:
 
     def window(self, number: int, context: int) -> Tensor:
         """Row `number` of range(windows(context)), in the order of the files: int64, (T,)."""
-        before = 0  # rows of earlier shards
         for shard in self.mapped:
-            start = (number - before) * (context - 1)
-            before += fitting(len(shard), context)
-            if number < before:
-                return shard[start : start + context].long()
-        raise IndexError(f"the shards have no row {number} of {context} tokens")
+            windows = (len(shard) - 1) // (context - 1)
+            if number < windows:
+                start = number * (context - 1)
+                return torch.from_numpy(shard[start : start + context].astype(np.int64))
+            number -= windows
+        raise IndexError(f"the shards have no such row of {context} tokens")
 
     def batch(
-        self, step: int, batch_size: int, context: int, seed: int = 0, rank: int = 0, world: int = 1
+        self, step: int, batch_size: int, context: int, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
         """ids and mask (B, T) of a step, counted from 0: the same on any machine, after any
         restart.
 
-        The windows come in a new random order every epoch; a batch may end one epoch and begin the
-        next. Of `world` processes, `rank` gets rows rank, rank + world, ... of the batch, as
-        `helpers.engine.distributed.own_rows` says.
+        Every epoch has a random order of its own; a batch may end one and begin the next.
         """
-        if not 0 <= rank < world <= batch_size:
-            raise ValueError(f"a batch of {batch_size} rows has none for process {rank} of {world}")
         windows, rows = self.windows(context), []
-        for i in range(rank, batch_size, world):
-            epoch, index = divmod(step * batch_size + i, windows)
-            rows.append(self.window(permuted(index, windows, f"{seed}/{epoch}"), context))
+        for i in range(step * batch_size, (step + 1) * batch_size):
+            epoch, index = divmod(i, windows)
+            rows.append(self.window(epoch_order(seed, epoch, windows)[index], context))
         ids = torch.stack(rows)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
     def heldout_rows(self, context: int, tokens: int | None = None) -> list[list[int]]:
-        """The first `tokens` held-out tokens (None: all) as rows of at most `context`: the same
-        ones every time.
-        """
-        shard = self._map(self.manifest.heldout)[:tokens].tolist()
+        """The first `tokens` held-out tokens (None: all) as rows of at most `context`."""
+        ids = self._map(self.heldout)[:tokens].tolist()
         return [
-            shard[start : start + context]
-            for start in range(0, max(1, len(shard) - 1), context - 1)
+            ids[start : start + context] for start in range(0, max(1, len(ids) - 1), context - 1)
         ]
-
-
-def fitting(tokens: int, context: int) -> int:
-    """How many windows of `context` tokens fit, each of which begins with the last token of the one
-    before.
-    """
-    return max(0, (tokens - 1) // (context - 1))

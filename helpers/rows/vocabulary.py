@@ -35,7 +35,7 @@ def choose_tokenizer(
 
 
 def base_tokenizer(init: str, data_dir: Path | None = None) -> Tokenizer:
-    """The tokenizer that goes with weights from elsewhere: a course checkpoint's own, or GPT-2's."""
+    """The tokenizer of weights from elsewhere: a course checkpoint's own, or GPT-2's."""
     folder = Path(init).expanduser()
     if (folder / "stage.json").is_file():
         return Tokenizer(folder / "tokenizer.json")

@@ -22,7 +22,8 @@ from helpers.run.folders import NOTEBOOKS, default_out
 from helpers.run.notebook import CellFailure, Progress, run_notebook, write_notebook
 from helpers.run.options import Parser, add_settings
 from helpers.run.presets import choose_preset
-from helpers.run.report import ReportError, final_table, read_metrics, write_report
+from helpers.run.report import ReportError, final_table, read_metrics
+from helpers.run.report_page import write_report
 from helpers.run.settings import Settings, read_settings
 
 # What a notebook's kernel is told, in its environment: every setting that has a variable

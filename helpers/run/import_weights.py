@@ -1,8 +1,8 @@
 """Weights from elsewhere in our model: GPT-2's own, from the Hub or a folder, and raw .pt files in
 nanoGPT's layout.
 
-`python -m helpers import FILE.pt FOLDER` makes a folder of such a file, for
-transformers and for `RLHF_INIT=FOLDER`.
+`python -m helpers import FILE.pt FOLDER` makes a folder of such a file, for transformers and for
+`RLHF_INIT=FOLDER`.
 """
 
 import argparse

@@ -236,8 +236,8 @@ def choose_init(init: str | None, preset: str, track: str, source: str) -> str:
     init = init or load_config("sft", preset, track, source=source).init
     if init != "pretrain" and source == "embedded":
         raise ValueError(
-            f"init {init}: an embedded world has a tokenizer of its own, which these weights do not "
-            "know; take real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or init pretrain"
+            f"init {init}: an embedded world has a tokenizer of its own, which these weights do "
+            "not know; take real rows (RLHF_DATA_DIR or RLHF_SOURCE=hub) or init pretrain"
         )
     return init
 

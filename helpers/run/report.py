@@ -1,18 +1,14 @@
-"""report.json, report.html and the final table, assembled from what the four notebooks recorded.
+"""The report of a run and its final table, assembled from what the four notebooks recorded.
 
-The notebooks call `course.record(...)` with the names in REQUIRED. They may record more; of that
-the page knows
-
-    table   (ppo)   one row a policy, in the order to show them: {"base": {"gold_reward": ...,
-    "flaws": {...},
-                    "kl": ..., "stop_rate": ...}, "SFT": {...}, "best of 4": {...}, "PPO": {...}};
-                    without it the rows SFT and PPO are made from the required fields
-    curves  (any)   {"loss": {"x": [...], "y": [...], "xlabel": "step", "ceiling": 1.2, "label":
-    "entropy floor"}, ...}
+The notebooks call `course.record(...)` with the names in REQUIRED. They may record more: `table`
+(ppo) has one row a policy, in the order to show them, such as {"base": {"gold_reward": ...,
+"flaws": {...}, "kl": ..., "stop_rate": ...}, "SFT": {...}, "PPO": {...}}. Without it, the rows SFT
+and PPO are made from the required fields.
 
 On real rows (source "local" or "hub") no floor, Bayes accuracy or gold reward is known: there
 `table` is required, with what `helpers.compare.policies` measures of each policy. Losses are nats
-per token, KL nats per response, rates and accuracies fractions, gold reward the world's own unit.
+per token, KL nats per response, rates and accuracies fractions, the gold reward is in its world's
+own unit.
 """
 
 import json
@@ -20,9 +16,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from helpers.compare.policy_table import BLOCKS, all_rows, shown, used
-from helpers.engine.files import write_json, write_text
 from helpers.run.folders import NOTEBOOKS
+from helpers.run.policy_table import BLOCKS, all_rows, number_text, used
 
 NUMBER, PAIR, GROUP = "a finite number", "a pair of finite numbers", "a group of finite numbers"
 ROWS = "a row of numbers for each policy"
@@ -58,7 +53,7 @@ class ReportError(ValueError):
 
 
 def required(stage: str, source: str) -> dict[str, str]:
-    """{name: kind} of what a stage must record on this source of rows."""
+    """{name: kind} of the values that a stage must record on this source of rows."""
     return REQUIRED[stage] | (REQUIRED_EMBEDDED if source == "embedded" else REQUIRED_REAL)[stage]
 
 
@@ -66,8 +61,8 @@ def assemble(out: Path) -> dict[str, Any]:
     """The report of the run folder `out`, from its metrics/*.json.
 
     Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "pretrain": {...}, "sft":
-    {...}, ...}. Nothing in it but `seconds` differs between two runs with the same settings. Raises
-    ReportError that names what is missing.
+    {...}, ...}. Only `seconds` differs between two runs with the same settings. Raises a
+    ReportError that names all that is missing.
     """
     metrics = read_metrics(out)
     missing = [
@@ -88,10 +83,10 @@ def assemble(out: Path) -> dict[str, Any]:
         raise ReportError(f"the stages were run with different settings: {listed}")
     report: dict[str, Any] = dict(zip(IDENTITY, settings.pop()))
     report["seconds"] = {stage: metrics[stage].get("seconds") for stage in REQUIRED}
-    kept_out = {"stage", "seconds", "curves", *IDENTITY}
+    elsewhere = {"stage", "seconds", "curves", *IDENTITY}
     for stage in REQUIRED:
         report[stage] = {
-            name: value for name, value in metrics[stage].items() if name not in kept_out
+            name: value for name, value in metrics[stage].items() if name not in elsewhere
         }
     return report
 
@@ -128,20 +123,6 @@ def fits(value: Any, kind: str) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def write_report(out: Path) -> dict[str, Any]:
-    """Write report.json and report.html into the run folder; return the report. Raises
-    ReportError.
-    """
-    from helpers.run.report_page import page
-
-    report = assemble(out)
-    write_json(out / "report.json", report)
-    curves = {stage: metrics.get("curves") or {} for stage, metrics in read_metrics(out).items()}
-    figures = {stage: sorted((out / "figures").glob(f"{stage}-*.png")) for stage in REQUIRED}
-    write_text(out / "report.html", page(report, curves, figures))
-    return report
-
-
 def table_rows(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{policy: {"gold_reward", "flaws", "kl", "stop_rate", ...}} for the final table, in the order
     to show them.
@@ -167,23 +148,22 @@ def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
 
 
 def real_tables(ppo: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
-    """The blocks of `helpers.compare.policy_table`, each with the rows that have one of its
-    numbers.
-    """
-    rows, found = all_rows(ppo), []
+    """The blocks of `helpers.run.policy_table`, each with the rows that have a number in it."""
+    rows, blocks = all_rows(ppo), []
     for title, columns in BLOCKS.items():
-        there = used(columns, rows)
+        columns = used(columns, rows)
         body = [
-            [name, *(shown(row.get(column.key), column.digits) for column in there)]
+            [name, *(column.text(row) for column in columns)]
             for name, row in rows.items()
-            if any(column.key in row for column in there)
+            if any(column.key in row for column in columns)
         ]
-        found += [([title, *(column.title for column in there)], body)] if body else []
-    return found
+        if body:
+            blocks.append(([title, *(column.title for column in columns)], body))
+    return blocks
 
 
 def gold_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Gold reward, flaws, KL and stop rate of the policies; what a row does not know is a dash."""
+    """Gold reward, flaws, KL and stop rate of the policies, a dash for what was not recorded."""
     rows = table_rows(report)
     flaws = list(dict.fromkeys(flaw for row in rows.values() for flaw in row.get("flaws") or {}))
     header = [
@@ -195,27 +175,17 @@ def gold_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
     body = []
     for policy, row in rows.items():
-        rates = [percent((row.get("flaws") or {}).get(flaw)) for flaw in flaws]
+        rates = row.get("flaws") or {}
         body.append(
             [
                 policy,
-                number(row.get("gold_reward")),
-                *rates,
-                number(row.get("kl")),
-                percent(row.get("stop_rate")),
+                number_text(row.get("gold_reward")),
+                *(number_text(rates.get(flaw), form=".1%") for flaw in flaws),
+                number_text(row.get("kl")),
+                number_text(row.get("stop_rate"), form=".1%"),
             ]
         )
     return header, body
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number with a fixed count of decimals, or a dash."""
-    return f"{value:.{digits}f}" if fits(value, NUMBER) else "-"
-
-
-def percent(value: Any) -> str:
-    """A fraction as a percentage, or a dash."""
-    return f"{100 * value:.1f}%" if fits(value, NUMBER) else "-"
 
 
 def excess(loss: float, floor: float) -> float:
@@ -229,8 +199,8 @@ def way_to_bayes(accuracy: float, bayes: float) -> float:
 
 
 def final_table(report: dict[str, Any]) -> str:
-    """What `make course` prints at the end: the policies side by side, then what each stage came
-    to.
+    """The text that `make course` prints at the end: the policies side by side, then a line for
+    each stage.
     """
     lines = []
     for header, body in tables(report):
@@ -245,76 +215,70 @@ def final_table(report: dict[str, Any]) -> str:
                 )
             )
         lines.append("")
-    lines += (
-        against_ceilings(report) if report["source"] == "embedded" else against_baselines(report)
-    )
+    lines += stage_lines(report)
     seconds = report["seconds"]
     minutes = " + ".join(duration(seconds[stage]) for stage in REQUIRED)
-    return "\n".join(
-        [
-            *lines,
-            f"time          {minutes} = {duration(sum(value or 0 for value in seconds.values()))}",
+    total = duration(sum(value or 0 for value in seconds.values()))
+    return "\n".join([*lines, f"time          {minutes} = {total}"])
+
+
+def stage_lines(report: dict[str, Any]) -> list[str]:
+    """A line a stage: against its ceiling on an embedded world, against a baseline on real rows."""
+    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
+    accuracy = f"accuracy {number_text(reward['accuracy'], reward.get('accuracy_ci95'))}"
+    if report["source"] == "embedded":
+        losses = [f"loss {beside_floor(stage)}" for stage in (pretrain, sft)]
+        way = way_to_bayes(reward["accuracy"], reward["bayes_accuracy"])
+        accuracy += f", Bayes {reward['bayes_accuracy']:.3f} ({way:.0%} of the way from chance)"
+    else:
+        losses = [
+            f"loss {beside(pretrain, 'bigram_loss', 'bigram')}",
+            f"loss {beside(sft, 'base_loss', 'base model')}, stop rate {sft['stop_rate']:.1%}",
         ]
-    )
-
-
-def against_ceilings(report: dict[str, Any]) -> list[str]:
-    """A line a stage, for an embedded world."""
-    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
     return [
-        f"pretraining   loss {pretrain['heldout_loss']:.3f}, entropy floor "
-        f"{pretrain['entropy_floor']:.3f} "
-        f"({excess(pretrain['heldout_loss'], pretrain['entropy_floor']):+.1%})",
-        f"SFT           loss {sft['heldout_loss']:.3f}, entropy floor {sft['entropy_floor']:.3f} "
-        f"({excess(sft['heldout_loss'], sft['entropy_floor']):+.1%})",
-        f"reward model  accuracy {reward['accuracy']:.3f}, Bayes {reward['bayes_accuracy']:.3f} "
-        f"({way_to_bayes(reward['accuracy'], reward['bayes_accuracy']):.0%} of the way from "
-        "chance)",
-        f"PPO           {gained(ppo)}",
+        f"pretraining   {losses[0]}",
+        f"SFT           {losses[1]}",
+        f"reward model  {accuracy}",
+        f"PPO           {gain_text(ppo)}",
     ]
 
 
-def against_baselines(report: dict[str, Any]) -> list[str]:
-    """A line a stage, for real rows."""
-    pretrain, sft, reward, ppo = (report[stage] for stage in REQUIRED)
-    low, high = reward["accuracy_ci95"]
-    return [
-        "pretraining   loss "
-        f"{pretrain['heldout_loss']:.3f}{beside(pretrain, 'bigram_loss', 'bigram')}",
-        f"SFT           loss {sft['heldout_loss']:.3f}{beside(sft, 'base_loss', 'base model')}, "
-        f"stop rate {percent(sft['stop_rate'])}",
-        f"reward model  accuracy {reward['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}",
-        f"PPO           {gained(ppo)}",
-    ]
+def beside_floor(stage: dict[str, Any]) -> str:
+    """A held-out loss, its entropy floor, and how far above the floor it lies."""
+    loss, floor = stage["heldout_loss"], stage["entropy_floor"]
+    return f"{loss:.3f}, entropy floor {floor:.3f} ({excess(loss, floor):+.1%})"
 
 
-def beside(stage: dict[str, Any], name: str, said: str) -> str:
-    """A number to compare with, where a stage has recorded it."""
-    return f", {said} {stage[name]:.3f}" if fits(stage.get(name), NUMBER) else ""
+def beside(stage: dict[str, Any], name: str, baseline: str) -> str:
+    """A held-out loss and, where the stage recorded it as `name`, the loss of a baseline."""
+    known = fits(stage.get(name), NUMBER)
+    return f"{stage['heldout_loss']:.3f}" + (f", {baseline} {stage[name]:.3f}" if known else "")
 
 
 def gain_of(ppo: dict[str, Any]) -> tuple[str, float, list[float]] | None:
-    """What PPO gained over SFT and its 95% interval: in gold reward, else by the second judge, else
-    in score.
+    """What PPO gained over SFT: the measure's name, the gain, its 95% interval.
+
+    The measure is the gold reward, else the second judge's verdict, else the score; None if no gain
+    was recorded.
     """
     if "gold_gain_ci95" in ppo:
         return "gold reward", ppo["gold_reward"] - ppo["sft_gold_reward"], ppo["gold_gain_ci95"]
-    for name, said in (("judge_gain", "second judge's verdict"), ("score_gain", "score")):
+    for name, measure in (("judge_gain", "second judge's verdict"), ("score_gain", "score")):
         if fits(ppo.get(name), NUMBER) and fits(ppo.get(f"{name}_ci95"), PAIR):
-            return said, ppo[name], ppo[f"{name}_ci95"]
+            return measure, ppo[name], ppo[f"{name}_ci95"]
     return None
 
 
-def gained(ppo: dict[str, Any]) -> str:
-    """The gain of PPO in words."""
-    found = gain_of(ppo)
-    if found is None:
+def gain_text(ppo: dict[str, Any]) -> str:
+    """The gain of PPO over SFT in words."""
+    gain = gain_of(ppo)
+    if gain is None:
         return f"score {ppo['score']:.3f}, KL {ppo['kl']:.2f} nats per response"
-    said, gain, (low, high) = found
-    return f"{said} {gain:+.3f} over SFT, 95% interval {low:+.3f} to {high:+.3f}"
+    measure, value, interval = gain
+    return f"{measure} {number_text(value, interval, '+.3f')} over SFT (95% interval)"
 
 
 def duration(seconds: float | None) -> str:
     """Seconds as m:ss."""
-    whole = round(seconds or 0)
-    return f"{whole // 60}:{whole % 60:02d}"
+    minutes, rest = divmod(round(seconds or 0), 60)
+    return f"{minutes}:{rest:02d}"

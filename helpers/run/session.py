@@ -14,10 +14,9 @@ import torch
 NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib")
 NEEDED_IN_NOTEBOOKS = ("ipywidgets",)
 NEEDED_FOR_THE_HUB = ("datasets",)
-NEEDED_FOR_REFERENCES = (
-    "rouge_score",
-    "sacrebleu",
-)  # real rows of every track but sentiment have references
+NEEDED_FOR_REAL_ROWS = ("sklearn",)  # the judge of sentiment, and win rates at equal lengths
+NEEDED_FOR_REFERENCES = ("rouge_score", "sacrebleu")  # only sentiment's rows have none
+PACKAGES = {"rouge_score": "rouge-score", "sklearn": "scikit-learn"}  # where pip's name differs
 
 
 def find_place() -> str:
@@ -38,11 +37,10 @@ def require_packages(where: str, source: str = "embedded", track: str = "tldr") 
     needed = NEEDED
     needed += NEEDED_IN_NOTEBOOKS if "ipykernel" in sys.modules else ()
     needed += NEEDED_FOR_THE_HUB if source == "hub" else ()
+    needed += NEEDED_FOR_REAL_ROWS if source != "embedded" else ()
     needed += NEEDED_FOR_REFERENCES if source != "embedded" and track != "sentiment" else ()
     missing = [
-        name.replace("rouge_score", "rouge-score")
-        for name in needed
-        if importlib.util.find_spec(name) is None
+        PACKAGES.get(name, name) for name in needed if importlib.util.find_spec(name) is None
     ]
     if missing and where == "local":
         raise ModuleNotFoundError(

@@ -79,15 +79,14 @@ def rows_are_independent(dtype: torch.dtype) -> bool:
     return all(torch.equal(whole[:rows], x[:rows] @ w) for rows in (1, 32, 700, 2048))
 
 
-def matmul_dtype(course: Course) -> torch.dtype:
-    """The number format of PPO's matrix products: 16 bits only where the ratio still starts at
-    exactly 1.
+def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The number format of PPO's matrix products: `dtype`, but 16 bits only where the ratio still
+    starts at exactly 1.
 
     A minibatch has fewer rows than its rollout, so a row's bits must not depend on their number. On
     a GPU they do.
     """
-    on_cpu = torch.device(course.device).type == "cpu"
-    return course.dtype if on_cpu and rows_are_independent(course.dtype) else torch.float32
+    return dtype if device.type == "cpu" and rows_are_independent(dtype) else torch.float32
 
 
 def load_models(course: Course, tokenizer: Tokenizer) -> Models:
@@ -104,7 +103,13 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
     )
     policy, reference = policy_and_reference(sft, course.config)
     value = copy.deepcopy(reward)
-    return Models(policy, reference, reward.requires_grad_(False), value, matmul_dtype(course))
+    return Models(
+        policy,
+        reference,
+        reward.requires_grad_(False),
+        value,
+        matmul_dtype(course.device, course.dtype),
+    )
 
 
 # ---------------------------------------------------------------- held-out measurements

@@ -165,8 +165,8 @@ def set_apart(
     """The comparisons for the reward model, and those for the second judge: no prompt is in both.
 
     The hash of the prompt decides; `judge_share` says for how many. None are set apart where a
-    better judge is at
-    hand: the gold reward of an embedded world, and for `sentiment` a classifier of another kind.
+    better judge is at hand: the gold reward of an embedded world, and for `sentiment` a classifier
+    of another kind.
     """
     share = (
         course.config.judge_share

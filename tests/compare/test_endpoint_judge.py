@@ -5,26 +5,30 @@ that never shows.
 import json
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from helpers.compare import endpoint_judge as module
 from helpers.compare.endpoint_judge import (
+    CRITERIA,
     MOST_FAILURES,
-    NAMES,
     OFF,
-    Judge,
     JudgeError,
-    judge_from_environment,
+    chat_address,
+    endpoint_judge,
+    judge_of,
 )
-from helpers.compare.win_rate import wins_by_judge
+from helpers.compare.win_rate import PairwiseJudge, wins_by_judge
 from helpers.rows.tracks import TRACKS
+from helpers.run.settings import Settings, read_settings
 
 KEY = "sk-" + "Hidden" * 6
 
 
-@pytest.fixture
-def endpoint():
+@contextmanager
+def serving():
     """An endpoint that answers what its list says, the last entry again and again; it notes what it
     was sent.
     """
@@ -62,11 +66,25 @@ def endpoint():
     server.server_close()
 
 
+@pytest.fixture
+def endpoint():
+    with serving() as seen:
+        yield seen
+
+
+@pytest.fixture
+def other_host():
+    """Another host, to which no key may go."""
+    with serving() as seen:
+        yield seen
+
+
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in NAMES:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
 
 
 def chat(text) -> bytes:
@@ -77,38 +95,41 @@ def error(status: int, headers: dict | None = None) -> tuple:
     return status, f'{{"error": "bad key {KEY}"}}'.encode(), headers or {}
 
 
-def make(endpoint, **settings) -> Judge:
-    return Judge(
-        endpoint["url"], KEY, "some-model", "The shorter is better.", **({"pause": 0.0} | settings)
-    )
+def make(endpoint) -> PairwiseJudge:
+    return endpoint_judge(endpoint["url"], "some-model", KEY, "tldr")
 
 
-def message_of(judge: Judge, calls: int = 1) -> str:
+def message_of(judge: PairwiseJudge, calls: int = 1) -> str:
     with pytest.raises(JudgeError) as caught:
         for _ in range(calls):
             judge("p", "x", "y")
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
     message = str(caught.value)
     assert KEY not in message and KEY not in repr(caught.value) and "\n" not in message
     return message
 
 
-def test_it_is_off_without_a_key(monkeypatch, capsys):
-    assert judge_from_environment("tldr") is None
+def test_it_is_off_without_an_address(capsys):
+    assert judge_of(Settings(), "tldr") is None
     assert capsys.readouterr().out.strip() == OFF
-    monkeypatch.setenv("RLHF_JUDGE_KEY", KEY)
-    with pytest.raises(JudgeError, match="RLHF_JUDGE_URL and RLHF_JUDGE_MODEL not"):
-        judge_from_environment("tldr")
+    with pytest.raises(JudgeError, match="--judge-model and OPENAI_API_KEY not"):
+        judge_of(Settings(judge_url="https://example.org/v1"), "tldr")
+
+
+def test_each_track_has_a_criterion():
+    assert set(CRITERIA) == set(TRACKS)
     with pytest.raises(JudgeError, match="no criterion for the track 'chess'"):
-        judge_from_environment("chess")
+        endpoint_judge("https://example.org/v1", "m", KEY, "chess")
 
 
-def test_from_the_environment(monkeypatch, endpoint, capsys):
-    for name, value in zip(NAMES, (endpoint["url"], KEY, "judge-1")):
-        monkeypatch.setenv(name, value)
+def test_from_the_settings(monkeypatch, endpoint, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    settings = read_settings({"judge_url": endpoint["url"], "judge_model": "judge-1"})
+    assert KEY not in repr(settings)
     for track in TRACKS:
-        assert judge_from_environment(track)("the prompt", " one", " two") == "first"
+        assert judge_of(settings, track)("the prompt", " one", " two") == "first"
     request = endpoint["requests"][0]
+    assert request.keys() <= {"model", "messages", "temperature", "stream"}
     assert request["model"] == "judge-1" and request["temperature"] == 0
     said = request["messages"][1]["content"]
     assert said == "<prompt>\nthe prompt\n</prompt>\n<A>\none\n</A>\n<B>\ntwo\n</B>"
@@ -116,11 +137,6 @@ def test_from_the_environment(monkeypatch, endpoint, capsys):
         "/v1/chat/completions"
     }
     assert KEY not in json.dumps(endpoint["requests"]) and capsys.readouterr() == ("", "")
-
-
-def test_options_replace_the_temperature(endpoint):
-    make(endpoint, options={"max_completion_tokens": 5})("p", "x", "y")
-    assert endpoint["requests"][0].keys() == {"model", "messages", "max_completion_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -181,15 +197,18 @@ def test_a_refusal_ends_it_at_once_without_the_key(endpoint, status):
         (200, b'{"a": 1}', {}),
         (200, b"[]", {}),
         (200, b"\xff", {}),
+        (200, b"[" * 200_000, {}),  # too deep to be read
+        (200, b'{"choices": [' + b'{"message": {"content": "A"}}, ' * 10, {}),  # cut off
+        (200, b"7", {}),
     ],
 )
-def test_trouble_is_tried_again_so_many_times(endpoint, trouble):
+def test_trouble_is_tried_again_so_many_times(endpoint, trouble, monkeypatch):
     endpoint["answers"] = [trouble, trouble, "B"]
     assert make(endpoint)("p", "x", "y") == "second"
     assert len(endpoint["requests"]) == 3
     endpoint["answers"] = [trouble]
-    judge = make(endpoint, tries=2)
-    assert judge("p", "x", "y") is None
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    assert make(endpoint)("p", "x", "y") is None
     assert len(endpoint["requests"]) == 3 + 2
 
 
@@ -201,33 +220,58 @@ def test_a_dead_endpoint_is_given_up(endpoint):
     assert len(endpoint["requests"]) == MOST_FAILURES * 3
 
 
-def test_a_slow_answer_is_not_waited_for(endpoint):
+def test_a_large_answer_is_no_answer_and_is_not_shown(endpoint, capsys):
+    endpoint["answers"] = [chat("A" * 5_000_000)]
+    assert make(endpoint)("p", "x", "y") is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_slow_answer_is_not_waited_for(endpoint, monkeypatch):
     def slow(_):
         time.sleep(8)
         return "A"
 
     endpoint["answers"] = [slow]
+    monkeypatch.setattr(module, "SECONDS", 0.2)
     started = time.perf_counter()
-    assert make(endpoint, seconds=0.2, tries=2)("p", "x", "y") is None
+    assert make(endpoint)("p", "x", "y") is None
     assert time.perf_counter() - started < 6
 
 
 def test_nobody_listening():
-    judge = Judge("http://127.0.0.1:9/v1", KEY, "m", "c", pause=0.0, tries=1)
+    judge = endpoint_judge("http://127.0.0.1:9/v1", "m", KEY, "tldr")
     assert "no answer from 127.0.0.1" in message_of(judge, MOST_FAILURES)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_key_does_not_follow_a_redirect(endpoint, status):
-    endpoint["answers"] = [error(status, {"Location": endpoint["url"] + "/elsewhere"})]
-    assert f"HTTP {status}" in message_of(make(endpoint))
-    assert endpoint["paths"] == ["/v1/chat/completions"]
+def test_the_key_does_not_follow_a_redirect_to_another_host(endpoint, other_host, status):
+    endpoint["answers"] = [error(status, {"Location": other_host["url"]})]
+    judge = make(endpoint)
+    try:
+        judge("p", "x", "y")
+    except JudgeError as refused:
+        assert KEY not in str(refused)
+    assert len(endpoint["paths"]) <= 3 and set(other_host["keys"]) <= {None}
+
+
+def test_the_key_does_not_go_to_a_proxy(endpoint, other_host, monkeypatch):
+    """Plain http to this machine is safe, but not through a proxy on another one."""
+    for name in ("http_proxy", "all_proxy"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, other_host["url"])
+            patch.delenv("no_proxy", raising=False)
+            with pytest.raises(JudgeError, match="set no_proxy=127.0.0.1") as refused:
+                make(endpoint)
+            assert KEY not in str(refused.value)
+            patch.setenv("no_proxy", "example.org, 127.0.0.1")
+            assert make(endpoint)("p", "x", "y") == "first"
+    assert len(endpoint["keys"]) == 2 and not other_host["keys"] and not other_host["paths"]
 
 
 @pytest.mark.parametrize("key", [KEY + "\nX: y", KEY + "\u00e9", KEY + " x", KEY + "\u2028"])
 def test_a_key_that_no_header_can_hold_is_not_quoted(key):
     with pytest.raises(JudgeError) as caught:
-        Judge("https://example.org/v1", key, "m", "c")
+        endpoint_judge("https://example.org/v1", "m", key, "tldr")
     assert KEY not in str(caught.value)
 
 
@@ -237,7 +281,7 @@ def test_addresses():
         "https://example.org/v1/",
         " https://example.org/v1/chat/completions ",
     ):
-        assert Judge(url, KEY, "m", "c").url == "https://example.org/v1/chat/completions"
+        assert chat_address(url) == "https://example.org/v1/chat/completions"
     for url in (
         "example.org/v1",
         "file:///etc/passwd",
@@ -247,9 +291,15 @@ def test_addresses():
         "http://[half",
     ):
         with pytest.raises(JudgeError, match="must look like https://HOST/v1"):
-            Judge(url, KEY, "m", "c")
+            chat_address(url)
     with pytest.raises(JudgeError, match="http only on this machine"):
-        Judge("http://example.org/v1", KEY, "m", "c")
+        chat_address("http://example.org/v1")
+
+
+def test_the_address_is_taken_as_it_stands(endpoint):
+    endpoint["url"] = endpoint["url"].replace("/v1", "/v2/openai")
+    assert make(endpoint)("p", "x", "y") == "first"
+    assert endpoint["paths"] == ["/v2/openai/chat/completions"]
 
 
 def test_the_key_is_not_in_what_a_judge_shows(endpoint):

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from helpers.compare import policies
+from helpers.compare import policies, win_rate
 from helpers.compare.endpoint_judge import JudgeError
 from helpers.compare.policies import (
     PEOPLE,
@@ -19,7 +19,6 @@ from helpers.compare.policies import (
     compare_policies,
     measure_responses,
 )
-from helpers.compare.policy_table import BLOCKS, all_rows, table_text
 from helpers.compare.references import References
 from helpers.compare.second_judge import Judge, whole_texts
 from helpers.config import PPOConfig
@@ -30,6 +29,7 @@ from helpers.records import Prompt
 from helpers.reward import score_responses
 from helpers.rollouts import Models, mean_kl
 from helpers.rows.embedded import load_tokenizer
+from helpers.run.policy_table import BLOCKS, all_rows, table_text
 
 SAMPLING = {"max_new_tokens": 6, "seed": 0}
 CONFIG = PPOConfig(response_tokens=6)
@@ -37,6 +37,14 @@ PROMPTS = [Prompt("the film"), Prompt("this comedy"), Prompt("although the score
 REFERENCES = References(
     PROMPTS, [" is fine", " is dull", " sings"], [" the", " this", " dull"], [" x", " y", " z"], 1
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_resamples():
+    """Each resample is a fit of its own, and here only their use is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(win_rate, "RESAMPLES", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -202,22 +210,24 @@ def test_a_judge_behind_an_endpoint_is_asked_in_both_orders(other, models, monke
         asked.append((prompt, first, second))
         return None if "comedy" in prompt else "first" if len(first) > len(second) else "second"
 
-    monkeypatch.setattr(policies, "judge_from_environment", lambda track: longer)
-    found = asked_wins("tldr", measured)
+    monkeypatch.setattr(policies, "judge_of", lambda settings, track: longer)
+    found = asked_wins(None, "tldr", measured)
     assert found.keys() == {"PPO over SFT", "PPO over people"} and len(asked) == 2 * 2 * 3
     assert found["PPO over SFT"]["pairs"] == 2 and found["PPO over SFT"]["unanswered"] == 1
-    monkeypatch.setattr(policies, "judge_from_environment", lambda track: None)
-    assert asked_wins("tldr", measured) == {}
+    monkeypatch.setattr(policies, "judge_of", lambda settings, track: None)
+    assert asked_wins(None, "tldr", measured) == {}
 
 
 def test_a_judge_that_fails_costs_nothing(other, monkeypatch, capsys):
     def refuse(*_):
         raise JudgeError("HOST refused the request (HTTP 401): is the key right?")
 
-    monkeypatch.setattr(policies, "judge_from_environment", lambda track: refuse)
-    assert asked_wins("tldr", other[1]) == {} and "is the key right?" in capsys.readouterr().out
-    monkeypatch.setattr(policies, "judge_from_environment", lambda track: lambda *_: None)
-    assert asked_wins("tldr", other[1]) == {} and "no verdict" in capsys.readouterr().out
+    monkeypatch.setattr(policies, "judge_of", lambda settings, track: refuse)
+    assert (
+        asked_wins(None, "tldr", other[1]) == {} and "is the key right?" in capsys.readouterr().out
+    )
+    monkeypatch.setattr(policies, "judge_of", lambda settings, track: lambda *_: None)
+    assert asked_wins(None, "tldr", other[1]) == {} and "no verdict" in capsys.readouterr().out
 
 
 def test_the_printed_table_and_the_figure_show_every_number_with_its_interval(other):
@@ -240,7 +250,7 @@ def test_the_printed_table_and_the_figure_show_every_number_with_its_interval(ot
     assert f"{row['ROUGE-L']:.3f} [{low:.3f}, {high:.3f}]" in text
     for words in (
         "no better than chance",
-        "9 pairs, 2 unanswered; order changed 25%",
+        "9 pairs, 2 unanswered; in 25% the order decided",
         "SFT lora",
         "lead-1",
         "people",

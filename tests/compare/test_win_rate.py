@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from helpers.compare import win_rate as module
 from helpers.compare.win_rate import (
     RIDGE,
     fit_length,
@@ -15,6 +16,11 @@ from helpers.compare.win_rate import (
     wins_by_judge,
     wins_by_score,
 )
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr(module, "RESAMPLES", 60)
 
 
 def simulated(n: int, theta: float, phi: float, seed: int, shift: float = 20.0):
@@ -87,8 +93,8 @@ def test_a_pair_without_a_verdict_is_left_out_and_counted():
 def test_a_over_b_and_b_over_a_add_up_to_1():
     scores = torch.randn(2, 150).round(decimals=1)
     lengths = torch.randint(5, 60, (2, 150))
-    one = win_rate(wins_by_score(*scores), *lengths, resamples=200)
-    other = win_rate(wins_by_score(*scores.flip(0)), *lengths.flip(0), resamples=200)
+    one = win_rate(wins_by_score(*scores), *lengths)
+    other = win_rate(wins_by_score(*scores.flip(0)), *lengths.flip(0))
     assert one.ties == other.ties > 0
     assert one.rate + other.rate == pytest.approx(1)
     assert one.controlled + other.controlled == pytest.approx(1)
@@ -111,18 +117,16 @@ def test_rate_by_hand():
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
-    rate, controlled, runs = 0, 0, 100
+    rate, controlled, runs = 0, 0, 40
     for seed in range(runs):
         wins, a, b = simulated(150, theta=0.5, phi=1.0, seed=seed, shift=0.0)
-        result = win_rate(wins, a, b, seed=seed, resamples=100)
+        result = win_rate(wins, a, b)
         expected = torch.sigmoid(0.5 + length_feature(a, b)).mean().item()
         rate += result.ci95[0] <= expected <= result.ci95[1]
         low, high = result.controlled_ci95
         controlled += low <= 1 / (1 + math.exp(-0.5)) <= high
-    assert (
-        0.88 <= rate / runs <= 1
-    )  # +- 3 standard errors of 0.95, and given the lengths it is a little too wide
-    assert 0.88 <= controlled / runs <= 1
+    # 3 standard errors below 0.95; given the lengths, the interval is a little too wide
+    assert rate / runs >= 0.85 and controlled / runs >= 0.85
 
 
 # ---------------------------------------------------------------- at equal lengths
@@ -130,7 +134,7 @@ def test_intervals_cover_the_truth_19_times_in_20():
 
 def test_length_control_removes_a_pure_length_effect():
     wins, a, b = simulated(3000, theta=0.0, phi=2.0, seed=1)
-    result = win_rate(wins, a, b, resamples=200)
+    result = win_rate(wins, a, b)
     assert result.rate > 0.68  # A is longer, and longer wins
     assert result.controlled == pytest.approx(0.5, abs=0.04)
     assert result.controlled_ci95[0] < 0.5 < result.controlled_ci95[1]
@@ -139,14 +143,14 @@ def test_length_control_removes_a_pure_length_effect():
 
 def test_length_control_keeps_what_is_no_length_effect():
     wins, a, b = simulated(3000, theta=1.0, phi=0.0, seed=2)
-    result = win_rate(wins, a, b, resamples=200)
+    result = win_rate(wins, a, b)
     truth = 1 / (1 + math.exp(-1))
     assert result.rate == pytest.approx(truth, abs=0.03)
     assert result.controlled == pytest.approx(truth, abs=0.04)
     both, a, b = simulated(
         3000, theta=1.0, phi=-1.5, seed=3
     )  # better, but longer, and the judge likes it short
-    result = win_rate(both, a, b, resamples=200)
+    result = win_rate(both, a, b)
     assert result.rate < truth - 0.08 and result.controlled == pytest.approx(truth, abs=0.04)
 
 
@@ -183,12 +187,10 @@ def test_the_fit_is_what_a_grid_search_finds(theta, phi):
 
 def test_extreme_wins_and_equal_lengths_stay_finite():
     a, b = torch.arange(50), torch.arange(50).flip(0)
-    always = win_rate(torch.ones(50), a, b, resamples=50)
+    always = win_rate(torch.ones(50), a, b)
     assert always.rate == 1 and 0.98 < always.controlled < 1
-    apart = win_rate(
-        (a > b).double(), a, b, resamples=50
-    )  # length alone decides: perfectly separable
+    apart = win_rate((a > b).double(), a, b)  # length alone decides: perfectly separable
     assert apart.controlled == pytest.approx(0.5, abs=1e-6) and math.isfinite(apart.length_effect)
-    same = win_rate((a % 5 > 0).double(), b, b, resamples=50)
+    same = win_rate((a % 5 > 0).double(), b, b)
     assert same.controlled == pytest.approx(0.8, abs=1e-3) and same.length_effect == 0
-    assert win_rate(torch.ones(1), a[:1], b[:1], resamples=5).controlled > 0.5
+    assert win_rate(torch.ones(1), a[:1], b[:1]).controlled > 0.5

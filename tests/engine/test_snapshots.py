@@ -16,7 +16,7 @@ import torch
 from helpers.engine import snapshots as resume
 from helpers.engine.files import OUT_OF_TIME
 from helpers.engine.snapshots import Keeper, ResumeError, Signals, Stopped
-from helpers.engine.state import TENSORS, read_state
+from helpers.engine.state import STATE, read_state
 from helpers.run.settings import seconds_of
 from helpers.run.setup import setup
 from tests.support.runs import RUNS, model
@@ -115,7 +115,7 @@ def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypa
             and Path(path).name.endswith(".gone")
             and Path(path).exists()
         ):
-            (Path(path) / TENSORS).unlink()
+            (Path(path) / STATE).unlink()
             raise Killed
         killed(path, ignore_errors=ignore_errors)
 
@@ -162,7 +162,7 @@ def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path,
 def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
     keeper = keeper_in(tmp_path, every_steps=5)
     expected, _ = RUNS["pretrain"](0.01, keeper)
-    newest = keeper.place(14) / TENSORS
+    newest = keeper.place(14) / STATE
     newest.write_bytes(newest.read_bytes()[:-100])
     history, _ = RUNS["pretrain"](0.01, keeper)
     printed = capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
     )
     assert "pretrain: going on after step 10 of 14" in printed and history == expected
     for step in keeper.steps():
-        (keeper.place(step) / TENSORS).unlink()
+        (keeper.place(step) / STATE).unlink()
     history, _ = RUNS["pretrain"](0.01, keeper)
     assert history == expected  # from the start
 
@@ -196,11 +196,11 @@ def test_other_settings_are_refused_and_named(tmp_path):
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
     keeper = keeper_in(tmp_path, every_steps=5)
-    monkeypatch.setattr(resume, "VERSION", 2)
+    monkeypatch.setattr(resume, "VERSION", 3)
     RUNS["pretrain"](0.01, keeper)
     monkeypatch.undo()
     with pytest.raises(
-        ResumeError, match="version 2 of snapshots, this is 1: use the version of the course that"
+        ResumeError, match="version 3 of snapshots, this is 2: use the version of the course that"
     ):
         RUNS["pretrain"](0.01, keeper)
 

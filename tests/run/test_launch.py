@@ -1,17 +1,13 @@
-"""Several processes from a cell or a shell: output as it comes, failures in one line, and nothing
-left running.
-"""
+"""Several processes from a cell or a shell: streamed output, failures in one line, no orphans."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -24,8 +20,7 @@ from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.snapshots import Stopped
 from helpers.rows.embedded import load_rows
 from helpers.run import launch as launching
-from helpers.run.launch import as_flags, last_words, launch, on_all_gpus, settings_of, stream
-from helpers.run.machines import check_free, check_rendezvous
+from helpers.run.launch import environment_of, launch, on_all_gpus, stream
 from helpers.run.settings import seconds_of
 from helpers.run.setup import setup
 from tests.support.folder_of_rows import write
@@ -88,19 +83,6 @@ def test_the_end_of_the_session_is_no_failure():
     assert stopped.value.code == OUT_OF_TIME
 
 
-def test_processes_get_what_is_left_of_the_notebooks_time(run_folder, monkeypatch):
-    monkeypatch.setenv("RLHF_STOP_AFTER", "2h")
-    monkeypatch.chdir(ROOT)
-    course = setup("1-SFT")
-    later = replace(course, deadline=course.deadline - 3600)  # an hour has passed
-    assert 3590 < seconds_of(settings_of("sft", later)["RLHF_STOP_AFTER"], "") <= 3600
-    assert (
-        settings_of("sft", replace(course, deadline=time.perf_counter() - 5))["RLHF_STOP_AFTER"]
-        == "1s"
-    )
-    assert "RLHF_STOP_AFTER" not in settings_of("sft", None)  # as it is in the environment
-
-
 def test_settings_reach_the_command_and_nothing_else_changes(capsys, monkeypatch):
     monkeypatch.setenv("RLHF_TRACK", "instruct")
     stream(
@@ -156,39 +138,37 @@ def test_a_killed_parent_takes_the_command_along():
     child.wait(20)  # raises if it lives on
 
 
-def test_the_lost_partners_traceback_is_left_out():
-    lines = [
-        "3-PPO: no prompts\n",
-        "[rank0]: RuntimeError: Connection closed by peer\n",
-        "helpers.run.launch: process 1 of helpers.ppo ended with exit code 1\n",
-    ]
-    assert last_words(lines) == [lines[0], lines[2]]
+# ---------------------------------------------------------------- settings
 
 
-# ---------------------------------------------------------------- what is asked for
+def course_of(stage: str = "ppo", **changes) -> SimpleNamespace:
+    """The fields of a course that launching reads."""
+    names = ("preset", "track", "seed", "source", "out")
+    fields = dict.fromkeys(names, "x") | {"device": torch.device("cuda"), "deadline": None}
+    return SimpleNamespace(stage=stage, **fields | changes)
 
 
-def test_options_become_flags():
-    assert as_flags({"steps": 6, "stop_after": "11h30m"}) == [
-        "--steps",
-        "6",
-        "--stop-after",
-        "11h30m",
-    ]
+def test_processes_get_the_settings_of_the_course_and_the_time_that_is_left():
+    settings = environment_of(course_of(seed=3))
+    assert settings["RLHF_SEED"] == "3" and "RLHF_STOP_AFTER" not in settings
+    settings = environment_of(course_of(deadline=time.perf_counter() + 3600))
+    assert 3590 < seconds_of(settings["RLHF_STOP_AFTER"], "") <= 3600
+    over = course_of(deadline=time.perf_counter() - 5)
+    assert environment_of(over)["RLHF_STOP_AFTER"] == "1s"
 
 
-@pytest.mark.parametrize("processes", [0, -1, 1.5, True, "2"])
-def test_an_impossible_number_of_processes_is_one_line(run_folder, processes):
-    with pytest.raises(ValueError, match="processes=.*must be a whole number, 1 or more"):
-        launch("ppo", processes=processes)
-
-
-def test_names_that_do_not_exist(run_folder, monkeypatch):
-    with pytest.raises(ValueError, match="no stage 'dpo': choose from pretrain"):
-        launch("dpo")
-    monkeypatch.setenv("RLHF_PRESET", "huge")
-    with pytest.raises(ValueError, match="no preset 'huge'"):
-        launch("ppo")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["ppo", "--processes", "0"], "--processes 0: must be 1 or more"),
+        (["ppo", "--processes", "3"], "--processes 3: this machine has 2 GPUs"),
+        (["ppo", "--max-restarts", "1", "--stop-after", "2h"], "a restart would reset the time"),
+    ],
+)
+def test_impossible_options_are_one_line(cuda, arguments, message):
+    cuda(2)
+    with pytest.raises(SystemExit, match=f"^helpers.run.launch: .*{message}"):
+        launching.main(arguments)
 
 
 @pytest.fixture
@@ -203,45 +183,10 @@ def cuda(monkeypatch):
     return have
 
 
-def test_on_one_gpu_a_sentence(run_folder, cuda, capsys):
+def test_one_gpu_gets_a_notice(capsys, cuda):
     cuda(1)
-    assert launch("ppo", steps=2) == []
+    assert launch("ppo", course_of(), steps=2) == []
     assert capsys.readouterr().out.startswith("skipped: one GPU")
-
-
-def test_more_processes_than_gpus(run_folder, cuda):
-    cuda(2)
-    with pytest.raises(ValueError, match="processes=3: this machine has 2 GPUs"):
-        launch("ppo", processes=3)
-
-
-@pytest.mark.parametrize(
-    "endpoint, words",
-    [
-        ("", "give host:port"),
-        ("host", "give host:port"),
-        ("10.0.0.1:99999", "give host:port"),
-        ("nobody.invalid:29500", "no machine 'nobody.invalid' is known"),
-        ("localhost:29500", "only this machine itself"),
-    ],
-)
-def test_a_meeting_point_that_cannot_work(monkeypatch, endpoint, words):
-    with pytest.raises(SystemExit, match=words):
-        launching.main(["pretrain", "--nnodes", "2", "--rdzv-endpoint", endpoint])
-
-
-def test_another_programs_port_is_noticed():
-    """It accepts the connection and never answers, for which torch's own client waits without
-    end.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(
-            ConnectionError, match=f"no rendezvous has answered at 127.0.0.1:{port}"
-        ):
-            check_rendezvous("127.0.0.1", port, seconds=2)
-        with pytest.raises(ValueError, match=f"port {port} can't be used"):
-            check_free(port)
 
 
 @pytest.mark.parametrize(
@@ -259,31 +204,12 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
     cuda(gpus)
     seen = []
     monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
-    course = SimpleNamespace(stage=stage, config=config, device=torch.device("cuda"), source="hub")
+    course = course_of(stage, config=config, source="hub")
     on_all_gpus(course)
     assert seen == ([((stage, course, started), {"hand_over": 1, "shards": ""})] if started else [])
     for change in ({"device": torch.device("cpu")}, {"source": "embedded"}):
         on_all_gpus(SimpleNamespace(**vars(course) | change))
     assert len(seen) == bool(started), "a CPU is no GPU; small models take one"
-
-
-def test_a_rendezvous_that_has_vanished_ends_the_agent():
-    """Nobody listens there any more: the agent would wait for minutes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        watch = (
-            "from helpers.run.machines import watch_rendezvous; "
-            f"watch_rendezvous('127.0.0.1', {port}, seconds=6)"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", watch], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        ) as agent:
-            server.accept()[0].close()
-            server.close()
-            _, errors = agent.communicate(timeout=50)
-    assert agent.returncode == 1 and errors.startswith(
-        "helpers.run.launch: the machine that holds the rendezvous"
-    )
 
 
 # ---------------------------------------------------------------- real runs
@@ -305,13 +231,13 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     monkeypatch.setenv("RLHF_SOURCE", "local")
     monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
     monkeypatch.setenv("RLHF_SHARDS", "elsewhere")
-    together = launch("pretrain", processes=2, hand_over=1, shards="")
+    monkeypatch.chdir(ROOT)
+    course = setup("0-Pretrain")
+    together = launch("pretrain", course, processes=2, hand_over=1, shards="")
     monkeypatch.delenv("RLHF_SHARDS")
     assert not (run_folder / "checkpoints/pretrain").exists()
     log = (run_folder / "logs/pretrain.jsonl").read_text()
     capsys.readouterr()
-    monkeypatch.chdir(ROOT)
-    course = setup("0-Pretrain")
     pretrain.run(course)
     printed = capsys.readouterr().out
     assert (
@@ -322,8 +248,11 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     assert course.metrics()["first_loss"] == together[0]["loss"] and course.folder().exists()
 
 
-def test_a_cell_gets_the_history_of_two_processes(run_folder, capsys):
-    history = launch("pretrain", processes=2, steps=3)
+def test_a_cell_gets_the_history_of_two_processes(run_folder, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    course = setup("0-Pretrain")
+    capsys.readouterr()
+    history = launch("pretrain", course, processes=2, steps=3)
     printed = capsys.readouterr().out
     assert printed.startswith("python -m torch.distributed.run --standalone --nproc-per-node=2")
     assert printed.count("machine ") == 1, "one process speaks for both"

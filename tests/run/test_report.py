@@ -8,7 +8,8 @@ import re
 import pytest
 
 from helpers.run import report
-from helpers.run.report import ReportError, assemble, final_table, required, tables, write_report
+from helpers.run.report import ReportError, assemble, final_table, required, tables
+from helpers.run.report_page import write_report
 
 # a 1 x 1 pixel PNG
 PIXEL = base64.b64decode(
@@ -144,7 +145,7 @@ def test_final_table_from_the_required_fields(tmp_path, write_metrics):
         ["SFT", "0.500", "20.0%", "0.000", "99.5%"],
         ["PPO", "0.900", "5.0%", "4.200", "99.0%"],
     ]
-    assert "gold reward +0.400 over SFT, 95% interval +0.300 to +0.500" in text
+    assert "gold reward +0.400 [+0.300, +0.500] over SFT (95% interval)" in text
     assert "(+2.5%)" in text and "88% of the way" in text and "= 4:04" in text
 
 
@@ -161,7 +162,8 @@ def test_final_table_from_recorded_rows(tmp_path, write_metrics):
 
 
 def test_the_page_stands_alone(tmp_path, write_metrics):
-    out = write_metrics(tmp_path, {("ppo", "gold_ceiling"): 1.0})
+    rows = {"SFT": {"gold_reward": 0.5}, "<script>PPO": {"gold_reward": 0.9}}
+    out = write_metrics(tmp_path, {("ppo", "table"): rows})
     (out / "figures").mkdir()
     (out / "figures" / "sft-stop-rate.png").write_bytes(PIXEL)
     made = write_report(out)
@@ -171,11 +173,18 @@ def test_the_page_stands_alone(tmp_path, write_metrics):
         "data:image/png;base64," + base64.b64encode(PIXEL).decode() in page
         and "stop rate</figcaption>" in page
     )
-    assert "loss &lt;nats&gt;" in page and "<nats>" not in page
+    assert "<td>&lt;script&gt;PPO</td>" in page
     assert 'name="viewport"' in page and "<script" not in page and "@import" not in page
     assert set(re.findall(r'src="(\w+):', page)) == {"data"}, "nothing is fetched from elsewhere"
     assert re.findall(r'<link[^>]*href="([^"]*)"', page) == ["data:,"]
-    assert "best possible 1.000" in page and str(tmp_path) not in page
+    assert page.startswith("<!doctype html>") and str(tmp_path) not in page
+    for words in (
+        "PPO raised the gold reward: +0.400",
+        "0.500</td>",
+        "Bayes 84.0%: 88% of the way",
+    ):
+        assert words in page
+    assert 'width:80.0%"></i><b style="left:calc(78.0% - 1px)"' in page  # 1.23 over a floor of 1.2
 
 
 def test_real_rows_need_no_floor_and_no_gold_reward_but_the_table(tmp_path, write_real):
@@ -211,9 +220,9 @@ def test_the_final_table_of_real_rows_shows_what_there_is(tmp_path, write_real):
     assert "ROUGE-L" not in cells, "a column that no policy has is left out"
     text = final_table(made)
     assert "loss 4.500, bigram 5.250" in text and "loss 3.500, base model 4.750" in text
-    assert "accuracy 0.800, 95% interval 0.770 to 0.830" in text
+    assert "accuracy 0.800 [0.770, 0.830]" in text
     assert (
-        "second judge's verdict +0.200 over SFT, 95% interval +0.150 to +0.250" in text
+        "second judge's verdict +0.200 [+0.150, +0.250] over SFT (95% interval)" in text
         and "floor" not in text
     )
     bare = {("ppo", "judge_gain"): ..., ("pretrain", "bigram_loss"): ..., ("sft", "base_loss"): ...}
@@ -228,7 +237,7 @@ def test_the_page_of_real_rows_speaks_of_no_ceiling(tmp_path, write_real):
     assert (
         "raised the second judge" in page
         and "1.50 [1.40, 1.60]" in page
-        and "a bigram model: 5.250" in page
+        and "bigram model: 5.250" in page
     )
     for word in (
         "entropy floor",

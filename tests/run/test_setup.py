@@ -106,6 +106,22 @@ def test_missing_packages_at_home_name_the_command(monkeypatch):
         session.require_packages("local")
 
 
+@pytest.mark.parametrize(
+    "source, track, needed",
+    [
+        ("embedded", "tldr", set()),
+        ("local", "sentiment", {"scikit-learn"}),
+        ("hub", "tldr", {"datasets", "scikit-learn", "rouge-score", "sacrebleu"}),
+    ],
+)
+def test_real_rows_need_more_packages(monkeypatch, source, track, needed):
+    monkeypatch.setattr(session.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        session.require_packages("local", source, track)
+    missing = set(str(error.value).split(" not found")[0].split(", "))
+    assert missing - {*session.NEEDED, *session.NEEDED_IN_NOTEBOOKS} == needed
+
+
 def test_folders(tmp_path, root):
     course = course_in(tmp_path)
     assert (

@@ -159,8 +159,6 @@ def test_the_command_measures_the_three_ways(tmp_path, monkeypatch, capsys):
     assert len(set(losses.values())) == 3 and max(losses.values()) < 0.8 * math.log(
         1536
     )  # a blind guess
-    assert ways["qlora"]["loss_on_unrounded_base"] == pytest.approx(losses["qlora"], abs=0.3)
-    assert ways["qlora"]["loss_on_unrounded_base"] != losses["qlora"]
     for name in ("lora", "qlora"):
         info = json.loads((tmp_path / f"checkpoints/sft-{name}/stage.json").read_text("utf-8"))
         assert (info["stage"], info["config"]["adapter"]) == ("sft", name)

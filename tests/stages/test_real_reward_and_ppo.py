@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import pretrain, sft
+from helpers.compare import win_rate
 from helpers.records import fingerprint
 from helpers.rows.embedded import load_rows
 from helpers.run import presets
@@ -93,6 +94,7 @@ def run(request, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(presets, "SMOKE_REAL", tiny)
     monkeypatch.setattr(presets, "SMOKE_REAL_OF", {})
+    monkeypatch.setattr(win_rate, "RESAMPLES", 20)  # each is a fit of its own
     monkeypatch.setattr(
         "helpers.run.launch.launch", lambda *_, **__: []
     )  # other processes would not have these settings

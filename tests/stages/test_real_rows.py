@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from helpers import ppo, pretrain, reward, sft
-from helpers.compare.policy_table import BLOCKS, all_rows
 from helpers.rows.embedded import load_rows
 from helpers.run import presets
 from helpers.run.checkpoints import load_stage
 from helpers.run.folders import STAGES as STAGE_OF
+from helpers.run.policy_table import BLOCKS, all_rows
 from helpers.run.setup import setup
 from tests.support.gpt2_files import small_gpt2
 

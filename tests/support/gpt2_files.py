@@ -21,7 +21,6 @@ def small_gpt2(folder: Path, monkeypatch) -> Path:
     EOS 262, PAD 263.
     """
     monkeypatch.setattr(gpt2_bpe, "MERGES", len(MERGES))
-    monkeypatch.setattr(gpt2_bpe, "SIZE", 256 + len(MERGES))
     monkeypatch.setenv("RLHF_DATA_DIR", str(folder))
     write(folder / "gpt2-bpe")
     return folder / "gpt2-bpe"

@@ -14,14 +14,15 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
+pytest.importorskip("jupytext")
 
 from helpers.rows.tracks import TRACKS  # noqa: E402
 from helpers.run import headless as course  # noqa: E402
 from helpers.run.folders import NOTEBOOKS  # noqa: E402
 from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from helpers.run.report import IDENTITY  # noqa: E402
-from tools import definitions, hygiene, notebooks, percent  # noqa: E402
-from tools.notebooks import SETUP_CELL, check, refresh, setup_cell  # noqa: E402
+from tools import definitions, hygiene, notebooks  # noqa: E402
+from tools.notebooks import SETUP_CELL, check, from_text, refresh, setup_cell, to_text  # noqa: E402
 
 LIBRARY = '''"""A module."""
 
@@ -48,7 +49,7 @@ TEXT = """# %% [markdown]
 #
 # Math: $\\pi_\\theta$
 
-# %% setup
+# %% tags=["setup"]
 
 # %% source="helpers/lib.py::double"
 
@@ -76,39 +77,43 @@ def project(tmp_path) -> Path:
 # --- text form
 
 
-def test_parse_reads_every_kind_of_cell():
-    cells = percent.parse(TEXT)
-    assert [cell.kind for cell in cells] == ["markdown", "code", "code", "markdown", "code"]
+def test_text_becomes_every_kind_of_cell():
+    cells = from_text(TEXT, "0-A").cells
+    kinds = [cell.cell_type for cell in cells]
+    assert kinds == ["markdown", "code", "code", "markdown", "code"]
     assert cells[0].source == "# Title\n\nMath: $\\pi_\\theta$"
     assert cells[1].metadata == {"tags": ["setup"]} and cells[3].metadata == {"tags": ["note"]}
     assert cells[2].metadata == {"source": "helpers/lib.py::double"}
     assert cells[4].source == "x = 1\n\n\nprint(x)" and cells[4].metadata == {"tags": ["exercise"]}
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("# %% sorce=helpers\n", "line 1: can't read 'sorce=helpers'"),
-        ("x = 1\n# %%\n", "code before the first"),
-    ],
-)
-def test_parse_names_the_line(text, words):
-    with pytest.raises(ValueError, match=words):
-        percent.parse(text)
+@pytest.mark.parametrize("marker", ['# %% sorce="helpers/lib.py::double"', "# %% setup"])
+def test_unknown_words_after_a_marker_are_named(marker):
+    with pytest.raises(ValueError, match="cell 2: .* after '# %%': only source and tags"):
+        from_text(f"# %% [markdown]\n# Title\n\n{marker}\n", "0-A")
 
 
 def test_text_and_notebook_are_inverse(project):
     notebook = read_notebook(project / "0-A.ipynb")
-    assert percent.to_text(notebook) == TEXT
-    assert percent.build(TEXT, "0-A", setup_cell("0-A")) == percent.build(
-        TEXT, "0-A", setup_cell("0-A")
-    )
-    assert "return 2 * x" in percent.to_text(notebook, full=True)
+    assert notebook.cells[1].source == setup_cell("0-A")
+    assert to_text(notebook) == TEXT
+    assert from_text(TEXT, "0-A") == from_text(TEXT, "0-A")
+    assert "return 2 * x" in to_text(notebook, full=True)
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
     # an insertion leaves the other cells' ids alone
-    longer = percent.build("# %%\n0\n\n" + TEXT, "0-A", setup_cell("0-A"))
-    assert [cell.id for cell in longer.cells[1:]] == ids
+    assert [cell.id for cell in from_text("# %%\n0\n\n" + TEXT, "0-A").cells[1:]] == ids
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS.values())
+def test_the_notebooks_survive_the_way_through_text(root, name):
+    notebook = read_notebook(root / f"{name}.ipynb")
+    again = from_text(to_text(notebook, full=True), name)
+    cells = [
+        [(cell.cell_type, cell.source, cell.metadata) for cell in one.cells]
+        for one in (notebook, again)
+    ]
+    assert cells[0] == cells[1]
 
 
 def test_setup_cell():
@@ -187,10 +192,8 @@ def test_check_sees_a_taught_cell_out_of_step(project):
 def test_coverage(project, monkeypatch):
     monkeypatch.setattr(definitions, "TAUGHT", {"helpers/lib.py": {"gone"}})
     monkeypatch.setattr(definitions, "ONLY", {})
-    first = percent.build(TEXT + "\n# %%\ndef draw(): pass\n", "0-A", "")
-    second = percent.build(
-        '# %% source="helpers/lib.py::double"\n\n# %%\ndef draw(): pass\n', "1-B", ""
-    )
+    first = from_text(TEXT + "\n# %%\ndef draw(): pass\n", "0-A")
+    second = from_text('# %% source="helpers/lib.py::double"\n\n# %%\ndef draw(): pass\n', "1-B")
     found = "\n".join(definitions.coverage(project, {"0-A": first, "1-B": second}))
     assert "helpers/lib.py::double is taught 2 times: 0-A, 1-B" in found
     assert "draw is defined in 0-A and 1-B" in found
@@ -275,7 +278,7 @@ def test_contents_that_differ_from_the_headings_are_named(project):
 def toy(folder: Path, stem: str, *cells: str) -> Path:
     """A notebook with these code cells, not run."""
     path = folder / f"{stem}.ipynb"
-    write_notebook(path, percent.build("\n\n".join(f"# %%\n{cell}" for cell in cells), stem, ""))
+    write_notebook(path, from_text("\n\n".join(f"# %%\n{cell}" for cell in cells), stem))
     return path
 
 
@@ -365,7 +368,7 @@ def test_course_from_end_to_end(toys, capsys):
         re.search(r"\[1/4\] 0-Pretrain +done, 1 cells in 0:0\d +ETA", printed)
         and "[4/4] 3-PPO" in printed
     )
-    assert "policy" in printed and "+0.400 over SFT" in printed
+    assert "policy" in printed and "+0.400 [+0.300, +0.500] over SFT" in printed
     made = json.loads((out / "report.json").read_text())
     assert tuple(made[name] for name in IDENTITY) == ("smoke", "tldr", "embedded", 2)
     assert all(seconds > 0 for seconds in made["seconds"].values())

@@ -38,7 +38,7 @@ def test_a_run_of_tldr_fills_every_row():
     assert lines[0] == "| | `tldr`, seed 2 | `tldr`, seed 2 |" and len(lines) == 2 + len(ROWS)
     cells = {name: cell for name, cell, _ in (line.strip("| ").split(" | ") for line in lines[2:])}
     assert (
-        cells["pretraining: held-out loss / entropy floor, nats a token"]
+        cells["pretraining: held-out loss / entropy floor, nats per token"]
         == "0.5500 / 0.5000 (+10.0%)"
     )
     assert cells["reward model: accuracy / Bayes accuracy"] == "0.750 / 0.900 (62% of the way)"

@@ -4,8 +4,7 @@ really make, by name.
 A check prints one line and never raises, so an untouched or a wrong exercise does not stop "Run
 All":
 
-    check_gae(my_gae)   True  right            False  wrong, and the line says why            None
-    not attempted
+    check_gae(my_gae)    True: right; False: wrong, and the line says why; None: not attempted
 
 `Exercise` is for code the learner writes, `Prediction` for a number guessed before running a cell.
 """

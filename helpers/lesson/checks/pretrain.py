@@ -302,9 +302,9 @@ INITIAL_LOSS = Prediction(
     name="initial_loss",
     difficulty=1,
     minutes=2,
-    task="Before training, a GPT spreads its belief evenly over its vocabulary. With GPT-2's "
-    "50,257 tokens, what is "
-    "the cross-entropy of the very first batch, in nats per token?",
+    task="Before training, a GPT gives every token of its vocabulary about the same probability. "
+    "With GPT-2's 50,257 tokens, what is the cross-entropy of the very first batch, in nats per "
+    "token?",
     hint="Every token gets probability 1/V, and the loss is minus the log of what the right token "
     "got.",
     solution="my_initial_loss = math.log(50257)",
@@ -317,7 +317,7 @@ INITIAL_LOSS = Prediction(
         ),
         "that is the perplexity": (
             math.exp,
-            "V is how many tokens it hesitates between; the loss is the log of that.",
+            "V is the number of equally likely tokens; the loss is the log of that.",
         ),
         "a loss of 0 is perfect knowledge": (0.0, "It would have to be sure of every next token."),
     },
@@ -346,9 +346,8 @@ PERPLEXITY = Prediction(
     name="perplexity",
     difficulty=1,
     minutes=2,
-    task="The held-out loss is 2 nats per token. Between how many equally likely tokens does the "
-    "model hesitate, on "
-    "average?",
+    task="The held-out loss is 2 nats per token. On average, among how many equally likely tokens "
+    "is the model effectively choosing?",
     hint="If there were n, the loss would be ln n.",
     solution="my_perplexity = math.exp(2)",
     answer=math.exp(2),

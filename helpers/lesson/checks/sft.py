@@ -129,8 +129,8 @@ LABELS = Exercise(
     difficulty=2,
     minutes=8,
     signature="my_labels(ids, completion_mask)",
-    task="Row `t` of the logits predicts token `t + 1`. Return labels `(B, T)` that stand right "
-    "beside the logits: "
+    task="Row `t` of the logits predicts token `t + 1`. Return labels `(B, T)` that line up "
+    "with the logits: "
     "at `t` the id of token `t + 1` if *that* token belongs to the completion, else -100 (which "
     "`F.cross_entropy` skips). The last column has nothing to predict.",
     hint="Fill a tensor with -100, then write `ids[:, 1:]` where `completion_mask[:, 1:]` is True.",
@@ -300,7 +300,7 @@ ENTROPY_FLOOR = Exercise(
     "wrote: `logprobs`, "
     "`(N,)`. `lengths`, `(N,)`, are their numbers of tokens. Return the loss per token of a model "
     "that knows "
-    "the generator by heart: no model can do better on average.",
+    "the generator exactly: no model can do better on average.",
     hint="Such a model gives each completion exactly its log-probability. The loss is a token "
     "mean, so sum first.",
     solution="""

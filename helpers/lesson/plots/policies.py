@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.compare.policy_table import Cell, all_rows
+from helpers.run.policy_table import Cell, all_rows
 
 BLUE, ORANGE, GREY = "#2f6f8f", "#d1703c", "#6b6f76"
 PANELS = {  # column: (title, dotted line at)

@@ -185,36 +185,43 @@ def training_figure(
     return fig
 
 
-def flaw_figure(shares: Mapping[str, float], rates: Mapping[str, float], number: int) -> Figure:
-    """How often each flaw comes: by the writers' shares and in `number` sampled summaries (with 95%
-    intervals).
+def results_figure(results: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A panel of bars for each measure, a bar for each model: {model: {measure: value}}."""
+    measures = next(iter(results.values()))
+    units = {"loss": "nats per completion token", "stop rate": "share of responses"}
+    fig, axes = plt.subplots(1, len(measures), figsize=(8.4, 2.5))
+    colours = [MODEL, "#d1703c", "#b8a13c"]
+    for ax, measure in zip(axes, measures, strict=True):
+        ax.bar(list(results), [values[measure] for values in results.values()], 0.6, color=colours)
+        ax.set(title=measure, ylabel=units.get(measure, "mean"))
+        ax.axhline(0, color="#333", lw=0.8)
+        ax.grid(axis="x", visible=False)
+    return fig
+
+
+def flaw_figure(rates: Mapping[str, tuple[Mapping[str, float], int]]) -> Figure:
+    """How often each flaw occurs, {who: ({flaw: share}, number of responses)}: two groups of bars
+    at most, with 95% intervals where responses were counted. An empty figure without rates.
     """
-    errors = [1.96 * (rate * (1 - rate) / number) ** 0.5 for rate in rates.values()]
-    places = range(len(shares))
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
-    ax.bar(
-        [x - 0.19 for x in places],
-        shares.values(),
-        0.36,
-        color=WRITERS,
-        label="writers of the demonstrations",
-    )
-    ax.bar(
-        [x + 0.19 for x in places],
-        rates.values(),
-        0.36,
-        color=MODEL,
-        label="model, sampled",
-        yerr=errors,
-        ecolor="#333",
-        capsize=3,
-    )
-    ax.set_xticks(list(places), [name.replace("_", " ") for name in shares])
-    ax.set(
-        ylabel="share of summaries", title="The flaws of the teachers, in the pupil", ylim=(0, None)
-    )
+    flaws: list[str] = []
+    for offset, colour, (who, (shares, number)) in zip(
+        (-0.19, 0.19), (WRITERS, MODEL), rates.items(), strict=False
+    ):
+        flaws = list(shares)
+        values = [shares[flaw] for flaw in flaws]
+        errors = [1.96 * (rate * (1 - rate) / number) ** 0.5 for rate in values] if number else None
+        places = [place + offset for place in range(len(flaws))]
+        style = {"color": colour, "yerr": errors, "ecolor": "#333", "capsize": 3}
+        ax.bar(places, values, 0.36, label=who, **style)
+    ax.set_xticks(range(len(flaws)), [flaw.replace("_", " ") for flaw in flaws])
+    ax.set(ylabel="share of responses", title="The flaws of the teachers, in the student")
+    ax.set_ylim(0, None)
     ax.grid(axis="x", visible=False)
-    ax.legend(fontsize=8)
+    if rates:
+        ax.legend(fontsize=8)
+    else:
+        ax.text(0.5, 0.5, "flaws are not known on these rows", transform=ax.transAxes, ha="center")
     return fig
 
 

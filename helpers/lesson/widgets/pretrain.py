@@ -7,7 +7,7 @@ control has changed.
 
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -16,13 +16,15 @@ import torch
 from helpers.generation import keep_top_k, keep_top_p, sample
 from helpers.lesson.plots import pretrain as plots
 from helpers.model import GPT
+from helpers.records import Document
+from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
 SENTENCE = (
     "POST: My sister keeps borrowing my camera.\n\nCOMMENT: So your sister keeps borrowing your"
 )
 PROMPTS = {
-    "a title": "SUBREDDIT: r/family\n\nTITLE:",
+    "a title": "SUBREDDIT: r/work\n\nTITLE: How do I deal with my",
     "a problem": "SUBREDDIT: r/work\n\nTITLE: Need advice about my laptop\n\nPOST: My",
     "a comment": "SUBREDDIT: r/family\n\nTITLE: How do I deal with my aunt?\n\nPOST: My aunt "
     "keeps hiding my tent.\n\n"
@@ -32,6 +34,24 @@ STYLE = {"description_width": "110px"}
 TEXT = {"layout": {"width": "640px"}, "style": STYLE}
 CONTROL = {"layout": {"width": "340px"}, "style": STYLE}
 LATER = {"continuous_update": False}  # wait for the mouse to be let go: these changes take a moment
+
+
+def in_the_lesson(course: Course) -> bool:
+    """Whether a run's rows are those of the embedded world of posts, which the lesson uses."""
+    return course.source == "embedded" and course.track == "tldr"
+
+
+def sentence_for(course: Course, heldout: Sequence[Document]) -> str:
+    """A text whose attention is worth a look: the lesson's, or a document's beginning."""
+    return SENTENCE if in_the_lesson(course) else heldout[0].text[:120]
+
+
+def prompts_for(course: Course, heldout: Sequence[Document]) -> dict[str, str]:
+    """Texts to continue, by name: the lesson's, or the beginnings of held-out documents."""
+    if in_the_lesson(course):
+        return PROMPTS
+    starts = (" ".join(document.text.split(" ")[:8]) for document in heldout[:3])
+    return {f"document {number}": start for number, start in enumerate(starts, start=1)}
 
 
 def png(fig) -> bytes:

@@ -1,20 +1,23 @@
-"""The table of policies as text: what `helpers.compare.policies.on_real_rows` found, with every
+"""The table of policies as text: what `helpers.compare.policies.on_real_rows` measured, with every
 interval, in a few blocks.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a policy: where it lies in the metrics, its title, and how many decimals are
-    shown.
-    """
+    """One number of a policy: its key in the metrics, its title, and the decimals to show."""
 
     key: str
     title: str
     digits: int = 2
+
+    def text(self, row: "Mapping[str, Cell]") -> str:
+        """The number of a row with its interval, or a dash."""
+        return number_text(*row.get(self.key, (None, None)), f".{self.digits}f")
 
 
 # Blocks of the table and panels of the figure. A column without a number in any row is left out.
@@ -83,23 +86,24 @@ def wins_of(win_rates: Mapping[str, Mapping], name: str) -> dict:
 
 
 def cells_of(row: Mapping) -> Iterator[tuple[str, Cell]]:
-    """The numbers of a row with their intervals."""
+    """(key, cell) of each number of a row."""
     for key, value in row.items():
         if isinstance(value, (int, float)):
             yield key, (value, row.get(f"{key}_ci95"))
 
 
-def shown(cell: Cell | None, digits: int) -> str:
-    """A number and its interval, or a dash."""
-    if cell is None:
-        return "-"
-    value, interval = cell
-    text = f"{value:.{digits}f}"
-    return (
-        text
-        if interval is None
-        else f"{text} [{', '.join(f'{bound:.{digits}f}' for bound in interval)}]"
-    )
+def number_text(
+    value: float | None, interval: Sequence[float] | None = None, form: str = ".3f"
+) -> str:
+    """A number with its 95% interval, such as "0.80 [0.77, 0.83]"; a dash where there is neither.
+
+    form: as in an f-string, such as "+.2f" or ".1%".
+    """
+    known = value is not None and math.isfinite(value)
+    parts = [f"{value:{form}}"] if known else []
+    if interval is not None:
+        parts.append(f"[{', '.join(f'{bound:{form}}' for bound in interval)}]")
+    return " ".join(parts) or "-"
 
 
 def used(columns: list[Column], rows: Mapping[str, Mapping[str, Cell]]) -> list[Column]:
@@ -111,9 +115,7 @@ def block(title: str, columns: list[Column], rows: Mapping[str, Mapping[str, Cel
     """The lines of one block; rows without any of its numbers are left out."""
     kept = {name: row for name, row in rows.items() if any(column.key in row for column in columns)}
     lines = [[title, *(column.title for column in columns)]]
-    lines += [
-        [name, *(shown(row.get(c.key), c.digits) for c in columns)] for name, row in kept.items()
-    ]
+    lines += [[name, *(column.text(row) for column in columns)] for name, row in kept.items()]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
@@ -135,22 +137,22 @@ def notes(metrics: Mapping) -> list[str]:
     """How good the judges are, and what PPO gained by them."""
     found = [
         f"{metrics['table']['PPO']['responses']} held-out prompts; 95% intervals by bootstrap "
-        "over prompts "
-        "(distinct-n: jackknife). KL of best of n is its upper bound."
+        "over prompts (distinct-n: jackknife). KL of best of n is its upper bound."
     ]
     if "judge_accuracy" in metrics:
         low, high = metrics["judge_accuracy_ci95"]
         weak = " It may be no better than chance: its columns say little." if low <= 0.5 else ""
-        gain = shown((metrics["judge_gain"], metrics["judge_gain_ci95"]), 3)
+        accuracy = number_text(metrics["judge_accuracy"], (low, high))
+        gain = number_text(metrics["judge_gain"], metrics["judge_gain_ci95"])
         found.append(
-            f"Second judge ({metrics['judge_unit']}): accuracy {metrics['judge_accuracy']:.3f} "
-            f"[{low:.3f}, {high:.3f}] on held-out rows.{weak} PPO over SFT by it: {gain}."
+            f"Second judge ({metrics['judge_unit']}): accuracy {accuracy} on held-out rows."
+            f"{weak} PPO over SFT by it: {gain}."
         )
     for pair, rate in metrics.get("asked", {}).items():
         found.append(
-            f"Judge behind the endpoint, {pair}: {shown((rate['rate'], rate['ci95']), 2)} of "
-            f"{rate['pairs']} "
-            f"pairs, {rate['unanswered']} unanswered; order changed {rate['flipped']:.0%}."
+            f"Judge behind the endpoint, {pair}: {number_text(rate['rate'], rate['ci95'], '.2f')} "
+            f"of {rate['pairs']} pairs, {rate['unanswered']} unanswered; in {rate['flipped']:.0%} "
+            "the order decided."
         )
     if "baselines" in metrics:
         found.append(

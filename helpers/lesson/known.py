@@ -1,0 +1,167 @@
+"""What is known about the rows of a run, shown by one call in a cell.
+
+The embedded worlds know the probability of their texts, who wrote them and how good a response is.
+On rows that people wrote none of that is known; there a function shows what can be counted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from data.draws import Draws
+from data.tldr.posts import draw_split_post
+from data.tldr.summaries import FILLERS, WRITER_SHARES, WRITERS, draw_plan, draw_summary, flawed
+from helpers.compare.text_metrics import distinct, mean_words, rouge
+from helpers.evaluation import Responses, entropy_floor, judge
+from helpers.records import Demonstration, Document, Prompt
+
+# ---------------------------------------------------------------- losses and what limits them
+
+
+def floor_of(texts: Sequence[Document | Demonstration], tokens: int) -> float | None:
+    """The entropy floor in nats per token, or None where nobody knows the texts' probabilities."""
+    if any(text.logprob is None for text in texts):
+        return None
+    return entropy_floor([text.logprob for text in texts], tokens)
+
+
+def frequency_loss(seen: Sequence[int], heldout: Sequence[int], vocab_size: int) -> float:
+    """Loss, in nats per token, of a model that knows only how often each token was seen."""
+    counts = 1 + torch.bincount(torch.tensor(seen), minlength=vocab_size)  # no probability is 0
+    logprobs = (counts / counts.sum()).log()  # (V,)
+    return -logprobs[torch.tensor(heldout)].mean().item()
+
+
+def show_ladder(losses: Mapping[str, float | None]) -> None:
+    """Print losses in nats per token, the largest first, and say which one nobody knows."""
+    known = {name: loss for name, loss in losses.items() if loss is not None}
+    for name, loss in sorted(known.items(), key=lambda item: -item[1]):
+        print(f"{name:18} {loss:.3f} nats per token")
+    for name in losses.keys() - known.keys():
+        print(f"{name:18} not known: people wrote these texts")
+
+
+# ---------------------------------------------------------------- demonstrations and their writers
+
+
+def show_writers(demonstrations: Sequence[Demonstration]) -> None:
+    """An example by every writer; of rows that people wrote three examples and the lengths."""
+    writers = [item.writer for item in demonstrations]
+    if any(writers):
+        for writer in dict.fromkeys(writers):
+            example = demonstrations[writers.index(writer)]
+            share = writers.count(writer) / len(writers)
+            print(f"{writer} ({share:.0%}): {example.prompt[-60:]!r} ->{example.completion}\n")
+        return
+    for item in demonstrations[1:4]:
+        print(f"... {item.prompt[-60:]!r} ->{item.completion}\n")
+    lengths = sorted(len(item.completion.split()) for item in demonstrations)
+    low, middle, high = (lengths[len(lengths) * share // 100] for share in (5, 50, 95))
+    print(
+        f"{len(lengths):,} completions; 5% have at most {low} words, half at most {middle}, 95% at "
+        f"most {high}"
+    )
+
+
+# ---------------------------------------------------------------- responses
+
+
+def quality(responses: Responses) -> tuple[str, float]:
+    """What can be said of responses as one number: the mean gold reward, else their length."""
+    if responses.known:
+        return "gold reward", responses.gold.mean().item()
+    return "words", responses.words
+
+
+def gold_note(prompt: Prompt, text: str) -> str:
+    """The gold reward of a text in brackets, or nothing where none is known."""
+    return "" if prompt.facts is None else f"   (gold reward {judge(prompt, text).reward:+.2f})"
+
+
+def show_judged(prompt: Prompt, texts: Sequence[str]) -> None:
+    """The gold reward of some responses, with what it counts; else a line that there is none."""
+    for text in texts:
+        print(judge(prompt, text) if prompt.facts else f"no gold reward is known: {text[:60]!r}")
+
+
+def show_responses(named: Mapping[str, Responses], people: Sequence[Demonstration]) -> None:
+    """Stop rate and length of each, with gold reward and flaws where these are known, else with
+    their overlap with what people wrote to the same prompts.
+    """
+    written = {item.prompt: item.completion for item in people}
+    for name, responses in named.items():
+        print(
+            f"{name:10}  stop rate {responses.stop_rate:.2f}, {responses.words:.1f} words, "
+            f"{evidence(responses, written)}"
+        )
+
+
+def evidence(responses: Responses, written: Mapping[str, str]) -> str:
+    """Gold reward and flaws in words; where they are not known, overlap with references."""
+    if responses.known:
+        flaws = ", ".join(f"{name} {rate:.2f}" for name, rate in responses.flaws().items())
+        return f"gold reward {responses.gold.mean():+.2f}; flaws: {flaws}"
+    pairs = [
+        (text, written[prompt.prompt])
+        for prompt, text in zip(responses.prompts, responses.texts, strict=True)
+        if prompt.prompt in written
+    ]
+    if not pairs:
+        return "no references to the same prompts"
+    texts, references = zip(*pairs, strict=True)
+    overlap = rouge(texts, references)["ROUGE-L"].mean()
+    return (
+        f"ROUGE-L {overlap:.3f}, distinct-2 {distinct(texts, 2):.2f} (people: "
+        f"{mean_words(references):.1f} words, distinct-2 {distinct(references, 2):.2f})"
+    )
+
+
+# ---------------------------------------------------------------- flaws, and the writers' own gold
+
+
+def flaw_rates(
+    responses: Responses, base_responses: Responses
+) -> dict[str, tuple[dict[str, float], int]]:
+    """How often each flaw comes, {who: ({flaw: share}, number of responses; 0 if it is exact)}:
+    the writers of the world of posts, whose shares are known, or else the base model; then the
+    SFT model. Empty where flaws are not known.
+    """
+    if not responses.known:
+        return {}
+    number, rates = len(responses.texts), responses.flaws()
+    if responses.prompts[0].world != "tldr":
+        base = base_responses.flaws(), len(base_responses.texts)
+        return {"base model": base, "SFT model": (rates, number)}
+    share = dict(zip(WRITERS, WRITER_SHARES, strict=True))
+    verbose = [any(filler.strip() in text for filler in FILLERS) for text in responses.texts]
+    writers = {
+        "hallucination": share["hallucinating"],
+        "copying": share["copying"],
+        "missing_question": share["questionless"],
+        "verbose": share["verbose"],
+    }
+    rates["verbose"] = sum(verbose) / number
+    return {"writers": (writers, 0), "SFT model": ({name: rates[name] for name in writers}, number)}
+
+
+def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | None]:
+    """The mean gold reward of each writer on these very posts, and that of their mixture; ({},
+    None) unless they are the held-out posts of the embedded world, for which we can ask each one.
+    """
+    if prompts[0].facts is None or prompts[0].world != "tldr":
+        return {}, None
+    posts = [draw_split_post(f"prompts/heldout/{i}", held_out=True)[1] for i in range(len(prompts))]
+    if [post.prompt for post in posts] != [prompt.prompt for prompt in prompts]:
+        raise ValueError("these are not the first held-out posts of the embedded world")
+    draws = Draws("writers of 1-SFT")
+
+    def mean(texts: list[str]) -> float:
+        judged = [judge(prompt, text).reward for prompt, text in zip(prompts, texts, strict=True)]
+        return sum(judged) / len(judged)
+
+    mixture = mean([draw_summary(draws, post)[0] for post in posts])
+    alone = {
+        writer: mean([flawed(writer, draw_plan(draws), post, draws) for post in posts])
+        for writer in WRITERS
+    }
+    return alone, mixture
