@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.compare.references import References, heldout_prompts, heldout_references
 from helpers.compare.text_metrics import rouge

@@ -4,7 +4,6 @@ kept.
 
 import base64
 import json
-import sys
 import time
 from http.server import BaseHTTPRequestHandler
 
@@ -133,11 +132,7 @@ def test_each_refusal_is_one_line_without_the_token(
     with pytest.raises(SystemExit) as stopped:
         publish.main([str(folder), "someone/tiny"])
     message = str(stopped.value.code)
-    assert (
-        message.startswith("publish: someone/tiny ")
-        and says in message
-        and "\n" not in message
-    )
+    assert message.startswith("publish: someone/tiny ") and says in message and "\n" not in message
     assert TOKEN not in message + caplog.text + "".join(capfd.readouterr()) and not hub["files"]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from helpers.engine.files import ROOT
-from helpers.run.options import Parser, add_settings, as_options
+from helpers.engine.parser import Parser
+from helpers.run.options import add_settings, as_options
 from helpers.run.settings import (
     Settings,
     SettingsError,
