@@ -55,6 +55,9 @@ ONLY: dict[str, set[str]] = {
         "bayes_accuracy",
         "normalise_on",
         "label_loss",
+        "label_batches",
+        "text_counts",
+        "train_on_labels",
     },
     "helpers/rollouts.py": {
         "Models",
@@ -67,7 +70,17 @@ ONLY: dict[str, set[str]] = {
         "rollout_metrics",
         "mean_kl",
     },
-    "helpers/ppo.py": {"KLController", "minibatch_losses", "check_first_minibatch", "train"},
+    "helpers/ppo.py": {
+        "KLController",
+        "minibatch_losses",
+        "check_first_minibatch",
+        "Training",
+        "start_training",
+        "choose_prompts",
+        "minibatches",
+        "train",
+        "iteration_metrics",
+    },
 }
 
 # names that each notebook defines in its own way: the stage's training loop

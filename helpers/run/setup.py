@@ -31,7 +31,6 @@ from helpers.engine.hardware import (
 )
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Keeper
-from helpers.lesson.only_cells import watch_cells
 from helpers.run.folders import NOTEBOOKS, PARENTS, STAGES, default_out
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
 from helpers.run.session import (
@@ -343,7 +342,6 @@ def setup(notebook: str, **options: Any) -> Course:
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     set_seed(course.seed)
     set_figure_style()
-    watch_cells(course.track, course.source)
     print(summary(course))
     return course
 

@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,9 +92,11 @@ def finish(
     history: list[dict],
     metrics: dict,
     scale: tuple[float, float],
+    **recorded: Any,
 ) -> dict:
     """Save the normalised model as the stage's checkpoint and record the metrics, which are
-    returned. scale: mean and standard deviation that it was normalised by.
+    returned. scale: mean and standard deviation that it was normalised by. recorded: what else
+    goes into the record.
     """
     metrics = metrics | {"mean": scale[0], "std": scale[1]}
     name, window = ("label" if course.config.pointwise else "pairwise"), max(1, len(history) // 10)
@@ -103,6 +106,7 @@ def finish(
         parent=course.folder("sft"),
         data_fingerprint=fingerprint(items),
         curves={f"{name} loss": loss_curve(history, name, window)},
+        **recorded,
     )
     return metrics
 

@@ -12,9 +12,7 @@ from helpers.run.notebook import read_notebook
 
 @contextmanager
 def shell():
-    """IPython without a kernel, in which marks such as `# only: real` work; figures are closed
-    afterwards.
-    """
+    """IPython without a kernel; figures are closed afterwards."""
     from IPython.core.interactiveshell import InteractiveShell
 
     plt.switch_backend("agg")

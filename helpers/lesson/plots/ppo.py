@@ -86,7 +86,7 @@ def loop_figure() -> Figure:
 
 
 def batch_figure(ids: Tensor, mask: Tensor, P: int, eos_id: int) -> Figure:
-    """Where prompt, response, end of text and pads stand in a batch (B, P + R)."""
+    """The places of prompt, response, end of text and pads in a batch (B, P + R)."""
     kind = torch.where(torch.arange(ids.size(1)) < P, 1, 2).expand_as(ids).clone()
     kind[:, P:][ids[:, P:] == eos_id] = 3
     kind[~mask.bool()] = 0
@@ -95,7 +95,7 @@ def batch_figure(ids: Tensor, mask: Tensor, P: int, eos_id: int) -> Figure:
     cmap = ListedColormap(list(colours.values()))
     ax.imshow(kind.cpu(), aspect="auto", interpolation="none", cmap=cmap, vmin=0, vmax=3)
     ax.axvline(P - 0.5, color="black", lw=1)
-    ax.set(xlabel="place in the row (tokens)", ylabel="row")
+    ax.set(xlabel="column (tokens)", ylabel="row")
     ax.grid(False)
     ax.legend(
         handles=[Patch(fc=c, ec="#bbb", label=k) for k, c in colours.items()],
@@ -179,7 +179,7 @@ def negative_kl_figure(
     panels: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
 ) -> Figure:
     """{title: (measured, expected)}: a bar for each way of computing "the KL", a mark where the
-    rule puts it.
+    formula puts it.
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(9.4, 2.7), sharey=True, squeeze=False)
     for ax, (title, (measured, expected)) in zip(axes[0], panels.items(), strict=True):
@@ -224,7 +224,7 @@ def gae_figure(
 def lambda_figure(
     tokens: Sequence[str], rewards: Tensor, values: Tensor, gamma: float = 1.0
 ) -> Figure:
-    """The advantages of one response (R,) for lambda from 0 (below) to 1 (above): blue good, orange
+    """The advantages of one response (R,) for lambda from 0 (bottom) to 1 (top): blue good, orange
     bad.
     """
     real, lams = torch.ones(1, len(tokens), dtype=torch.bool), [i / 20 for i in range(21)]
@@ -251,15 +251,15 @@ def lambda_figure(
 
 
 def clip_curves(ax: Any, advantage: float, clip_range: float, ratio: float | None = None) -> None:
-    """The clipped objective as a function of the ratio, for one advantage; a dot where the ratio
-    stands.
+    """The clipped objective as a function of the ratio, for one advantage; a dot at the
+    given ratio.
     """
     x = torch.linspace(0, 2, 201)
-    free, kept = advantage * x, advantage * x.clamp(1 - clip_range, 1 + clip_range)
+    free, clipped = advantage * x, advantage * x.clamp(1 - clip_range, 1 + clip_range)
     ax.plot(x, free, color=GREY, lw=1, ls=":", label="A · ratio")
     ax.plot(
         x,
-        torch.minimum(free, kept),
+        torch.minimum(free, clipped),
         color=BLUE if advantage >= 0 else ORANGE,
         label="clipped objective",
     )
@@ -300,8 +300,8 @@ PANELS = {  # metric: title with its unit
 def training_figure(
     history: Sequence[Mapping[str, float]], iterations: int | None = None
 ) -> Figure:
-    """Eight panels of a PPO run, one point an iteration. Without a gold reward its place says
-    so.
+    """Eight panels of a PPO run, one point per iteration. Where the gold reward is not known, its
+    panel says so.
     """
     fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
     steps = [row["step"] for row in history]
@@ -331,8 +331,8 @@ def training_figure(
 
 
 class Dashboard:
-    """Redraws the training figure in place, at most about ten times a run. Give it to `ppo.train`
-    as `watch`.
+    """Redraws the training figure in place, at most about ten times a run. Give it to
+    `course.loop(watch=...)`.
 
     Run headless, the notebook keeps the last picture only; outside a notebook nothing is drawn.
     """

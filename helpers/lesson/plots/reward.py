@@ -20,8 +20,8 @@ KIND_COLOURS = dict(zip(KINDS, ("#d1703c", "#2f6f8f", "#5b8c5a", "#8a5a9b", "#b9
 
 def kinds_in(kinds: Iterable[str]) -> list[str]:
     """The different kinds of pairs, those of tldr first and in their order."""
-    found = set(kinds)
-    return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
+    present = set(kinds)
+    return [kind for kind in KINDS if kind in present] + sorted(present - set(KINDS))
 
 
 def overview() -> Figure:
@@ -80,8 +80,8 @@ def bradley_terry(chosen: float, rejected: float) -> Figure:
 
 
 def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> Figure:
-    """Which token (row) may look at which (column): visible (T, T) bool; parts 0 prompt, 1 chosen,
-    2 rejected.
+    """Which token (row) may attend to which (column): visible (T, T) bool; parts 0 prompt,
+    1 chosen, 2 rejected.
     """
     part = torch.tensor(parts)
     colour = torch.where(visible, part[None, :] + 1, 0)  # a column keeps its part's colour
@@ -91,7 +91,7 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     ticks = range(len(labels))
     ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
     ax.set_yticks(ticks, labels, fontsize=8)
-    ax.set(xlabel="is looked at", ylabel="looks")
+    ax.set(xlabel="token that is seen", ylabel="token that sees it")
     ax.set_xticks([t - 0.5 for t in ticks], minor=True)
     ax.set_yticks([t - 0.5 for t in ticks], minor=True)
     ax.grid(False)
@@ -100,9 +100,9 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     return fig
 
 
-def training(history: Sequence[dict], floor: float | None, window: int) -> Figure:
+def training(history: Sequence[dict], floor: float, window: int) -> Figure:
     """Loss and accuracy of the training batches, averaged over `window` steps, against the
-    annotators' own if known.
+    annotators' own (NaN: not known).
 
     The loss is that of pairs, or of labels where the history is of training on labels.
     """
@@ -116,7 +116,7 @@ def training(history: Sequence[dict], floor: float | None, window: int) -> Figur
         ax.plot(range(window, len(values) + 1), smooth, color=colour)
         ax.set(xlabel="step", ylabel=label)
     axes[0].axhline(torch.log(torch.tensor(2.0)), color=GREY, linestyle=":", label="coin: ln 2")
-    if floor is not None:
+    if not math.isnan(floor):
         axes[0].axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
     axes[0].legend(fontsize=8)
     axes[1].axhline(0.5, color=GREY, linestyle=":")
@@ -125,18 +125,18 @@ def training(history: Sequence[dict], floor: float | None, window: int) -> Figur
 
 def accuracies(
     rows: dict[str, tuple[float, float, float]],
-    bayes: float | None = None,
+    bayes: float = math.nan,
     what: str = "accuracy on held-out comparisons",
 ) -> Figure:
-    """A bar a model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the Bayes
-    accuracy if known.
+    """One bar per model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the
+    Bayes accuracy (NaN: not known).
     """
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
     for y, (value, low, high) in enumerate(rows.values()):
         ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else "#b9bcc0", height=0.6)
         ax.plot([low, high], [y, y], color="black", linewidth=1.4)
     ax.axvline(0.5, color=GREY, linestyle=":")
-    if bayes is not None:
+    if not math.isnan(bayes):
         ax.axvline(bayes, color=GREY, linestyle="--")
         ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
     ax.text(0.5, -0.75, " chance", color=GREY, fontsize=8, va="center")
@@ -145,19 +145,19 @@ def accuracies(
     return fig
 
 
-def by_kind(found: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
-    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes
-    accuracy.
+def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
+    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes accuracy
+    (NaN: not known).
     """
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
-    for x, (kind, (value, low, high)) in enumerate(found.items()):
+    for x, (kind, (value, low, high)) in enumerate(bars.items()):
         ax.bar(x, value, color=KIND_COLOURS.get(kind, f"C{x}"), width=0.6)
         ax.plot([x, x], [low, high], color="black", linewidth=1.4)
         ax.plot(
             [x - 0.36, x + 0.36], [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2
         )
     ax.axhline(0.5, color=GREY, linestyle=":")
-    ax.set_xticks(range(len(found)), found)
+    ax.set_xticks(range(len(bars)), bars)
     ax.set(
         ylim=(0.3, 1), ylabel="accuracy", title="dashed: Bayes accuracy of the kind; dotted: chance"
     )
@@ -170,7 +170,7 @@ def calibration(
     true: Sequence[float],
     counts: Sequence[int],
 ):
-    """Promised probability against observed agreement; `true` is the annotators' own, or NaN; dots
+    """Predicted probability against observed agreement; `true` is the annotators' own, or NaN; dots
     grow with counts.
     """
     fig, ax = plt.subplots(figsize=(4.4, 3.4))
@@ -194,7 +194,7 @@ def calibration(
             label="true agreement",
         )
     ax.set(
-        xlabel="promised probability of the pick",
+        xlabel="predicted probability of the pick",
         ylabel="annotators agree",
         xlim=(0.48, 1.02),
         ylim=(0.3, 1.02),
@@ -203,25 +203,31 @@ def calibration(
     return fig
 
 
-def gaps(gold_gap: Tensor, margin: Tensor, kinds: Sequence[str]) -> Figure:
-    """The model's margin against the true log-odds of the annotators, a dot a pair."""
+def gaps(
+    gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str = "gold gap: chosen - rejected"
+) -> Figure:
+    """The model's margin against another gap (N,), the true log-odds of the annotators where they
+    are known: one dot per pair.
+    """
     fig, ax = plt.subplots(figsize=(6.2, 3.6))
-    limit = 5.0
+    gold = name.startswith("gold")
+    limit = 5.0 if gold else gap.abs().max().item()
     for number, kind in enumerate(kinds_in(kinds)[::-1]):
         rows = [i for i, name in enumerate(kinds) if name == kind]
         ax.scatter(
-            gold_gap[rows].clamp(-limit, limit),
-            margin[rows].clamp(-2 * limit, 2 * limit),
+            gap[rows].clamp(-limit, limit),
+            margin[rows].clamp(-10.0, 10.0),
             s=7,
             alpha=0.5,
             color=KIND_COLOURS.get(kind, f"C{number}"),
             label=kind,
             linewidths=0,
         )
-    ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
+    if gold:
+        ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set(xlabel="gold gap: chosen - rejected", ylabel="margin of the model")
+    ax.set(xlabel=name, ylabel="margin of the model")
     ax.legend(fontsize=8, markerscale=2)
     return fig
 

@@ -122,7 +122,7 @@ def pair_html(comparison: Comparison, margin: float) -> str:
 
 
 def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.Widget:
-    """Leaf through held-out pairs by kind, from the model's worst mistakes to its best calls.
+    """Browse held-out pairs by kind, from the model's worst mistakes to its best calls.
     margin: (N,).
     """
     kinds = [
@@ -197,13 +197,13 @@ def verdict_html(item: Prompt | Comparison, text: str, score: float) -> str:
     """The reward model's score of a text, beside its gold reward and what that is made of for a
     known post.
     """
-    said = f"<p>score <b>{score:+.2f}</b>"
+    head = f"<p>score <b>{score:+.2f}</b>"
     if isinstance(item, Comparison):
-        return said + "</p>"
+        return head + "</p>"
     gold = judge(item, text)
     question = "kept" if gold.question else "missing"
     return (
-        f"{said} &nbsp; gold reward <b>{gold.reward:+.2f}</b>: {gold.covered} facts covered, "
+        f"{head} &nbsp; gold reward <b>{gold.reward:+.2f}</b>: {gold.covered} facts covered, "
         f"{gold.invented} invented, {gold.copied} words of small talk, "
         f"question {question}, {gold.words} words</p>"
     )

@@ -1,0 +1,109 @@
+"""What 3-PPO can say of the policies: in an embedded world their gold reward and flaws, on real
+rows what the second judge says and how far the texts have moved.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from helpers.compare.policies import Bench, measure_responses, row_of
+from helpers.compare.second_judge import load_judge
+from helpers.evaluation import Responses, bootstrap_ci95
+from helpers.lesson.plots.policies import policies_figure
+from helpers.lesson.plots.ppo import comparison_figure
+from helpers.model import GPT
+from helpers.records import Comparison, Prompt
+from helpers.reward import score_responses
+from helpers.rollouts import Models
+from helpers.run.setup import Course
+
+# Pairs of an embedded world that differ in one thing only, and in nothing else that matters.
+ONE_THING = {"tldr": "verbose", "sentiment": "sentiment"}
+COLUMNS = ("score", "judge", "kl", "perplexity", "distinct-2", "words", "stop_rate")
+
+
+def show_policies(metrics: Mapping) -> None:
+    """Print the table of policies of an embedded world, and what PPO gained over SFT. Those of real
+    rows were printed while they were measured.
+    """
+    if "gold_reward" not in metrics:
+        return
+    table, (low, high) = metrics["table"], metrics["gold_gain_ci95"]
+    flaws = table["SFT"]["flaws"]
+    heads = "".join(f"{flaw.replace('missing_', 'no ')[:9]:>10}" for flaw in flaws)
+    print(f"policy   prompts   gold [95% interval]     score    KL  {heads}    stop  words")
+    for name, row in table.items():
+        interval = "[{:6.2f}, {:6.2f}]".format(*row["gold_ci95"])
+        shares = "".join(f"{100 * x:9.1f}%" for x in row["flaws"].values())
+        print(
+            f"{name:<10} {row['prompts']:>4} {row['gold_reward']:7.2f} {interval} "
+            f"{row['score']:9.2f} {row['kl']:6.2f} {shares}     {100 * row['stop_rate']:5.1f}%  "
+            f"{row['words']:4.1f}"
+        )
+    gain = metrics["gold_reward"] - metrics["sft_gold_reward"]
+    print(f"\ngold reward gained by PPO over SFT: {gain:+.2f} [{low:+.2f}, {high:+.2f}]")
+
+
+def figure_of_policies(metrics: Mapping) -> Figure:
+    """The table of policies as a figure."""
+    table = metrics["table"]
+    if "gold_reward" not in metrics:
+        return policies_figure(metrics)
+    gold = {name: (row["gold_reward"], *row["gold_ci95"]) for name, row in table.items()}
+    return comparison_figure(gold, {name: row["flaws"] for name, row in table.items()})
+
+
+def in_sft_units(history: Sequence[dict], sft: Responses) -> list[dict]:
+    """A run's metrics with its gold reward, where it is known, as a gain over SFT in standard
+    deviations of SFT samples ("gold_sd").
+    """
+    if not sft.known:
+        return list(history)
+    mean, std = sft.gold.mean().item(), sft.gold.std().item()
+    return [{**row, "gold_sd": (row["gold"] - mean) / std} for row in history]
+
+
+def narrow_comparisons(course: Course, most: int) -> list[Comparison]:
+    """Comparisons that differ in one thing only, where the rows say which do; else the first."""
+    rows = course.rows("comparisons", "train")
+    kind = ONE_THING.get(course.track) if course.source == "embedded" else None
+    return [row for row in rows if kind is None or row.kind == kind][:most]
+
+
+def compare_runs(
+    course: Course, runs: Mapping[str, tuple[Models, GPT]], prompts: list[Prompt]
+) -> dict[str, Responses]:
+    """Sample every policy on the same prompts ("SFT" among them) and print what is known of its
+    responses. runs: {name: (the models that it was trained with, the policy)}, each scored by its
+    own reward model.
+    """
+    judge = None if prompts[0].facts is not None else load_judge(course)[0]
+    dtype = course.sampling_dtype
+    benches = {
+        name: Bench(models, course.tokenizer, prompts, course.config, judge, dtype=dtype)
+        for name, (models, _) in runs.items()
+    }
+    responses = {name: benches[name].sample(policy) for name, (_, policy) in runs.items()}
+    if responses["SFT"].known:
+        for name, (models, _) in runs.items():
+            print_gold(name, models, course, responses[name])
+        return responses
+    measured = {
+        name: measure_responses(benches[name], responses[name], policy)
+        for name, (_, policy) in runs.items()
+    }
+    rows = {name: row_of(benches[name], one, measured["SFT"], 1) for name, one in measured.items()}
+    columns = [name for name in COLUMNS if name in rows["SFT"]]
+    print(f"{'':18}" + "".join(f"{name:>12}" for name in columns))
+    for name, row in rows.items():
+        print(f"{name:18}" + "".join(f"{row[column]:12.2f}" for column in columns))
+    return responses
+
+
+def print_gold(name: str, models: Models, course: Course, responses: Responses) -> None:
+    """One line: the score by a run's own reward model, gold reward and flaws."""
+    score = score_responses(models.reward, course.tokenizer, responses).mean()
+    low, high = bootstrap_ci95(responses.gold)
+    flaws = "  ".join(f"{flaw.replace('_', ' ')} {x:.0%}" for flaw, x in responses.flaws().items())
+    gold = f"gold {responses.gold.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+    print(f"{name:<17} score {score:+.2f}   {gold}   {flaws}")
