@@ -21,6 +21,7 @@ from helpers.compare.references import heldout_prompts, heldout_references
 from helpers.config import ADAPTERS, SFTConfig
 from helpers.engine.files import plain, write_json
 from helpers.engine.loop import Loop
+from helpers.engine.parser import Parser
 from helpers.engine.transfer import ahead
 from helpers.evaluation import bootstrap_ci95, entropy_floor, respond
 from helpers.model import GPT, GPTConfig
@@ -28,7 +29,7 @@ from helpers.records import fingerprint
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import save_stage
 from helpers.run.memory import adapter_bytes
-from helpers.run.options import Parser, add_settings, fail
+from helpers.run.options import add_settings, fail
 from helpers.run.setup import Course, setup
 from helpers.stages.adapters import add_adapters, merge_adapters
 from helpers.stages.cli import ERRORS

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data.tldr.posts import Facts
 from helpers.config import PPOConfig
+from helpers.engine.loop import Loop
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.ppo import train
 from helpers.records import Prompt
@@ -136,7 +137,7 @@ def play(config: PPOConfig):
     )
     exact = [Exact(question, models, config) for question in QUESTIONS]
     prompts = [Prompt(question, TOY_FACTS) for question in QUESTIONS] * 128
-    history = train(models, prompts, config, ToyTokenizer())
+    history = train(models, prompts, config, ToyTokenizer(), Loop("toy"))
     return models, exact, history
 
 

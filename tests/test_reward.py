@@ -1,8 +1,9 @@
 """Stage 2: pairs that share their prompt score as separate rows do; accuracy, Bayes accuracy,
-normalisation.
+normalisation; the model that learns from labels.
 """
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,16 +11,21 @@ import torch.nn.functional as F
 
 from helpers.batching import right_pad
 from helpers.config import RewardConfig
+from helpers.engine.loop import Loop
 from helpers.evaluation import Responses, respond
 from helpers.losses import bradley_terry_loss
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.records import Comparison
+from helpers.records import Comparison, Labelled
 from helpers.reward import (
     Pair,
     accuracy,
     accuracy_by_kind,
     bayes_accuracy,
+    comparison_batches,
     encode_comparison,
+    encode_labelled,
+    label_batches,
+    label_loss,
     margins,
     normalise_on,
     pair_batch,
@@ -27,11 +33,14 @@ from helpers.reward import (
     score_pairs,
     score_responses,
     train,
+    train_on_labels,
 )
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
 from helpers.run.setup import Course
-from helpers.stages.reward import judge_folder, measure, set_apart, train_judge
+from helpers.stages.reward import label_metrics, measure, set_apart, train_judge
+from helpers.training import schedule
+from tests.support.courses import course_in
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=24, layers=2, heads=2, channels=16)
@@ -129,8 +138,10 @@ def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
     pairs = [
         pair for pair in some_pairs() if pair.chosen != pair.rejected
     ]  # a tie is decided by rounding
-    loss, metrics = reward_loss(model, pair_batch(pairs, PAD), lm_coef)
+    bt, lm, right = reward_loss(model, pair_batch(pairs, PAD), lm=lm_coef > 0)
+    loss = bt + lm_coef * lm
     loss.backward()
+    assert (lm == 0) == (lm_coef == 0)
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
 
@@ -148,8 +159,8 @@ def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
     plain = pairwise + lm_coef * torch.stack(token_losses).mean()
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
-    assert metrics["pairwise"] == pytest.approx(pairwise.item(), abs=1e-5)
-    assert metrics["accuracy"] == pytest.approx((scores[0] > scores[1]).float().mean().item())
+    assert bt.item() == pytest.approx(pairwise.item(), abs=1e-5)
+    assert right.item() == pytest.approx((scores[0] > scores[1]).float().mean().item())
     for gradient, p in zip(gradients, model.parameters()):
         assert torch.allclose(gradient, p.grad, atol=1e-5)
 
@@ -240,22 +251,9 @@ def test_measure_reports_against_the_ceiling(tokenizer):
 # ---------------------------------------------------------------- the second judge
 
 
-def course_of(tmp_path, source: str, track: str = "tldr", share: float = 0.2) -> Course:
+def course_of(out, source: str, track: str = "tldr", share: float = 0.2) -> Course:
     config = RewardConfig(judge_share=share, batch_size=8)
-    return Course(
-        "2-RM-Training",
-        "reward",
-        "cpu",
-        track,
-        0,
-        tmp_path,
-        torch.device("cpu"),
-        torch.float32,
-        1,
-        "local",
-        config,
-        source,
-    )
+    return course_in(out, "reward", source=source, track=track, config=config, preset="cpu")
 
 
 COMPARISONS = [Comparison(f"prompt {i // 3}", f" good {i}", f" bad {i}") for i in range(3000)]
@@ -283,7 +281,7 @@ def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
 
 def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
     course = course_of(tmp_path, "local")
-    course.__dict__["tokenizer"] = tokenizer
+    load_tokenizer().save(tmp_path)  # where a run on real rows keeps its own
     base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     save_stage(
         course.folder("pretrain"),
@@ -301,15 +299,13 @@ def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, 
         load_rows("comparisons", "heldout", limit=50),
     )
     metrics = train_judge(course, rows, heldout)
-    model, info = load_stage(
-        judge_folder(course), stage="reward", track="tldr", tokenizer=tokenizer
-    )
+    model, info = load_stage(course.judge_folder, stage="reward", track="tldr", tokenizer=tokenizer)
     assert measure(model, tokenizer, heldout)["accuracy"] == metrics["judge_accuracy"]
     assert metrics["judge_comparisons"] == 40 and info["metrics"] == metrics
     assert (
         info["parent"]["stage"] == "pretrain" and info["config"]["seed"] == course.config.seed + 1
     )
-    assert train_judge(course, [], heldout) == {} and not judge_folder(course).exists()
+    assert train_judge(course, [], heldout) == {} and not course.judge_folder.exists()
 
 
 def test_pairs_of_one_prompt_widen_the_interval(tokenizer):
@@ -338,6 +334,24 @@ def test_normalising_gives_sft_samples_mean_0_and_standard_deviation_1(tokenizer
     assert torch.allclose(new, (old - mean) / std, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_normalising_samples_in_the_number_format_asked_for(tokenizer, dtype, monkeypatch):
+    from helpers import reward
+
+    config = GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16)
+    seen = {}
+
+    def spy(*args, **options):
+        seen.update(options)
+        return respond(*args, **options)
+
+    monkeypatch.setattr(reward, "respond", spy)
+    prompts = load_rows("prompts", "train", limit=8)
+    asked = RewardConfig(response_tokens=3)
+    normalise_on(tiny(config), GPT(config), tokenizer, prompts, asked, dtype)
+    assert seen["dtype"] is dtype and seen["max_new_tokens"] == 3
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -348,17 +362,110 @@ def test_training_learns_a_preference(capsys):
         right, wrong = torch.randperm(8, generator=generator)[:2].tolist()
         pairs.append(Pair([20, right + 2, 21], [30, right + 2, 0], [30, wrong + 2, 0]))
     config = RewardConfig(batch_size=20, epochs=20, lr=5e-3, muon_lr=1e-2, lm_coef=0.1)
-    model = RewardModel(GPT(CONFIG))
-    history = train(model, pairs, config, PAD)
+    model, loop = RewardModel(GPT(CONFIG)), Loop("toy")
+    history = train(model, comparison_batches(pairs, config, PAD), config, loop)
+    assert history is loop.history and len(history) == 120
     assert history[0]["pairwise"] == pytest.approx(0.69, abs=0.2)
     assert history[-1]["pairwise"] < 0.2 and accuracy(margins(model, pairs, PAD)) > 0.95
+    assert [row["rate"] for row in history] == [schedule(step, 120) for step in range(120)]
 
 
-def test_two_runs_with_one_seed_are_equal(capsys):
-    results = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        model = tiny()
-        history = train(model, some_pairs(20), RewardConfig(batch_size=4, epochs=2), PAD)
-        results.append((history, margins(model, some_pairs(20), PAD).tolist()))
-    assert results[0] == results[1]
+@pytest.mark.parametrize("lm_coef", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_the_first_step_by_hand(kind, lm_coef, capsys):
+    """Loss, metrics and gradient of the first batch, with the language-model loss weighed in."""
+    config = RewardConfig(batch_size=8, lm_coef=lm_coef)
+    model, pairs = tiny(), some_pairs(8)
+    rows = [(pair.prompt + pair.chosen)[:16] for pair in pairs]  # of at most 24, padded to 16s
+    batches = (
+        comparison_batches(pairs, config, PAD)
+        if kind == "pairs"
+        else label_batches(rows, [1, 0] * 4, config, PAD)
+    )
+    twin, batch = copy.deepcopy(model), batches[0]
+    loss_of = (
+        (lambda: reward_loss(twin, batch)) if kind == "pairs" else lambda: label_loss(twin, *batch)
+    )
+    first, lm, right = loss_of()
+    loss = first + lm_coef * lm
+    loss.backward()
+    learns = [p for p in twin.parameters() if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(learns, 1.0).item()
+    run, loop = train if kind == "pairs" else train_on_labels, Loop("toy")
+    (row,) = run(model, batches, config, loop)
+    name = "pairwise" if kind == "pairs" else "label"
+    assert row.keys() == {"step", "loss", name, "accuracy", "grad_norm", "rate"}
+    expected = {"loss": loss.item(), name: first.item(), "accuracy": right.item()}
+    assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_the_label_loss_equals_a_loop_without_padding():
+    model = tiny()
+    rows, labels = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]], [1.0, 0.0, 1.0]
+    ids, mask = right_pad(rows, PAD)
+    label, lm, accuracy = label_loss(model, ids, mask, torch.tensor(labels))
+    by_hand, nats, guessed, right = 0.0, 0.0, 0, 0
+    for row, one in zip(rows, labels):
+        alone = torch.tensor([row])
+        score = model.values(alone)[0, -1].item()
+        p = 1 / (1 + math.exp(-score))
+        by_hand -= math.log(p if one else 1 - p) / len(rows)
+        right += (score > 0) == (one == 1)
+        log_p = model.gpt(alone)[0].log_softmax(-1)
+        nats -= sum(log_p[t, row[t + 1]].item() for t in range(len(row) - 1))
+        guessed += len(row) - 1
+    assert label.item() == pytest.approx(by_hand, abs=1e-5)
+    assert accuracy.item() == pytest.approx(right / 3)
+    assert lm.item() == pytest.approx(nats / guessed, abs=1e-5)
+    same, none, _ = label_loss(model, ids, mask, torch.tensor(labels), lm=False)
+    assert same.item() == pytest.approx(by_hand, abs=1e-5) and none == 0
+
+
+def test_label_batches_hold_each_text_with_its_label():
+    rows = [[i + 2] * (i % 5 + 1) for i in range(20)]
+    batches = label_batches(rows, [i % 2 for i in range(20)], RewardConfig(batch_size=6), PAD)
+    seen = [
+        (row[keep].tolist(), int(label))
+        for ids, mask, labels in batches
+        for row, keep, label in zip(ids, mask, labels)
+    ]
+    assert sorted(seen) == sorted((row, i % 2) for i, row in enumerate(rows))
+
+
+def test_training_finds_the_token_that_decides(capsys):
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(2, 40, (6,), generator=generator).tolist() for _ in range(64)]
+    labels = [i % 3 % 2 for i in range(64)]
+    rows = [[20 if label else 22, *row] for row, label in zip(rows, labels)]
+    config = RewardConfig(pointwise=True, batch_size=16, epochs=15, lr=1e-2, lm_coef=0.0)
+    history = train_on_labels(
+        RewardModel(GPT(CONFIG)), label_batches(rows, labels, config, PAD), config, Loop("toy")
+    )
+    assert history[-1]["label"] < 0.1 < 0.4 < history[0]["label"]
+    assert [row["rate"] for row in history] == [schedule(step, 60) for step in range(60)]
+
+
+def test_accuracy_on_labels_and_its_ceiling_by_hand():
+    items = [
+        Labelled("p", " c", label, odds) for label, odds in ((1, 0.9), (0, 0.6), (1, 0.3), (0, 0.8))
+    ]
+    found = label_metrics(torch.tensor([2.0, 1.0, -0.5, -3.0]), items)
+    assert found["accuracy"] == 0.5 and found["labels"] == 4
+    assert found["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.7 + 0.8) / 4)
+    low, high = found["accuracy_ci95"]
+    assert 0 <= low <= 0.5 <= high <= 1
+    assert "bayes_accuracy" not in label_metrics(torch.zeros(1), [Labelled("p", " c", 0)])
+
+
+def test_labelled_texts_end_with_the_end_of_text(tokenizer):
+    item = Labelled("My sister", " keeps my bike.", 1)
+    row = encode_labelled(item, tokenizer, 64)
+    assert row[-1] == tokenizer.eos_id
+    assert tokenizer.decode(row[:-1]) == item.prompt + item.completion
+    says = f"a labelled text has {len(row)} tokens, more than the context of 3"
+    with pytest.raises(ValueError, match=says):
+        encode_labelled(item, tokenizer, 3)

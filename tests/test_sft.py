@@ -5,9 +5,11 @@ import torch
 
 from helpers.batching import right_pad
 from helpers.config import SFTConfig
+from helpers.engine.loop import Loop
+from helpers.evaluation import respond
 from helpers.losses import completion_loss
 from helpers.model import GPT, GPTConfig
-from helpers.records import Demonstration, Prompt
+from helpers.records import Demonstration
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.sft import (
     completion_masks,
@@ -17,7 +19,9 @@ from helpers.sft import (
     heldout_completion_loss,
     train,
 )
+from helpers.stages.adapters import add_adapters
 from helpers.stages.sft import measure
+from helpers.training import schedule
 from tests.support.tensors import shaken
 
 PAD = 1
@@ -163,13 +167,12 @@ def test_training_learns_the_completion_and_not_the_prompt(capsys):
         prompt = torch.randint(2, 40, (6,), generator=generator).tolist()
         rows.append((prompt + [prompt[0] % 4 + 2] * 2 + [0], 6))
     config = SFTConfig(batch_size=8, epochs=25, lr=1e-2, muon_lr=2e-2, seed=0)
-    histories = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        model = GPT(CONFIG)
-        histories.append(train(model, rows, config, PAD))
-    assert histories[0] == histories[1]
-    assert histories[0][-1]["loss"] < 0.3 < 2 < histories[0][0]["loss"]
+    model, loop = GPT(CONFIG), Loop("toy")
+    batches = demonstration_batches(rows, config.batch_size, config.epochs, PAD, config.seed)
+    history = train(model, batches, config, loop)
+    assert history is loop.history and len(history) == 100
+    assert history[-1]["loss"] < 0.3 < 2 < history[0]["loss"]
+    assert [row["rate"] for row in history] == [schedule(step, 100) for step in range(100)]
     ids, mask = right_pad([row for row, _ in rows], PAD)
     prompt_only = mask & ~completion_masks(mask, [6] * 32)
     assert (
@@ -177,14 +180,30 @@ def test_training_learns_the_completion_and_not_the_prompt(capsys):
     )  # random prompts: nobody tried to guess them
 
 
+def test_adapters_learn_at_their_own_rate(capsys):
+    """What was frozen stays; the rate is the adapters', and Muon has no part in it."""
+    config = SFTConfig(adapter="lora", rank=2, adapter_lr=1e-3, batch_size=4, epochs=3)
+    model = shaken(GPT(CONFIG))
+    add_adapters(model, config)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    train(model, demonstration_batches(some_rows(), 4, 3, PAD, 0), config, Loop("toy"))
+    moved = {n for n, w in model.state_dict().items() if not torch.equal(w, before[n])}
+    assert moved == {n for n in before if "lora_" in n or n == "wte.weight"}
+
+
 def test_measure_gives_the_heldout_loss_with_its_interval():
     tokenizer, heldout = load_tokenizer(), load_rows("demonstrations", "heldout", limit=30)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
-    config = SFTConfig(response_tokens=2)
-    metrics = measure(model, tokenizer, heldout, [Prompt(heldout[0].prompt)], config)
+    config, prompts = SFTConfig(response_tokens=2), load_rows("prompts", "heldout", limit=3)
+    responses = respond(model, tokenizer, prompts, max_new_tokens=2, seed=0)
+    metrics = measure(model, tokenizer, heldout, responses, config)
     rows = [encode_demonstration(item, tokenizer, 256) for item in heldout]
     assert metrics["heldout_loss"] == pytest.approx(
         heldout_completion_loss(model, rows, tokenizer.pad_id), rel=1e-5
     )
     low, high = metrics["heldout_loss_ci95"]
     assert low < metrics["heldout_loss"] < high
+    assert metrics["stop_rate"] == responses.stop_rate
+    tokens = sum(len(row) - prompt for row, prompt in rows)
+    floor = -sum(item.logprob for item in heldout) / tokens
+    assert metrics["entropy_floor"] == pytest.approx(floor)

@@ -6,7 +6,6 @@ and chosen to fool models (Zellers et al. 2019). Who guesses is right in 25%; a 
 come from the Hub or RLHF_DATA_DIR.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from helpers.compare.perplexity import continuation_nats
 from helpers.config import SOURCES
 from helpers.engine.hardware import choose_device, choose_dtype
+from helpers.engine.parser import Parser
 from helpers.model import GPT
 from helpers.rows.common import Unusable, field
 from helpers.rows.load import READERS, Report, checked
@@ -164,9 +164,7 @@ def hellaswag(
 
 def main(argv: Sequence[str] | None = None, source: str = "embedded", data_dir=None) -> None:
     """The command line; source and data_dir are the run's settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers hellaswag", description="HellaSwag of a checkpoint."
-    )
+    parser = Parser(prog="python -m helpers hellaswag", description="HellaSwag of a checkpoint.")
     parser.add_argument("run", type=Path, help="a run folder, such as runs/t4-tldr-hub-seed0")
     parser.add_argument("--stage", default="pretrain", choices=("pretrain", "base", "sft", "ppo"))
     parser.add_argument("--limit", type=int, help="questions (default: all)")

@@ -28,6 +28,7 @@ import numpy as np
 
 from helpers.config import SOURCES
 from helpers.engine.files import sha256, write_json
+from helpers.engine.parser import Parser
 from helpers.rows.common import Unusable, split_of
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
@@ -259,7 +260,7 @@ def main(
     argv: Sequence[str] | None = None, source: str = "embedded", data_dir: Path | None = None
 ) -> None:
     """`python -m helpers shards`; source and data_dir are the run's settings."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m helpers shards",
         description="Write documents as shards of tokens.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

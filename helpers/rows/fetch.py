@@ -4,7 +4,6 @@ helpers.rows.fetch --help`.
 The folder serves as RLHF_DATA_DIR. Only the columns that the course reads are kept.
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from helpers.engine.parser import Parser
 from helpers.rows.hub import hub_rows
 from helpers.rows.load import checked
 from helpers.rows.tracks import TRACKS, SourceError
@@ -57,7 +57,7 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers fetch`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m helpers fetch", description=__doc__.splitlines()[0].split(":")[0] + "."
     )
     parser.add_argument("--track", choices=TRACKS, required=True)

@@ -9,6 +9,7 @@ truth.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from helpers.engine.parser import Parser
 from helpers.model import GPTConfig
 from helpers.rows.tracks import TRACKS
 from helpers.run.memory import matrices, ppo_bytes, training_bytes
@@ -170,6 +171,9 @@ def stage_bytes(own: GPTConfig, gpt2: GPTConfig, made: dict, track: str) -> dict
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers budget`: all GPU presets."""
+    Parser(
+        prog="python -m helpers budget", description="Minutes and memory, counted, of GPU presets."
+    ).parse_args(argv)
     print("counted, not measured        pretrain          sft       reward          ppo   together")
     for preset in MACHINES:
         for track in TRACKS:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from helpers.engine.files import OUT_OF_TIME, ROOT, write_json
 from helpers.engine.hardware import choose_device
+from helpers.engine.parser import Parser
 from helpers.run.folders import NOTEBOOKS, default_out
 from helpers.run.notebook import CellFailure, Progress, run_notebook, write_notebook
-from helpers.run.options import Parser, add_settings
+from helpers.run.options import add_settings
 from helpers.run.presets import choose_preset
 from helpers.run.report import ReportError, final_table, read_metrics
 from helpers.run.report_page import write_report

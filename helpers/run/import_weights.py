@@ -5,7 +5,6 @@ nanoGPT's layout.
 `RLHF_INIT=FOLDER`.
 """
 
-import argparse
 import json
 import pickle
 import re
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from helpers.engine.files import sha256
 from helpers.engine.network import redact, within
+from helpers.engine.parser import Parser
 from helpers.model import GPT, GPTConfig
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.run.checkpoints import CheckpointError, from_transformers_state, save_stage
@@ -308,9 +308,7 @@ def convert(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers import`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers import", description="A .pt file as a model folder."
-    )
+    parser = Parser(prog="python -m helpers import", description="A .pt file as a model folder.")
     parser.add_argument(
         "file", type=Path, help="a state dict in nanoGPT's layout, with GPT-2's tokens"
     )

@@ -27,6 +27,7 @@ import torch
 from helpers.engine.distributed import end_with_parent
 from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.hardware import choose_device, choose_threads
+from helpers.engine.parser import Parser
 from helpers.engine.snapshots import Stopped
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.options import as_options
@@ -134,9 +135,8 @@ def stream(command: Sequence[str], what: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m helpers launch ppo --processes 2 ...`: other options are the stage's."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m helpers launch",
-        allow_abbrev=False,
         description="Train one stage in several processes on this machine.",
         epilog="All other options are the stage's: python -m helpers ppo --help",
     )

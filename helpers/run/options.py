@@ -1,33 +1,11 @@
 """The settings as options of a command line, with one clear line for a mistake."""
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 
 from helpers.run.settings import Settings, kind_of
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, with the nearest valid option."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"no option {unknown[0]}{self.nearest(unknown[0])}; --help lists them")
-        return found
-
-    def nearest(self, option: str) -> str:
-        valid = [name for action in self._actions for name in action.option_strings]
-        close = difflib.get_close_matches(option.partition("=")[0], valid, n=1)
-        return f", did you mean {close[0]}?" if close else ""
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:

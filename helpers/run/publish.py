@@ -5,13 +5,13 @@ The repository is private unless --public is given. The token is huggingface_hub
 login`, or HF_TOKEN); this program never prints or saves it.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.engine.network import redact, within
+from helpers.engine.parser import Parser
 from helpers.run.checkpoints import CheckpointError, check_files, read_info
 from helpers.run.session import quiet_libraries
 
@@ -77,9 +77,7 @@ def reason(error: Exception) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers publish`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers publish", description="A checkpoint on the Hub."
-    )
+    parser = Parser(prog="python -m helpers publish", description="A checkpoint on the Hub.")
     parser.add_argument(
         "folder", type=Path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo"
     )

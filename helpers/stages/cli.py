@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from helpers.engine.distributed import barrier, is_main, process_group
+from helpers.engine.parser import Parser
 from helpers.engine.snapshots import ResumeError, Stopped
 from helpers.rows.shards import ShardError
 from helpers.rows.tracks import SourceError
 from helpers.run.checkpoints import CheckpointError
 from helpers.run.folders import STAGES
 from helpers.run.import_weights import WeightsError
-from helpers.run.options import Parser, add_settings, fail
+from helpers.run.options import add_settings, fail
 from helpers.run.setup import Course, setup
 
 ERRORS = (

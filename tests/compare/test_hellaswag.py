@@ -3,7 +3,6 @@ can only guess.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from helpers.model import GPT, GPTConfig
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.tracks import SourceError
 from helpers.run.checkpoints import from_transformers_state, save_stage
+from helpers.stages.hellaswag import main
 from tests.support.folder_of_rows import write
 from tests.support.local_hub import served
 from tests.support.tensors import shaken
@@ -126,8 +126,7 @@ def test_rows_of_the_hub_and_of_a_folder(tmp_path, monkeypatch):
         ROWS[0] | {"label": 4},
     ]
     write(tmp_path / "hellaswag" / "validation.jsonl.xz", [*bad, *ROWS])
-    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
-    questions, report = load_hellaswag("local")
+    questions, report = load_hellaswag("local", data_dir=tmp_path)
     assert [asked.label for asked in questions] == [3, 1, 0] and report.kept == 3
     assert report.left_out == {
         "line is not JSON": 1,
@@ -148,19 +147,17 @@ def test_rows_of_the_hub_and_of_a_folder(tmp_path, monkeypatch):
     assert load_hellaswag("hub", limit=2)[0] == questions[:2]
 
 
-def test_rows_that_can_not_be_had(tmp_path, monkeypatch):
+def test_rows_that_can_not_be_had(tmp_path):
     with pytest.raises(SourceError, match="does not go with source 'embedded'"):
         load_hellaswag("embedded")
-    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
-    with pytest.raises(
-        SourceError, match=r"Rowan/hellaswag has no file .*hellaswag/validation\.jsonl"
-    ):
-        load_hellaswag("local")
+    local = {"data_dir": tmp_path}
+    with pytest.raises(SourceError, match="has no file .*hellaswag/validation.jsonl"):
+        load_hellaswag("local", **local)
     write(tmp_path / "hellaswag" / "validation.jsonl", [ROWS[0] | {"label": ""}])
     with pytest.raises(SourceError, match="no row can be used: .*no label from 0 to 3: 1"):
-        load_hellaswag("local")
+        load_hellaswag("local", **local)
     with pytest.raises(ValueError, match="limit must be 1 or more"):
-        load_hellaswag("local", limit=0)
+        load_hellaswag("local", limit=0, **local)
     with pytest.raises(ValueError, match="no questions"):
         hellaswag(small(), TOKENIZER, [])
 
@@ -168,34 +165,25 @@ def test_rows_that_can_not_be_had(tmp_path, monkeypatch):
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     write(tmp_path / "hellaswag" / "validation.jsonl", ROWS)
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("RLHF_SOURCE", raising=False)
     run = tmp_path / "run"
-    monkeypatch.setattr(sys, "argv", ["hellaswag", str(run), "--limit", "2"])
+    words = [str(run), "--limit", "2"]
     with pytest.raises(
         SystemExit, match="hellaswag: no checkpoint at .*run 0-Pretrain.ipynb first"
     ):
-        module.main()
-    model = small()
-    save_stage(
-        run / "checkpoints" / "pretrain",
-        model,
-        TOKENIZER,
-        stage="pretrain",
-        track="tldr",
-        config={},
-        metrics={},
-        parent=None,
-        data_fingerprint="",
-    )
-    module.main()
-    expected = hellaswag(model, TOKENIZER, load_hellaswag("local", 2)[0])
+        main(words)
+    model, facts = small(), {"stage": "pretrain", "track": "tldr", "config": {}, "metrics": {}}
+    folder = run / "checkpoints" / "pretrain"
+    save_stage(folder, model, TOKENIZER, **facts, parent=None, data_fingerprint="")
+    main(words)
+    expected = hellaswag(model, TOKENIZER, load_hellaswag("local", 2, tmp_path)[0])
     assert str(expected) in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not (REAL / "hellaswag").is_dir(), reason="no hellaswag/ in RLHF_DATA_DIR")
-def test_a_model_of_random_weights_only_guesses(monkeypatch):
+def test_a_model_of_random_weights_only_guesses():
     """On the first 300 real questions: within two standard errors of 25%."""
-    monkeypatch.setenv("RLHF_DATA_DIR", str(REAL))
-    questions, report = load_hellaswag("local", limit=300)
+    questions, report = load_hellaswag("local", limit=300, data_dir=REAL)
     assert len(questions) == 300 and not report.left_out
     model = GPT(GPTConfig(TOKENIZER.vocab_size, 256, layers=2, heads=2, channels=32))
     score = hellaswag(model, TOKENIZER, questions)

@@ -2,8 +2,10 @@
 paired.
 """
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
-import torch
 
 from helpers.compare.references import References, heldout_prompts, heldout_references
 from helpers.compare.text_metrics import rouge
@@ -13,6 +15,7 @@ from helpers.records import Demonstration, Prompt
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.instructions import INSTRUCT
 from helpers.run.setup import Course
+from tests.support.courses import course_in
 
 TRAIN = [
     Demonstration(
@@ -39,20 +42,9 @@ class Rows(Course):
 
 
 def course(track: str = "instruct", source: str = "local", eval_prompts: int = 2) -> Rows:
-    return Rows(
-        "3-PPO",
-        "ppo",
-        "cpu",
-        track,
-        0,
-        None,
-        torch.device("cpu"),
-        torch.float32,
-        1,
-        "local",
-        PPOConfig(eval_prompts=eval_prompts),
-        source,
-    )
+    config = PPOConfig(eval_prompts=eval_prompts)
+    made = course_in(Path("unused"), track=track, source=source, config=config)
+    return Rows(**{field.name: getattr(made, field.name) for field in fields(made)})
 
 
 def test_each_prompt_comes_once_with_its_first_answer():

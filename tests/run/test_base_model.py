@@ -9,37 +9,23 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.model import GPT, GPTConfig
-from helpers.run.base_model import base_folder, load_base
+from helpers.run.base_model import load_base
 from helpers.run.checkpoints import CheckpointError, load_stage, save_stage
 from helpers.run.import_weights import WeightsError
 from helpers.run.setup import Course
+from tests.support.courses import course_in
 from tests.support.gpt2_files import small_gpt2
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """Makes a course of 1-SFT on local rows, with a small "gpt2" beside them."""
-    monkeypatch.delenv("RLHF_INIT", raising=False)
     small_gpt2(tmp_path, monkeypatch)
     write_gpt2(tmp_path / "gpt2")
 
     def make(init: str, **changes) -> Course:
-        settings = dict(
-            notebook="1-SFT",
-            stage="sft",
-            preset="smoke",
-            track="sentiment",
-            seed=0,
-            out=tmp_path / "run",
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            threads=1,
-            where="local",
-            config=None,
-            source="local",
-            init=init,
-        )
-        return Course(**settings | changes)
+        local = {"source": "local", "data_dir": str(tmp_path), "track": "sentiment"}
+        return course_in(tmp_path / "run", "sft", init=init, **local | changes)
 
     return make
 
@@ -57,7 +43,7 @@ def test_weights_from_elsewhere_are_kept_with_where_they_are_from(course, tmp_pa
     run = course("gpt2")
     model, info = load_base(run)
     assert (
-        base_folder(run) == tmp_path / "run" / "checkpoints" / "base"
+        run.base_folder == tmp_path / "run" / "checkpoints" / "base"
         and not run.folder("pretrain").exists()
     )
     assert model.config == GPTConfig(264, 192, 2, 2, 32)
@@ -79,7 +65,7 @@ def test_weights_from_elsewhere_are_kept_with_where_they_are_from(course, tmp_pa
         track="sentiment",
         config={},
         metrics={},
-        parent=base_folder(run),
+        parent=run.base_folder,
         data_fingerprint="",
     )
     child = json.loads((run.folder() / "stage.json").read_text())
@@ -94,7 +80,7 @@ def test_weights_from_elsewhere_are_kept_with_where_they_are_from(course, tmp_pa
 def test_they_are_read_once(course, monkeypatch):
     first, _ = load_base(course("gpt2"))
     with monkeypatch.context() as patch:
-        patch.setattr("helpers.run.base_model.find_weights", lambda init: pytest.fail("read again"))
+        patch.setattr("helpers.run.base_model.find_weights", lambda *_: pytest.fail("read again"))
         second, _ = load_base(course("gpt2"))
     assert torch.equal(first.wte.weight, second.wte.weight)
 

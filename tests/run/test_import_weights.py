@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,12 +152,11 @@ def test_a_model_that_ours_would_not_equal_is_refused(tmp_path, name, value, say
 # ---------------------------------------------------------------- what a name means
 
 
-def test_a_name_is_looked_for_beside_the_rows_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+def test_a_name_is_looked_for_beside_the_rows_first(tmp_path):
     theirs().save_pretrained(tmp_path / "gpt2")
     checksum = hashlib.sha256((tmp_path / "gpt2" / "model.safetensors").read_bytes()).hexdigest()
     for init in ("gpt2", "openai-community/gpt2", str(tmp_path / "gpt2")):
-        path, came_from = find_weights(init)
+        path, came_from = find_weights(init, tmp_path)
         assert path == tmp_path / "gpt2"
         assert came_from == {"source": "gpt2", "revision": f"sha256:{checksum}"}
 
@@ -223,7 +221,7 @@ def test_without_a_network_the_line_says_what_to_do(monkeypatch):
 
 def test_gpt2_and_a_padded_table_get_the_tokens_and_pad(tmp_path, monkeypatch):
     small_gpt2(tmp_path, monkeypatch)
-    tokenizer = load_gpt2_tokenizer()
+    tokenizer = load_gpt2_tokenizer(data_dir=tmp_path)
     model = theirs(263)
     model.save_pretrained(tmp_path / "gpt2")
     torch.save(nanogpt(theirs(304)), tmp_path / "raw.pt")
@@ -241,7 +239,7 @@ def test_gpt2_and_a_padded_table_get_the_tokens_and_pad(tmp_path, monkeypatch):
 
 def test_a_tokenizer_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
     small_gpt2(tmp_path, monkeypatch)
-    tokenizer = load_gpt2_tokenizer()
+    tokenizer = load_gpt2_tokenizer(data_dir=tmp_path)
     theirs(60).save_pretrained(tmp_path / "small")
     with pytest.raises(WeightsError, match="small has 60 tokens, but GPT-2's tokenizer has 263"):
         load_foreign(tmp_path / "small", tokenizer)
@@ -264,18 +262,15 @@ def test_a_raw_file_becomes_a_folder_by_command(tmp_path, monkeypatch, capsys):
     small_gpt2(tmp_path, monkeypatch)
     original = theirs(304, heads=2)
     torch.save({"model": nanogpt(original, "_orig_mod.")}, tmp_path / "raw.pt")
-    arguments = ["foreign", str(tmp_path / "raw.pt"), str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--heads", "2"])
-    main()
+    main([str(tmp_path / "raw.pt"), str(tmp_path / "out"), "--heads", "2"])
     assert "heads=2" in capsys.readouterr().out
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(
         opened(IDS).logits[..., :263], original(IDS).logits[..., :263], atol=1e-4, rtol=1e-4
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer("them")["input_ids"] == load_gpt2_tokenizer().encode("them")
+    assert tokenizer("them")["input_ids"] == load_gpt2_tokenizer(data_dir=tmp_path).encode("them")
     info = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert info["stage"] == "base" and info["config"]["source"] == "raw.pt"
-    monkeypatch.setattr(sys, "argv", ["foreign", str(tmp_path / "none.pt"), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="helpers.run.import_weights: there is no file .*none.pt"):
-        main()
+    with pytest.raises(SystemExit, match="import: there is no file .*none.pt"):
+        main([str(tmp_path / "none.pt"), str(tmp_path / "out")])

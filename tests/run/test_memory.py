@@ -9,26 +9,30 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from helpers.config import PPOConfig
-from helpers.engine.accumulation import token_parts
+from helpers.config import ADAPTERS, PPOConfig, SFTConfig
+from helpers.engine.loop import Loop
 from helpers.generation import KVCache
 from helpers.model import GPT, GPTConfig, RewardModel
-from helpers.ppo import update
-from helpers.pretrain import next_token_loss
-from helpers.rollouts import Models, collect
+from helpers.ppo import minibatch_losses, minibatches, start_training
+from helpers.pretrain import next_token_loss, token_counts
+from helpers.quantization import memory_bytes
+from helpers.records import Prompt
+from helpers.rollouts import Models, collect, with_advantages
 from helpers.rows.tracks import TRACKS
 from helpers.run.expected import MACHINES, expected, operations
 from helpers.run.memory import (
     activation_bytes,
+    adapter_bytes,
     cache_bytes,
     matrices,
     parameters,
     ppo_bytes,
     state_bytes,
 )
-from helpers.run.presets import load_config
 from helpers.run.setup import counted
-from helpers.training import Optimizers, autocast, fit
+from helpers.stages.adapters import add_adapters
+from helpers.training import Optimizers, autocast
+from tests.support.courses import course_in
 
 SMALL = GPTConfig(vocab_size=90, context=64, layers=3, heads=4, channels=64)
 GPT2 = GPTConfig(50258, 1024)
@@ -40,7 +44,7 @@ def nbytes(tensors) -> int:
 
 def remembered(optimizers: Optimizers) -> int:
     """Bytes of the optimisers' tensors, without AdamW's counts of steps."""
-    states = (state for part in optimizers.parts for state in part.state.values())
+    states = (state for part in optimizers.optimizers for state in part.state.values())
     return nbytes(
         value
         for state in states
@@ -61,27 +65,16 @@ def test_parameters_are_those_of_the_model():
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.01])
 def test_weights_gradients_and_optimisers_are_counted(muon_lr, capsys):
-    model = GPT(SMALL)
+    model, held = GPT(SMALL), {}
     optimizers = Optimizers(model, 1e-3, muon_lr)
-    held = {}
-
-    def loss_of(model, batch):
-        return next_token_loss(model, *batch), {}
-
-    step = optimizers.parts[0].step
-    optimizers.parts[0].step = lambda: (
-        held.update(gradients=nbytes(p.grad for p in model.parameters())),
-        step(),
-    )
     ids = torch.randint(90, (8, 32))
-    fit(
-        model,
-        [(ids, torch.ones_like(ids).bool())],
-        loss_of,
-        optimizers,
-        Progress("toy", 1),
-        split=token_parts(4),
-    )
+    loop = Loop("toy")
+    with loop.run(1, model=model, optimizers=optimizers):
+        whole = (ids, torch.ones_like(ids).bool())
+        for batch, share in loop.parts(whole, token_counts, 4):
+            optimizers.backward(share * next_token_loss(model, *batch))
+    held["gradients"] = nbytes(p.grad for p in model.parameters())
+    optimizers.step()
     real = nbytes(model.parameters()) + held["gradients"] + remembered(optimizers)
     assert state_bytes(SMALL, muon=muon_lr > 0) == real
     assert state_bytes(SMALL, muon=False, trained=False) == nbytes(model.parameters())
@@ -154,15 +147,28 @@ def test_ppo_is_counted_as_it_is_measured(vocabulary, rows, minibatch, prompt, n
     for gpt in (policy, reference, reward, value):
         gpt.attention = "sdpa"
     models = Models(policy, reference, RewardModel(reward), RewardModel(value))
-    optimizers = [Optimizers(policy, 1e-3), Optimizers(models.value, 1e-3)]
-    ids, draws = torch.randint(2, vocabulary, (rows, prompt)), torch.Generator().manual_seed(0)
-    found = []
+    run = start_training(models, config)
+    optimizers = [run.policy_optimizer, run.value_optimizer]
+    generator, found = torch.Generator().manual_seed(0), []
+    texts = [torch.randint(2, vocabulary, (prompt,)).tolist() for _ in range(rows)]
+    tokens = SimpleNamespace(eos_id=-1, pad_id=1, encode=texts.__getitem__)
+    prompts = [Prompt(i) for i in range(rows)]
+    loop = Loop("toy")
 
     def iteration() -> None:
-        tokens = SimpleNamespace(eos_id=-1, pad_id=1)
-        rollout = collect(models, ids, torch.ones_like(ids).bool(), config, tokens, draws)
-        update(models, rollout, optimizers, config, torch.Generator().manual_seed(0), 1.0)
+        rollout = collect(models, prompts, config, tokens, run.token_rng)
+        rollout = with_advantages(rollout, config.kl_coef, config)
         found.append(rollout)
+        counts = rollout.batch.response_mask.sum(1)
+        with loop.run(1, policy=policy, value=models.value):
+            for index in minibatches(rows, config, generator):
+                for part, share in loop.parts(index, counts.__getitem__):
+                    losses = minibatch_losses(models, rollout, part, config)
+                    run.policy_optimizer.backward(share * losses["policy"])
+                    run.value_optimizer.backward(share * losses["value"])
+                del losses
+                for optimizer in optimizers:
+                    optimizer.step()
 
     iteration()  # makes what the optimisers remember
     held = sum(
@@ -204,37 +210,50 @@ def test_operations_of_gpt2():
     )
 
 
-def test_only_gpu_presets_are_counted(make_course):
+def test_only_gpu_presets_are_counted(tmp_path):
     with pytest.raises(
         ValueError, match="nothing is counted for preset 'cpu': choose from t4, t4x2, h100"
     ):
         expected("cpu", "tldr")
-    assert (
-        counted(make_course(preset="t4", source="embedded"))
-        == counted(make_course(source="hub"))
-        == ""
+    said = {
+        (preset, source): counted(course_in(tmp_path, "sft", preset=preset, source=source))
+        for preset, source in (("t4", "embedded"), ("cpu", "hub"), ("t4", "hub"))
+    }
+    assert "counted, not measured: " in said.pop(("t4", "hub")) and set(said.values()) == {""}
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 1e-2])
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_adapters_are_counted_as_real_tensors(adapter, embeddings, muon_lr, capsys):
+    sizes = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=32)
+    chosen = {"adapter": adapter, "train_embeddings": embeddings, "muon_lr": muon_lr}
+    settings = SFTConfig(rank=3, targets=("c_attn", "mlp.c_proj"), **chosen)
+    counted, model = adapter_bytes(sizes, settings), GPT(sizes)
+    add_adapters(model, settings)
+    optimizers = Optimizers(model, *settings.rates)
+    model(torch.arange(24).view(2, 12)).square().mean().backward()
+    learns = [p for p in model.parameters() if p.requires_grad]
+    assert counted["weights"] == memory_bytes(model)
+    assert counted["trained"] == sum(p.grad.numel() for p in learns)
+    assert counted["gradients"] == nbytes(p.grad for p in learns)
+    optimizers.step()
+    assert counted["optimizer"] == remembered(optimizers)
+
+
+def test_adapters_of_gpt2_by_hand():
+    """124,439,808 weights; 12 blocks with matrices of 12 C^2 = 7,077,888 numbers."""
+    full, lora, qlora = (
+        adapter_bytes(GPTConfig(), SFTConfig(adapter=name, rank=8, train_embeddings=False))
+        for name in ADAPTERS
     )
-    assert "counted, not measured: " in counted(make_course(preset="t4", source="hub"))
-
-
-@pytest.fixture
-def make_course(tmp_path):
-    from helpers.run.setup import Course
-
-    def make(**changes) -> Course:
-        settings = dict(
-            notebook="1-SFT",
-            stage="sft",
-            preset="cpu",
-            track="tldr",
-            seed=0,
-            out=tmp_path,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            threads=1,
-            where="local",
-            config=load_config("sft"),
-        )
-        return Course(**settings | changes)
-
-    return make
+    C, blocks, all_weights = 768, 12, 124_439_808
+    assert full["trained"] == all_weights
+    assert full["weights"] == full["gradients"] == 4 * all_weights
+    muon, adamw = blocks * 12 * C * C, all_weights - blocks * 12 * C * C
+    assert full["optimizer"] == 4 * (muon + 2 * adamw)
+    assert lora["trained"] == qlora["trained"] == blocks * 8 * (4 * C + 2 * C + 5 * C + 5 * C)
+    more = lora["weights"] - full["weights"]
+    assert more == lora["gradients"] == lora["optimizer"] // 2 == 4 * lora["trained"]
+    bits = 8 * (qlora["weights"] - lora["weights"] + 4 * muon) / muon
+    assert 4.126 < bits < 4.128  # 4 + 8 / 64 + 32 / (64 * 256), and the mean of each matrix

@@ -4,7 +4,6 @@ kept.
 
 import base64
 import json
-import sys
 import time
 from http.server import BaseHTTPRequestHandler
 
@@ -112,8 +111,7 @@ def test_a_checkpoint_arrives_whole_and_private(folder, hub, capfd, caplog):
 
 
 def test_the_command_prints_the_address(folder, hub, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["publish", str(folder), "someone/tiny", "--public"])
-    publish.main()
+    publish.main([str(folder), "someone/tiny", "--public"])
     assert capsys.readouterr().out == "https://huggingface.co/someone/tiny\n"
     assert not is_private(hub["created"][0])
 
@@ -131,15 +129,10 @@ def test_each_refusal_is_one_line_without_the_token(
     folder, hub, status, says, capfd, caplog, monkeypatch
 ):
     hub["answer"] = (status, {"error": f"no, Bearer {TOKEN}"})
-    monkeypatch.setattr(sys, "argv", ["publish", str(folder), "someone/tiny"])
     with pytest.raises(SystemExit) as stopped:
-        publish.main()
+        publish.main([str(folder), "someone/tiny"])
     message = str(stopped.value.code)
-    assert (
-        message.startswith("helpers.run.publish: someone/tiny ")
-        and says in message
-        and "\n" not in message
-    )
+    assert message.startswith("publish: someone/tiny ") and says in message and "\n" not in message
     assert TOKEN not in message + caplog.text + "".join(capfd.readouterr()) and not hub["files"]
 
 

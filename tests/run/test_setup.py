@@ -2,15 +2,17 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.engine.files import plain, write_json, write_text
+from helpers.model import GPT, GPTConfig
 from helpers.run import session
+from helpers.run.checkpoints import load_stage
 from helpers.run.presets import load_config
-from helpers.run.setup import Course, setup
+from helpers.run.setup import setup
+from tests.support.courses import course_in
 
 
 @pytest.fixture(autouse=True)
@@ -29,23 +31,6 @@ def clean_environment(monkeypatch, tmp_path, root):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def make_course(tmp_path: Path, **changes) -> Course:
-    settings = dict(
-        notebook="3-PPO",
-        stage="ppo",
-        preset="smoke",
-        track="tldr",
-        seed=0,
-        out=tmp_path,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        threads=1,
-        where="local",
-        config=None,
-    )
-    return Course(**{**settings, **changes})
 
 
 def test_setup_reads_the_settings_and_prints_no_absolute_path(monkeypatch, capsys, tmp_path):
@@ -87,14 +72,11 @@ def test_default_run_folder(monkeypatch, capsys, root):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("RLHF_PRESET", "huge", "no preset 'huge': choose from cpu, smoke"),
-        ("RLHF_SOURCE", "disk", "no source 'disk': choose from embedded, local, hub"),
+        ("RLHF_PRESET", "huge", "RLHF_PRESET: no preset 'huge', choose from cpu, smoke"),
+        ("RLHF_SOURCE", "disk", "RLHF_SOURCE: no source 'disk', choose from embedded, local, hub"),
         ("RLHF_SEED", "-1", "RLHF_SEED '-1': must be a whole number, 0 or more"),
-        ("RLHF_ADAPTER", "dora", "no adapter 'dora': choose from full, lora, qlora"),
-        ("RLHF_SEED", "two", "RLHF_SEED 'two'"),
-        ("RLHF_THREADS", "0", "RLHF_THREADS '0': must be a whole number, 1 or more"),
-        ("RLHF_DEVICE", "tpu", "RLHF_DEVICE=tpu: not available"),
-        ("RLHF_DTYPE", "int8", "RLHF_DTYPE=int8: choose from float32, bfloat16, float16"),
+        ("RLHF_DEVICE", "tpu", "device 'tpu' is not available, choose from cpu"),
+        ("RLHF_INIT", "gpt2", "init gpt2: an embedded world has a tokenizer of its own"),
     ],
 )
 def test_bad_settings_are_named(monkeypatch, name, value, words):
@@ -141,7 +123,7 @@ def test_real_rows_need_more_packages(monkeypatch, source, track, needed):
 
 
 def test_folders(tmp_path, root):
-    course = make_course(tmp_path)
+    course = course_in(tmp_path)
     assert (
         course.folder() == tmp_path / "checkpoints" / "ppo" and course.folder("sft").name == "sft"
     )
@@ -150,20 +132,20 @@ def test_folders(tmp_path, root):
 
 
 def test_record_merges_and_forgets_other_settings(tmp_path):
-    course = make_course(tmp_path)
+    course = course_in(tmp_path)
     course.record(kl=torch.tensor(1.5), flaws={"copying": 0.25}, gold_gain_ci95=(0.1, 0.2))
     course.record(score=2.0)
     known = course.metrics()
     assert known["kl"] == 1.5 and known["score"] == 2.0 and known["gold_gain_ci95"] == [0.1, 0.2]
     assert known["seconds"] >= 0 and known["stage"] == "ppo" and known["seed"] == 0
-    make_course(tmp_path, seed=1).record(score=3.0)
+    course_in(tmp_path, seed=1).record(score=3.0)
     assert "kl" not in course.metrics() and course.metrics()["seed"] == 1
     assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["ppo.json"]
 
 
 def test_metrics_of_a_stage_that_has_not_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run 1-SFT.ipynb first"):
-        make_course(tmp_path).metrics("sft")
+        course_in(tmp_path).metrics("sft")
 
 
 def test_save_figure(tmp_path):
@@ -171,7 +153,7 @@ def test_save_figure(tmp_path):
     session.set_figure_style()
     fig, ax = plt.subplots()
     ax.plot([1, 2])
-    assert make_course(tmp_path).save_figure(fig, "Score & gold") is None
+    assert course_in(tmp_path).save_figure(fig, "Score & gold") is None
     assert plt.fignum_exists(fig.number), "the cell must still be able to show it"
     assert (tmp_path / "figures" / "ppo-score-gold.png").stat().st_size > 1000
     plt.close(fig)
@@ -195,3 +177,83 @@ def test_files_are_written_whole(tmp_path):
     assert json.loads(path.read_text()) == {"x": 1}
     write_text(path, "one\ntwo\n")
     assert path.read_bytes() == b"one\ntwo\n" and len(list(path.parent.iterdir())) == 1
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_options_reach_the_course(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_SEED", "1")
+    monkeypatch.setenv("RLHF_ADAPTER", "qlora")
+    options = {"preset": "smoke", "seed": 5, "out": str(tmp_path / "other"), "dtype": "bfloat16"}
+    course = setup("3-PPO", **options, stop_after="90s", threads="1", save_steps=7)
+    assert (course.seed, course.config.seed, course.out) == (5, 5, tmp_path / "other")
+    assert course.config.adapter == "qlora" and course.dtype == torch.bfloat16
+    assert course.deadline == course.started + 90 and course.keeper().every_steps == 7
+    assert setup("2-RM-Training").config == load_config("reward", seed=1)
+    with pytest.raises(ValueError, match="no setting 'sed'; did you mean seed?"):
+        setup("3-PPO", sed=5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_cpu_samples_in_the_products_number_format(tmp_path, device):
+    course = course_in(tmp_path, device=torch.device(device), dtype=torch.bfloat16)
+    assert course.sampling_dtype == (torch.bfloat16 if device == "cpu" else torch.float32)
+
+
+def test_a_loop_has_its_log_and_snapshots(tmp_path):
+    course = course_in(tmp_path, "reward", dtype=torch.bfloat16, save_every=5.0)
+    seen: list = []
+    loop, judge = course.loop(watch=seen.append, shards="abc"), course.loop("judge")
+    assert (loop.title, judge.title, loop.dtype) == ("reward", "judge", torch.bfloat16)
+    assert course.loop(title="labels").title == "labels"
+    assert loop.watch == seen.append and judge.watch is None
+    assert loop.keeper.log == tmp_path / "logs/reward.jsonl"
+    assert judge.keeper.folder == tmp_path / "snapshots/reward/judge"
+    assert loop.keeper.settings["shards"] == "abc" and loop.keeper.every == 5.0
+
+
+def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
+    """All that changes its numbers; not what only the machine has to do with."""
+    settings = course_in(tmp_path, "sft").keeper().settings
+    assert {"lr", "batch_size", "seed", "track", "source", "checkpoint pretrain"} <= settings.keys()
+    assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
+
+
+def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
+    course = course_in(tmp_path, "reward", hand_over=True)
+    assert course.keeper().hand_over and course.keeper("reward").hand_over
+    assert not course.keeper("judge").hand_over
+
+
+def test_a_trial_is_kept_apart(tmp_path):
+    keeper = course_in(tmp_path, "sft", steps=5).keeper()
+    assert keeper.limit == 5 and keeper.log.name == "sft-trial.jsonl"
+    assert keeper.folder.name == "sft-trial"
+
+
+def test_starting_over_deletes_the_snapshots(tmp_path):
+    old = course_in(tmp_path, "sft").keeper().folder / "step-00000003"
+    old.mkdir(parents=True)
+    course_in(tmp_path, "sft").keeper()
+    assert old.exists()
+    course_in(tmp_path, "sft", resume=False).keeper()
+    assert not old.exists()
+
+
+def test_a_stage_ends_once(tmp_path):
+    """Its checkpoint and its record say the same, and its snapshots go; curves are not saved."""
+    course = course_in(tmp_path, "sft")
+    (course.snapshots / "sft" / "step-00000003").mkdir(parents=True)
+    (course.out / "snapshots" / "ppo").mkdir(parents=True)
+    model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
+    metrics = {"heldout_loss": torch.tensor(1.5), "stop_rate": 0.5}
+    course.finish(model, metrics, parent=None, data_fingerprint="abc", curves={"loss": {}})
+    saved, info = load_stage(course.folder(), stage="sft", track="tldr")
+    assert torch.equal(saved.wte.weight, model.wte.weight)
+    assert info["metrics"] == {"heldout_loss": 1.5, "stop_rate": 0.5}
+    assert info["data_fingerprint"] == "abc" and info["config"] == plain(course.facts())
+    assert course.facts()["preset"] == "smoke" and course.facts()["lr"] == course.config.lr
+    recorded = course.metrics()
+    assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
+    assert not course.snapshots.exists() and (course.out / "snapshots" / "ppo").exists()

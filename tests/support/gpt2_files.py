@@ -17,8 +17,8 @@ MERGES = [
 
 
 def small_gpt2(folder: Path, monkeypatch) -> Path:
-    """Write gpt2-bpe/ of six merges in a folder that RLHF_DATA_DIR names: 262 tokens, EOS 262, PAD
-    263.
+    """Write gpt2-bpe/ of six merges in a folder with rows, which RLHF_DATA_DIR names: 262 tokens,
+    EOS 262, PAD 263.
     """
     monkeypatch.setattr(gpt2_bpe, "MERGES", len(MERGES))
     monkeypatch.setenv("RLHF_DATA_DIR", str(folder))

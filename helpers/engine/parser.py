@@ -1,0 +1,26 @@
+"""Command lines that complain in one line."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, with the nearest valid option."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"no option {unknown[0]}{self.nearest(unknown[0])}; --help lists them")
+        return found
+
+    def nearest(self, option: str) -> str:
+        valid = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(option.partition("=")[0], valid, n=1)
+        return f", did you mean {close[0]}?" if close else ""

@@ -1,0 +1,272 @@
+"""Settings from options, variables and defaults: which wins, what is refused, and that nothing else
+reads the environment.
+"""
+
+import os
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from helpers.engine.files import ROOT
+from helpers.engine.parser import Parser
+from helpers.run.options import add_settings, as_options
+from helpers.run.settings import (
+    Settings,
+    SettingsError,
+    data_folder,
+    read_settings,
+    seconds_of,
+    yes_or_no,
+)
+
+VARIABLES = {  # variable: what it is set to here, and the value that it becomes
+    "RLHF_PRESET": ("smoke", "smoke"),
+    "RLHF_TRACK": ("sentiment", "sentiment"),
+    "RLHF_SEED": ("3", 3),
+    "RLHF_OUT": ("runs/mine", "runs/mine"),
+    "RLHF_SOURCE": ("hub", "hub"),
+    "RLHF_DATA_DIR": ("/rows", "/rows"),
+    "RLHF_INIT": ("gpt2", "gpt2"),
+    "RLHF_ADAPTER": ("lora", "lora"),
+    "RLHF_DEVICE": ("cpu", "cpu"),
+    "RLHF_DTYPE": ("float16", "float16"),
+    "RLHF_THREADS": ("2", 2),
+    "RLHF_STOP_AFTER": ("1h30m", 5400.0),
+}
+OTHERS = {  # an option that differs from the variable
+    "preset": "cpu",
+    "track": "tldr",
+    "seed": "0",
+    "out": "elsewhere",
+    "source": "embedded",
+    "data_dir": "/other",
+    "init": "pretrain",
+    "adapter": "full",
+    "device": "cuda",
+    "dtype": "float32",
+    "threads": 1,
+    "stop_after": 60.0,
+}
+FIELDS = {field.name: field for field in fields(Settings) if field.metadata}
+FLAGS = {name for name, field in FIELDS.items() if isinstance(field.default, bool)}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    """No setting from outside."""
+    for name in list(os.environ):
+        if name.startswith("RLHF_") or name == "OPENAI_API_KEY":
+            monkeypatch.delenv(name)
+
+
+# ---------------------------------------------------------------- which wins
+
+
+def test_there_are_twelve_variables():
+    named = {f"RLHF_{n.upper()}" for n, field in FIELDS.items() if field.metadata["variable"]}
+    assert named == VARIABLES.keys() and len(named) == 12
+
+
+def test_nothing_set_is_the_defaults():
+    settings = read_settings()
+    assert settings == Settings() == read_settings({name: None for name in FIELDS})
+    assert (settings.preset, settings.track, settings.seed) == (None, "tldr", 0)
+    assert settings.source == "embedded" and settings.resume and settings.save_every == 600
+    with pytest.raises(FrozenInstanceError):
+        settings.seed = 1
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_option_wins_over_its_variable_over_the_default(variable, monkeypatch):
+    name = variable.removeprefix("RLHF_").lower()
+    text, value = VARIABLES[variable]
+    assert getattr(Settings(), name) != value
+    monkeypatch.setenv(variable, text)
+    assert getattr(read_settings(), name) == value
+    option = OTHERS[name]
+    found = getattr(read_settings({name: option}), name)
+    assert found == (int(option) if name == "seed" else option) and found != value
+    assert getattr(read_settings({name: None}), name) == value
+    monkeypatch.setenv(variable, "  ")
+    assert getattr(read_settings(), name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("name", FIELDS.keys() - {n[5:].lower() for n in VARIABLES})
+def test_the_others_are_options_alone(name, monkeypatch):
+    monkeypatch.setenv(f"RLHF_{name.upper()}", "1")
+    assert getattr(read_settings(), name) == FIELDS[name].default
+
+
+def test_a_folder_with_rows_is_the_source(monkeypatch):
+    monkeypatch.setenv("RLHF_DATA_DIR", "~/rows")
+    assert read_settings().source == "local"
+    assert data_folder(read_settings()) == Path("~/rows").expanduser()
+    assert read_settings({"source": "hub"}).source == "hub"
+    monkeypatch.setenv("RLHF_SOURCE", "embedded")
+    assert read_settings().source == "embedded"
+    assert read_settings({"data_dir": "/x"}).data_dir == "/x" and data_folder(Settings()) is None
+
+
+def test_a_key_is_read_only_for_a_judge_and_never_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret ")
+    assert read_settings().judge_key == ""
+    settings = read_settings({"judge_url": "https://example.org/v1"})
+    assert settings.judge_key == "sk-secret" and "secret" not in repr(settings)
+    with pytest.raises(SettingsError, match="no setting 'judge_key'"):
+        read_settings({"judge_key": "sk"})
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "TRUE", " on ", True])
+@pytest.mark.parametrize("name", ["resume", "compile"])
+def test_words_for_yes(text, name):
+    assert getattr(read_settings({name: text}), name) is True
+
+
+@pytest.mark.parametrize("text", ["0", "no", "False", "off", False])
+@pytest.mark.parametrize("name", ["resume", "checkpointing"])
+def test_words_for_no(text, name):
+    assert getattr(read_settings({name: text}), name) is False
+
+
+@pytest.mark.parametrize("text", ["", "maybe", "2", "none"])
+def test_other_words_are_neither(text):
+    with pytest.raises(SettingsError, match="resume: .* is neither yes nor no"):
+        yes_or_no(text, "resume")
+
+
+TIMES = [("11h30m", 41400), ("45m", 2700), ("90s", 90), ("1.5h", 5400), (" 2H ", 7200)]
+
+
+@pytest.mark.parametrize("text, seconds", TIMES)
+@pytest.mark.parametrize("name", ["stop_after", "save_every"])
+def test_times(name, text, seconds):
+    assert getattr(read_settings({name: text}), name) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h", "5m1h"])
+def test_impossible_times(text):
+    with pytest.raises(SettingsError, match="RLHF_STOP_AFTER .*: must be a time above 0, such as"):
+        seconds_of(text, "RLHF_STOP_AFTER")
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("preset", "smok", "preset: no preset 'smok', choose from cpu, smoke, .*mean smoke?"),
+        ("preset", "huge", "no preset 'huge', choose from cpu, smoke, t4, t4x2, h100$"),
+        ("track", "sentimnt", "no track 'sentimnt', choose from .*; did you mean sentiment?"),
+        ("source", "disk", "no source 'disk', choose from embedded, local, hub$"),
+        ("adapter", "dora", "no adapter 'dora', choose from full, lora, qlora; did you mean lora?"),
+        ("dtype", "int8", "no dtype 'int8', choose from float32, bfloat16, float16$"),
+        ("seed", "-1", "seed '-1': must be a whole number, 0 or more"),
+        ("seed", "1.5", "seed '1.5': must be a whole number"),
+        ("seed", "two", "seed 'two': must be a whole number"),
+        ("threads", "0", "threads '0': must be a whole number, 1 or more"),
+        ("steps", "-3", "steps '-3': must be a whole number, 0 or more"),
+        ("sed", "1", "no setting 'sed'; did you mean seed?"),
+        ("colour", "red", "no setting 'colour'$"),
+    ],
+)
+def test_a_bad_setting_is_one_line(name, value, says):
+    with pytest.raises(SettingsError, match=says) as error:
+        read_settings({name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variable, value", [("RLHF_TRACK", "imdb"), ("RLHF_SEED", "x")])
+def test_a_bad_variable_is_called_by_its_name(variable, value, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"^{variable}"):
+        read_settings()
+
+
+def test_names_are_read_in_any_case():
+    assert read_settings({"preset": " Smoke ", "track": "TLDR"}).preset == "smoke"
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def parsed(*words: str) -> Settings:
+    parser = Parser(prog="prog")
+    add_settings(parser)
+    return read_settings(vars(parser.parse_args(words)))
+
+
+def test_every_setting_is_an_option(monkeypatch):
+    for name, (text, value) in VARIABLES.items():
+        name = name.removeprefix("RLHF_").lower()
+        assert getattr(parsed(f"--{name.replace('_', '-')}", text), name) == value
+    assert parsed("--compile", "--no-resume") == Settings(compile=True, resume=False)
+    assert FLAGS == {"resume", "checkpointing", "compile", "hand_over"}
+    monkeypatch.setenv("RLHF_SEED", "3")
+    assert parsed("--steps", "5", "--shards", "x") == Settings(seed=3, steps=5, shards="x")
+
+
+def test_a_command_line_comes_back(monkeypatch):
+    chosen = {"seed": 4, "resume": False, "hand_over": True, "stop_after": "90s", "track": None}
+    words = as_options(chosen)
+    expected = ["--seed", "4", "--no-resume", "--hand-over", "--stop-after", "90s"]
+    assert words == expected
+    assert parsed(*words) == Settings(seed=4, resume=False, hand_over=True, stop_after=90.0)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--sed", "1"], "prog: no option --sed, did you mean --seed?; --help lists them"),
+        (["--sed=1"], "prog: no option --sed=1, did you mean --seed?; --help lists them"),
+        (["--zzz"], "prog: no option --zzz; --help lists them"),
+        (["--see", "1"], "prog: no option --see, did you mean --seed?; --help lists them"),
+        (["--seed"], "prog: argument --seed: expected one argument"),
+    ],
+)
+def test_a_bad_option_is_one_line(words, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*words)
+    assert stopped.value.code == 2 and capsys.readouterr().err == says + "\n"
+
+
+# ---------------------------------------------------------------- who reads the environment
+
+
+READS = re.compile(r"""(?:environ|getenv)\b.*["']RLHF_""")
+# Still to be mended; these sets may only shrink
+READERS: set[str] = set()
+NAMERS = {("helpers/engine/snapshots.py", "RLHF_RESUME")}
+OF_BENCHMARKS = {"RLHF_TRL_PYTHON"}  # where TRL is installed: no setting of the course
+
+
+def files(*folders: str) -> dict[str, str]:
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in paths}
+
+
+def test_nothing_outside_run_reads_a_setting_from_the_environment():
+    reads = {
+        name
+        for name, text in files("helpers").items()
+        if not name.startswith("helpers/run/") and "environ" in text and '"RLHF_' in text
+    }
+    assert reads == READERS
+    assert not {
+        name
+        for name, text in files("helpers").items()
+        if not name.startswith("helpers/run/") and READS.search(text)
+    }
+
+
+def test_no_other_variable_is_named():
+    """Nor in a message, which would tell the reader to set what nothing reads."""
+    found = {
+        (name, variable)
+        for name, text in files("helpers", "benchmarks").items()
+        for variable in re.findall(r"RLHF_[A-Z_]*[A-Z]", text)
+        if variable not in VARIABLES.keys() | OF_BENCHMARKS | {"RLHF_NAME"}
+    }
+    assert found == NAMERS

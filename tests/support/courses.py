@@ -1,0 +1,34 @@
+"""A course as `setup` would make it, for tests: on a CPU, with results in a folder of the test."""
+
+from pathlib import Path
+
+import torch
+
+from helpers.run.folders import STAGES
+from helpers.run.presets import load_config
+from helpers.run.settings import Settings
+from helpers.run.setup import Course
+
+OF = {stage: notebook for notebook, stage in STAGES.items()}
+
+
+def course_in(out: Path, stage: str = "ppo", **changes) -> Course:
+    """The course of a stage. changes: fields of Course, or settings by name."""
+    names = Settings.__dataclass_fields__.keys() - Course.__dataclass_fields__.keys()
+    chosen = {name: changes.pop(name) for name in names & changes.keys()}
+    fields = {
+        "settings": Settings(**chosen),
+        "preset": "smoke",
+        "track": "tldr",
+        "seed": 0,
+        "source": "embedded",
+        "init": "pretrain",
+        "out": out,
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+        "threads": 1,
+        "platform": "local",
+    } | changes
+    chosen_by = fields["preset"], fields["track"], fields["seed"], fields["source"]
+    fields.setdefault("config", load_config(stage, *chosen_by))
+    return Course(OF[stage], stage, **fields)
