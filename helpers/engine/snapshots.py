@@ -189,8 +189,7 @@ def remaining_steps(
     first, is_main = keeper.load(parts), distributed.is_main()
     if first and is_main:
         print(
-            f"{title}: going on after step {first} of {steps} (--no-resume starts over)",
-            flush=True,
+            f"{title}: going on after step {first} of {steps} (--no-resume starts over)", flush=True
         )
     clock = Clock(keeper)
     for done in range(first + 1, steps + 1):
