@@ -1,4 +1,4 @@
-"""Explorers of 0-Pretrain: the tokenizer, attention over one's own sentence, the parameters of sampling.
+"""Explorers of 0-Pretrain: the tokenizer, attention over your own sentence, sampling parameters.
 
 Each function returns a widget to display. Pictures travel as PNG bytes and texts as HTML, so the
 same code works with ipywidgets 7 and 8, in Jupyter, Colab and Kaggle, and a test can read what a
