@@ -21,13 +21,15 @@ TAUGHT: dict[str, set[str]] = {
 }
 ONLY: dict[str, set[str]] = {
     "helpers/engine/distributed.py": {"add_gradients"},
-    "helpers/training.py": {"schedule", "adamw_and_muon", "Optimizers", "batch_gradients", "fit"},
+    "helpers/batching.py": {"batch_plan"},
+    "helpers/training.py": {"schedule", "adamw_and_muon", "Optimizers"},
     "helpers/evaluation.py": {"entropy_floor", "respond", "bootstrap_ci95"},
     "helpers/pretrain.py": {
         "next_token_loss",
         "sinusoidal_start",
-        "batch_plan",
         "document_batches",
+        "token_counts",
+        "train",
         "heldout_loss",
     },
     "helpers/sft.py": {
@@ -35,6 +37,8 @@ ONLY: dict[str, set[str]] = {
         "completion_masks",
         "completion_nll",
         "demonstration_batches",
+        "completion_counts",
+        "train",
         "heldout_completion_loss",
     },
     "helpers/reward.py": {
@@ -181,10 +185,12 @@ def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
     each.
 
     A name taught in two places, a taught module's public name that is taught nowhere, a name that
-    two notebooks define (exercises aside).
+    two notebooks define (exercises aside). Definitions from two files may share a name, such as
+    `train`.
     """
     taught: dict[str, list[str]] = defaultdict(list)  # "helpers/losses.py::gae": where
-    own: dict[str, set[str]] = defaultdict(set)  # name: notebooks that define it
+    own: dict[str, set[str]] = defaultdict(set)  # name: notebooks that define it themselves
+    shown: dict[str, set[str]] = defaultdict(set)  # name: notebooks that show it from helpers/
     for notebook, content in notebooks.items():
         for cell in content.cells:
             source = cell.metadata.get("source") if cell.cell_type == "code" else None
@@ -192,7 +198,7 @@ def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
                 file, names = references(source)
                 for name in names:
                     taught[f"{file}::{name}"].append(notebook)
-                    own[name].add(notebook)
+                    shown[name].add(notebook)
             elif cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
                 for name in defined(cell.source):
                     own[name].add(notebook)
@@ -202,9 +208,10 @@ def coverage(root: Path, notebooks: dict[str, Any]) -> list[str]:
         if len(places) > 1
     ]
     problems += [
-        f"{name} is defined in {' and '.join(sorted(places))}: import it, or give one another name"
+        f"{name} is defined in {' and '.join(sorted(places | shown[name]))}: import it, or give "
+        "one another name"
         for name, places in sorted(own.items())
-        if len(places) > 1 and name[0] != "_"
+        if len(places | shown[name]) > 1 and name[0] != "_"
     ]
     for file in [*TAUGHT, *ONLY]:
         try:
