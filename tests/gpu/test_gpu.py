@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import ppo, pretrain
+from helpers import ppo, pretrain, reward
 from helpers.batching import left_pad
 from helpers.config import PPOConfig, PretrainConfig
 from helpers.engine.hardware import choose_device, choose_dtype
@@ -25,7 +25,7 @@ from helpers.rows.embedded import load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
 from helpers.run.presets import choose_preset
 from tests.support import runs
-from tests.support.runs import ALL, PROMPTS, Letters, model
+from tests.support.runs import ALL, PAIRS, PROMPTS, Letters, model
 
 pytestmark = [
     pytest.mark.gpu,
