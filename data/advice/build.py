@@ -7,11 +7,11 @@ from pathlib import Path
 from data.advice.answers import draw_answer, draw_plan, flawed
 from data.advice.gold import gold
 from data.advice.requests import Facts, Request, draw_split_request
+from data.advice.templates import ASSISTANT, INSTRUCT
 from data.advice.threads import draw_document
 from data.annotators import compare
 from data.build import World, main
 from data.draws import Draws
-from helpers.rows.templates import ASSISTANT, INSTRUCT
 
 ROWS = {
     "documents": {"train": 14000, "heldout": 500},

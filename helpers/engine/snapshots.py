@@ -116,7 +116,7 @@ class Keeper:
     def check(self, state: dict) -> None:
         """Raise ResumeError, naming what differs, if a snapshot is of another run."""
         remedy = (
-            f"delete {self.folder} or set RLHF_RESUME=0 to start over, or choose another run "
+            f"delete {self.folder} or give --no-resume to start over, or choose another run "
             "folder (RLHF_OUT)"
         )
         if state["version"] != VERSION:
@@ -189,8 +189,7 @@ def remaining_steps(
     first, is_main = keeper.load(parts), distributed.is_main()
     if first and is_main:
         print(
-            f"{title}: going on after step {first} of {steps} (RLHF_RESUME=0 starts over)",
-            flush=True,
+            f"{title}: going on after step {first} of {steps} (--no-resume starts over)", flush=True
         )
     clock = Clock(keeper)
     for done in range(first + 1, steps + 1):

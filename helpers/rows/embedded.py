@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 
+from data.advice.templates import ASSISTANT, INSTRUCT
 from helpers.records import RECORDS
-from helpers.rows.templates import ASSISTANT, INSTRUCT
 from helpers.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data"

@@ -4,9 +4,9 @@ Dahoas/synthetic-instruct-gptj-pairwise.
 
 import re
 
+from data.advice.templates import ASSISTANT, INSTRUCT
 from helpers.records import Comparison, Demonstration, Prompt
 from helpers.rows.common import Limits, Unusable, comparison, completion, field
-from helpers.rows.templates import ASSISTANT, INSTRUCT
 
 NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
 HUMAN, ANSWER = re.compile(r"(?:^|\n\n) *Human:"), re.compile(r"\n\n *Assistant:$")

@@ -181,7 +181,7 @@ def test_other_settings_are_refused_and_named(tmp_path):
     RUNS["pretrain"](0.01, keeper)
     log = keeper.log.read_text()
     with pytest.raises(
-        ResumeError, match=r"other settings \(lr was 0.1 and is 0.2\): delete .*RLHF_RESUME=0"
+        ResumeError, match=r"other settings \(lr was 0.1 and is 0.2\): delete .*--no-resume"
     ):
         RUNS["pretrain"](0.01, replace(keeper, settings={"lr": 0.2}))
     assert keeper.log.read_text() == log

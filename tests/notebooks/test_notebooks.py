@@ -160,8 +160,8 @@ def test_executed_copies_are_tidy(chain):
 
 
 def test_another_track_runs_through_the_same_notebooks(tmp_path):
-    """Film reviews. Two processes train its reward model, as on two GPUs, and the notebook goes on from what they
-    have learned.
+    """Film reviews. Two processes train its reward model, as on two GPUs, and the notebook resumes
+    from what they have learned.
     """
     out = tmp_path / "smoke"
     run("sentiment", out, "helpers", "course", "--stages", "pretrain,sft")

@@ -26,7 +26,7 @@ NATS = "loss (nats per token)"
 def text_figure(
     pieces: list[str], values=None, *, most: float = 1.0, label: str = "", width: int = 88
 ) -> Figure:
-    """A text in boxes, one a token; coloured in turn, or by T `values` from 0 (white) to `most`
+    """A text in boxes, one per token; coloured in turn, or by T `values` from 0 (white) to `most`
     (dark).
 
     width: characters a line. A line break is drawn as an arrow.
@@ -99,7 +99,7 @@ def draw_scale(fig: Figure, colours: list, most: float, label: str, height: floa
 
 
 def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
-    """The way of a text through a GPT, from left to right: the shape at each step, and the part
+    """The path of a text through a GPT, from left to right: the shape at each step, and the part
     that builds it.
     """
     stream, logits = f"(T, {channels})", f"(T, {vocab_size})"
@@ -110,7 +110,7 @@ def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
         (f"{layers} blocks\nattention, MLP", stream, "parts 3 and 4", PASTELS[1]),
         ("ln_f\nlast norm", stream, "part 5", PASTELS[0]),
         ("head\nwteᵀ", logits, "part 5", PASTELS[0]),
-        ("next token\nsoftmax, draw", "1 of V", "part 11", PASTELS[2]),
+        ("next token\nsoftmax, draw", "1 of V", "part 10", PASTELS[2]),
     ]
     fig, axes = plt.subplots(figsize=(8.6, 1.6))
     for i, (name, shape, part, colour) in enumerate(steps):
@@ -153,7 +153,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 
 
 def attention_grid(weights: Tensor) -> Figure:
-    """All heads at once: weights (layers, H, T, T), a row of maps a layer. Square roots, so that
+    """All heads at once: weights (layers, H, T, T), a row of maps per layer. Square roots, so that
     faint ones show.
     """
     layers, heads = weights.shape[:2]
@@ -224,7 +224,7 @@ def loss_bars(losses: dict[str, float], floor: float | None) -> Figure:
 
 
 def loss_by_part(series: dict[str, dict[str, float]], label: str = NATS) -> Figure:
-    """Groups of bars: {name of a series: {part: loss}}, a group a part, a colour a series."""
+    """Groups of bars: {name of a series: {part: loss}}, a group per part, a colour per series."""
     fig, axes = plt.subplots(figsize=(7.2, 2.8))
     parts, width = list(next(iter(series.values()))), 0.8 / len(series)
     for i, (name, values) in enumerate(series.items()):

@@ -1,4 +1,4 @@
-"""Explorers of 0-Pretrain: the tokenizer, attention over one's own sentence, the knobs of sampling.
+"""Explorers of 0-Pretrain: the tokenizer, attention over your own sentence, sampling parameters.
 
 Each function returns a widget to display. Pictures travel as PNG bytes and texts as HTML, so the
 same code works with ipywidgets 7 and 8, in Jupyter, Colab and Kaggle, and a test can read what a
@@ -164,7 +164,7 @@ def sampling_explorer(
         cut = keep_top_p(keep_top_k(logits / temperature.value, top_k.value), top_p.value)
         panels = {
             "as the model says": logits[0].softmax(-1),
-            "with these knobs": cut[0].softmax(-1),
+            "with these settings": cut[0].softmax(-1),
         }
         bars.value = png(plots.next_token_bars(panels, pieces))
         samples = sample(
