@@ -148,8 +148,9 @@ def collect(
     reference_batch = batch.beside(models.reference)
     with autocast(ids.device, models.dtype):
         scores = models.reward(reference_batch.ids, reference_batch.mask)  # (B,)
-        ref_logits = response_logits(models.reference, reference_batch)
-        ref_logprobs = token_logprobs(ref_logits, reference_batch.response)
+        ref_logprobs = token_logprobs(  # its logits have no name: their memory is free at once
+            response_logits(models.reference, reference_batch), reference_batch.response
+        )
         logits = response_logits(models.policy, batch)  # (B, R, V)
         values = response_values(models.value, batch)
     scores = missing_eos_scores(scores.to(ids.device), samples.stopped, config.missing_eos_score)

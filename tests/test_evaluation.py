@@ -90,6 +90,29 @@ def test_respond_draws_new_tokens_for_the_same_prompt(model, tokenizer):
     assert len(set(responses.texts)) == 8
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_respond_samples_in_the_number_format_asked_for(model, tokenizer, dtype, monkeypatch):
+    from helpers import evaluation
+
+    seen, whole = [], evaluation.sample
+
+    def spy(*args, **options):
+        seen.append(options["dtype"])
+        return whole(*args, **options)
+
+    monkeypatch.setattr(evaluation, "sample", spy)
+    prompts = load_rows("prompts", "heldout", limit=5)
+    respond(model, tokenizer, prompts, max_new_tokens=2, batch_size=4, dtype=dtype)
+    assert seen == [dtype, dtype]
+
+
+def test_some_of_the_responses():
+    responses = Responses([PROMPT] * 4, [[1], [2], [3], [4]], TEXTS, [True, True, True, False])
+    some = responses.subset([3, 1])
+    assert (some.ids, some.texts, some.stopped) == ([[4], [2]], [TEXTS[3], TEXTS[1]], [False, True])
+    assert some.gold.tolist() == [0.0, 1.0]
+
+
 def test_batches_and_left_pads_do_not_change_greedy_responses(model, tokenizer):
     with torch.no_grad():
         for parameter in model.parameters():

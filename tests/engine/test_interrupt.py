@@ -15,16 +15,16 @@ CELL = """
 import time
 from pathlib import Path
 import torch
-from helpers import training
+from helpers import pretrain
 from helpers.engine.snapshots import Keeper
 from tests.support.runs import RUNS
 torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
-step = training.schedule
-training.schedule = lambda *args: time.sleep(0.1) or step(*args)  # slow enough to be interrupted
+step = pretrain.schedule
+pretrain.schedule = lambda *args: time.sleep(0.1) or step(*args)  # slow enough to be interrupted
 try:
     history, _ = RUNS["pretrain"](0.01, Keeper(Path({log!r}), Path({folder!r})))
 finally:
-    training.schedule = step
+    pretrain.schedule = step
 """
 
 

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from helpers.engine import snapshots as resume
-from helpers.engine.files import OUT_OF_TIME
+from helpers.engine.files import OUT_OF_TIME, discard
 from helpers.engine.snapshots import Keeper, ResumeError, Signals, Stopped
 from helpers.engine.state import STATE, read_state
-from helpers.run.settings import seconds_of
 from helpers.run.setup import setup
 from tests.support.runs import RUNS, model
 
@@ -100,11 +99,6 @@ def test_what_another_process_has_trained_is_taken_over(stage, tmp_path, capsys)
     assert "going on after step" in printed and "[" not in printed, "no step is taken"
 
 
-def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
-    keeper = keeper_in(tmp_path, hand_over=True)
-    assert not keeper.named("judge").hand_over
-
-
 def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypatch):
     """Files go one by one: under its name a snapshot is there as a whole, or not at all."""
     keeper, killed = keeper_in(tmp_path, every_steps=2), shutil.rmtree
@@ -131,7 +125,7 @@ def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypa
     ]
 
 
-@pytest.mark.parametrize("forget", ["clear", "forget_snapshots"])
+@pytest.mark.parametrize("forget", ["clear", "end of the stage"])
 def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path, monkeypatch):
     """At the end all snapshots go at once: the next run finds none of them, whichever file was
     deleted last.
@@ -139,7 +133,7 @@ def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path,
     monkeypatch.setenv("RLHF_OUT", str(tmp_path))
     course = setup("0-Pretrain")
     keeper = course.keeper()
-    delete = keeper.clear if forget == "clear" else course.forget_snapshots
+    delete = keeper.clear if forget == "clear" else lambda: discard(course.snapshots)
     for step in (2, 4):
         keeper.save(step, {"model": model()})
     rmtree = shutil.rmtree
@@ -277,19 +271,3 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, capsys):
         in capsys.readouterr().out
     )
     assert keeper.steps() == [12, 14]
-
-
-TIMES = [("11h30m", 41400), ("45m", 2700), ("90s", 90), ("1.5h", 5400), (" 2H ", 7200)]
-
-
-@pytest.mark.parametrize("text, seconds", TIMES)
-def test_times(text, seconds):
-    assert seconds_of(text, "x") == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h"])
-def test_impossible_times(text):
-    with pytest.raises(
-        ValueError, match=r"RLHF_STOP_AFTER .*: must be a time above 0, such as 11h30m"
-    ):
-        seconds_of(text, "RLHF_STOP_AFTER")

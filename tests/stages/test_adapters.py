@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from helpers import lora, ppo, pretrain, reward, sft
+from helpers import lora
 from helpers.config import PPOConfig, SFTConfig
 from helpers.lora import merge_lora
 from helpers.quantization import is_quantized, quantize_model
@@ -18,9 +18,9 @@ from helpers.run import presets
 from helpers.run.checkpoints import load_stage, save_stage
 from helpers.stages import adapters
 from helpers.stages.adapters import load_lora, policy_and_reference, save_lora
-from helpers.stages.cli import stage_main
 from helpers.training import Optimizers
 from tests.support.adapted import IDS, adapted, logits, tiny, transformers_twin
+from tests.support.courses import stage_commands
 
 # ---------------------------------------------------------------- files
 
@@ -222,23 +222,7 @@ SMALL = {
 def stage(tmp_path, monkeypatch):
     """Run a stage by name with the settings above, as its command does."""
     monkeypatch.setattr(presets, "SMOKE", SMALL)
-    for name, value in {
-        "PRESET": "smoke",
-        "TRACK": "tldr",
-        "SEED": "0",
-        "OUT": str(tmp_path / "run"),
-    }.items():
-        monkeypatch.setenv(f"RLHF_{name}", value)
-    for name in ("SOURCE", "DATA_DIR", "ADAPTER"):
-        monkeypatch.setenv(f"RLHF_{name}", "")
-    monkeypatch.setenv("RLHF_THREADS", "1")
-    modules = {"0-Pretrain": pretrain, "1-SFT": sft, "2-RM-Training": reward, "3-PPO": ppo}
-
-    def command(notebook: str, *options: str) -> None:
-        monkeypatch.setattr("sys.argv", [notebook, *options])
-        stage_main(notebook, modules[notebook].run)
-
-    return command
+    return stage_commands(tmp_path / "run", monkeypatch, track="tldr")
 
 
 def read(path) -> dict:
@@ -295,9 +279,10 @@ def test_a_full_run_replaces_the_adapters_of_an_older_one(stage, tmp_path):
 
 def test_bad_settings_stop_a_command_in_one_line(stage, monkeypatch, tmp_path):
     for notebook in ("0-Pretrain", "1-SFT"):  # before anything is trained
-        with pytest.raises(
-            SystemExit, match=f"^{notebook}: no adapter 'dora': choose from full, lora, qlora$"
-        ):
+        says = (
+            f"^{notebook}: adapter: no adapter 'dora', choose from full, lora, qlora; did you mean"
+        )
+        with pytest.raises(SystemExit, match=says):
             stage(notebook, "--adapter", "dora")
     stage("0-Pretrain", "--adapter", "lora")  # it trains no adapters
     for wrong, message in (

@@ -13,13 +13,13 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from helpers import ppo, pretrain, reward, sft
 from helpers.rows.embedded import load_rows
 from helpers.run import presets
 from helpers.run.checkpoints import load_stage
 from helpers.run.folders import STAGES as STAGE_OF
 from helpers.run.policy_table import BLOCKS, all_rows
 from helpers.run.setup import setup
+from helpers.stages import ppo, pretrain, reward, sft
 from tests.support.gpt2_files import small_gpt2
 
 SMALL = {
@@ -77,7 +77,9 @@ def run_stages(tmp_path, monkeypatch):
     """Runs the stages on the rows of some files: the run folder, and what each stage recorded."""
     threads = torch.get_num_threads()
 
-    def run(track: str, rows: dict[str, list[dict]], settings: dict | None, stages=STAGES):
+    def run(
+        track: str, rows: dict[str, list[dict]], settings: dict | None, stages=STAGES, **options
+    ):
         documents = [
             {"text": row.text} for row in load_rows("documents", "train", track, limit=250)
         ]
@@ -87,14 +89,10 @@ def run_stages(tmp_path, monkeypatch):
             path.write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
         if settings is not None:
             monkeypatch.setitem(presets.REAL, track, settings)
-        places = {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}
-        for name, value in (
-            {"TRACK": track, "PRESET": "cpu" if settings else "smoke", "SEED": "0"} | places
-        ).items():
-            monkeypatch.setenv(f"RLHF_{name}", value)
-        monkeypatch.delenv("RLHF_SOURCE", raising=False)
+        chosen = {"data_dir": tmp_path / "rows", "out": tmp_path / "run", "track": track}
+        chosen |= {"preset": "cpu" if settings else "smoke", "threads": 1}
         for notebook, stage in stages:
-            course = setup(notebook)
+            course = setup(notebook, **chosen, **options)
             assert course.source == "local"
             stage.run(course)
         return tmp_path / "run", {
@@ -145,9 +143,8 @@ def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
         GPT2Config(vocab_size=263, n_positions=512, n_embd=16, n_layer=1, n_head=2)
     )
     gpt2.save_pretrained(tmp_path / "rows/gpt2")
-    monkeypatch.setenv("RLHF_INIT", "gpt2")
     stages = (("1-SFT", sft), ("2-RM-Training", reward), ("3-PPO", ppo))
-    folder, _ = run_stages("sentiment", sentiment_rows(), None, stages)
+    folder, _ = run_stages("sentiment", sentiment_rows(), None, stages, init="gpt2")
     assert "1-SFT: preset smoke, track sentiment, from gpt2, seed 0" in capsys.readouterr().out
     paths = {name: folder / f"checkpoints/{name}/stage.json" for name in ("base", "sft", "ppo")}
     info = {name: json.loads(path.read_text()) for name, path in paths.items()}
@@ -191,7 +188,4 @@ def test_tldr_on_a_local_folder(run_stages, capsys):
             )
     keys = {column.key for columns in BLOCKS.values() for column in columns}
     assert keys <= all_rows(found)["PPO"].keys()
-    assert (
-        "wins over people" in printed
-        and (folder / "figures/ppo-policies.png").stat().st_size > 10_000
-    )
+    assert "wins over people" in printed

@@ -1,9 +1,12 @@
 """A course as `setup` would make it, for tests: on a CPU, with results in a folder of the test."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from helpers.__main__ import main
 from helpers.run.folders import STAGES
 from helpers.run.presets import load_config
 from helpers.run.settings import Settings
@@ -32,3 +35,19 @@ def course_in(out: Path, stage: str = "ppo", **changes) -> Course:
     chosen_by = fields["preset"], fields["track"], fields["seed"], fields["source"]
     fields.setdefault("config", load_config(stage, *chosen_by))
     return Course(OF[stage], stage, **fields)
+
+
+def stage_commands(out: Path, monkeypatch, **settings) -> Callable:
+    """`command("1-SFT", *options)` runs a stage by its command, preset smoke, into one folder; no
+    variable plays a part.
+    """
+    for name in list(os.environ):
+        if name.startswith("RLHF_"):
+            monkeypatch.delenv(name)
+    chosen = {"preset": "smoke", "threads": 1, "out": out} | settings
+
+    def command(notebook: str, *options: str) -> None:
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
+        main([STAGES[notebook], *given, *options])
+
+    return command
