@@ -3,7 +3,6 @@
 import copy
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,7 +169,7 @@ def test_sixteen_bits_are_used_only_where_rows_are_independent(
     monkeypatch, device, independent, used
 ):
     monkeypatch.setattr(stage, "rows_are_independent", lambda dtype: independent)
-    assert stage.matmul_dtype(SimpleNamespace(device=device, dtype=torch.bfloat16)) == used
+    assert stage.matmul_dtype(torch.device(device), torch.bfloat16) == used
 
 
 @pytest.mark.skipif(
