@@ -117,7 +117,8 @@ def main() -> None:
 
     failed = []
     for name in options.only:
-        left = min(LIMITS[name], deadline - time.perf_counter())
+        limit = LIMITS[name] * (4 if options.dry else 1)  # a busy CPU is no GPU machine
+        left = min(limit, deadline - time.perf_counter())
         if left < 10:
             save(name, {"skipped": "no time left"})
             continue
