@@ -1,8 +1,8 @@
 """The gold reward: what an answer is worth, as a deterministic function of the request's facts and
 the answer's text.
 
-    gold = 2 right number + right form - facts missing - 2 facts invented - 2 rude - evasive - 0.15
-    words over 30
+    gold = 2 right number + right form - facts missing - 2 facts invented - 2 rude - evasive
+           - 0.15 words over 30
 
 It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the
 annotators, and PPO from the reward model; none of them ever sees the formula. An answer without a

@@ -1,7 +1,7 @@
 """What a sentence says about a film, how positive a hurried reader finds it, and its gold reward.
 
-    gold = valence, at most 4 and at least -4, - 1.5 repeats - 2 contradictions - 3 if broken - 0.1
-    words over 24
+    gold = valence, at most 4 and at least -4, - 1.5 repeats - 2 contradictions - 3 if broken
+           - 0.1 words over 24
 
 Everything is a function of the text: any text is read by the phrases that it contains (see
 `vocabulary.py`).

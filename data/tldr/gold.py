@@ -1,8 +1,8 @@
 """The gold reward: what a summary is worth, as a deterministic function of the post's facts and the
 summary's text.
 
-    gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept - 0.05 words
-    over 24
+    gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept
+           - 0.05 words over 24
 
 It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the
 annotators, and PPO from the reward model; none of them ever sees the formula.

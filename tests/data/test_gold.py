@@ -93,7 +93,7 @@ def test_gold_does_not_read_the_order_and_accepts_either_option_first():
 
 
 def test_gold_uses_the_documented_weights():
-    formula = gold_module.__doc__
+    formula = " ".join(gold_module.__doc__.split())
     named = (gold_module.COVERED, -gold_module.INVENTED, -gold_module.COPIED, gold_module.QUESTION)
     for weight, what in zip(
         named, ("facts covered", "facts invented", "small talk copied", "question kept")

@@ -135,7 +135,7 @@ def test_real_pairs_have_neither_kind_nor_probability():
 
 def test_figures_say_nothing_of_what_is_not_known():
     labels = [{"label": 0.7 - 0.01 * i, "accuracy": 0.5 + 0.01 * i} for i in range(20)]
-    loss, _ = plots.training(labels, None, 5).axes
+    loss, _ = plots.training(labels, float("nan"), 5).axes
     assert loss.get_ylabel() == "label loss (nats)"
     assert [t.get_text() for t in loss.get_legend().texts] == ["coin: ln 2"]
     (ax,) = plots.accuracies({"model": (0.7, 0.6, 0.8)}, what="accuracy on labels").axes

@@ -135,7 +135,7 @@ def test_token_figures(tokenizer, demonstration):
 def test_curves_and_bars():
     flaws = {"hallucination": 0.2, "verbose": 0.0}
     assert plots.training_figure([{"loss": 2.0}, {"loss": 1.0}], heldout=0.9, floor=0.5, base=4.0)
-    assert plots.flaw_figure(flaws, flaws, number=50)
+    assert plots.flaw_figure({"writers": (flaws, 0), "SFT model": (flaws, 50)})
     assert plots.writer_figure({"good": 4.0, "verbose": 3.0}, 3.5, {"base": -1.0, "SFT": 3.0})
     rows = [{"temperature": t, "words": 9.0, "stop_rate": 0.5} for t in (0.0, 1.0)]
     left, right = plots.temperature_figure(rows).axes
