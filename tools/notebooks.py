@@ -36,7 +36,8 @@ from pathlib import Path
 
 home = next((p for p in Path("x").resolve().parents if (p / "helpers/run").is_dir()), None)
 if home is None:  # opened alone, on Colab or Kaggle: fetch the course
-    home, url = Path("rlhf-from-scratch").resolve(), "{REPOSITORY}"
+    home = Path("rlhf-from-scratch").resolve()
+    url = "{REPOSITORY}"
     subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=not home.exists())
 sys.path.insert(0, str(home))
 from helpers.run.setup import setup
