@@ -54,8 +54,8 @@ def launch(stage: str, course: Course, processes: int = 2, **options: Any) -> li
         log = log.with_name(f"{stage}-trial.jsonl")
         log.unlink(missing_ok=True)  # not to be mistaken for the log of an earlier trial
     command = [sys.executable, "-u", "-m", "helpers", "launch", stage, "--with-parent"]
-    command += ["--processes", str(processes), *as_options(settings_of(course) | options)]
-    stream(command, f"{stage} in {processes} processes")
+    command += ["--processes", str(processes), *as_options(options)]
+    stream(command, environment_of(course), f"{stage} in {processes} processes")
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
@@ -74,27 +74,27 @@ def on_all_gpus(course: Course) -> None:
         launch(course.stage, course, processes, hand_over=True)
 
 
-def settings_of(course: Course) -> dict[str, Any]:
-    """The settings of a course, as options of a stage's command."""
-    chosen, left = course.settings, None
-    if course.deadline is not None:  # the time left in the notebook's session
-        left = f"{max(course.deadline - time.perf_counter(), 1):.0f}s"
-    return {
+def environment_of(course: Course) -> dict[str, str]:
+    """The environment variables that give other processes the settings of a course."""
+    chosen = course.settings
+    settings = {
         "preset": course.preset,
         "track": course.track,
         "seed": course.seed,
         "source": course.source,
         "data_dir": chosen.data_dir,
         "out": course.out,
-        "init": course.init if course.source != "embedded" else None,
+        "init": chosen.init,
         "adapter": chosen.adapter,
         "device": chosen.device,
         "dtype": chosen.dtype,
-        "stop_after": left,
     }
+    if course.deadline is not None:  # the time left in the notebook's session
+        settings["stop_after"] = f"{max(course.deadline - time.perf_counter(), 1):.0f}s"
+    return {f"RLHF_{k.upper()}": str(v) for k, v in settings.items() if v is not None}
 
 
-def stream(command: Sequence[str], what: str) -> None:
+def stream(command: Sequence[str], environment: dict[str, str], what: str) -> None:
     """Run a command and print its output line by line; Ctrl-C is passed on, for it to save and end.
 
     Raises RuntimeError with the last lines if it fails, Stopped if its time was over.
@@ -102,7 +102,7 @@ def stream(command: Sequence[str], what: str) -> None:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
         encoding="utf-8",
         errors="replace",
         stdin=subprocess.DEVNULL,
@@ -194,7 +194,7 @@ def torchrun(args: argparse.Namespace, for_stage: list[str]) -> None:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             how = f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        raise RuntimeError(f"process {rank} of {error.name} {how}") from None
+        raise RuntimeError(f"process {rank} of {args.stage} {how}") from None
 
 
 def gpus(device: torch.device) -> int:

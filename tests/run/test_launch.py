@@ -14,15 +14,15 @@ import psutil
 import pytest
 import torch
 
-from helpers import pretrain
 from helpers.config import PPOConfig, RewardConfig, SFTConfig
 from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.snapshots import Stopped
 from helpers.rows.embedded import load_rows
 from helpers.run import launch as launching
 from helpers.run.launch import environment_of, launch, on_all_gpus, stream
-from helpers.run.settings import seconds_of
+from helpers.run.settings import Settings, seconds_of
 from helpers.run.setup import setup
+from helpers.stages import pretrain
 from tests.support.folder_of_rows import write
 from tests.support.worker_pids import pid_of_rank, wait_for_lines
 
@@ -145,6 +145,7 @@ def course_of(stage: str = "ppo", **changes) -> SimpleNamespace:
     """The fields of a course that launching reads."""
     names = ("preset", "track", "seed", "source", "out")
     fields = dict.fromkeys(names, "x") | {"device": torch.device("cuda"), "deadline": None}
+    fields["settings"] = Settings()
     return SimpleNamespace(stage=stage, **fields | changes)
 
 
@@ -167,7 +168,7 @@ def test_processes_get_the_settings_of_the_course_and_the_time_that_is_left():
 )
 def test_impossible_options_are_one_line(cuda, arguments, message):
     cuda(2)
-    with pytest.raises(SystemExit, match=f"^helpers.run.launch: .*{message}"):
+    with pytest.raises(SystemExit, match=f"^launch: .*{message}"):
         launching.main(arguments)
 
 
@@ -206,7 +207,7 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
     monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
     course = course_of(stage, config=config, source="hub")
     on_all_gpus(course)
-    assert seen == ([((stage, course, started), {"hand_over": 1, "shards": ""})] if started else [])
+    assert seen == ([((stage, course, started), {"hand_over": True})] if started else [])
     for change in ({"device": torch.device("cpu")}, {"source": "embedded"}):
         on_all_gpus(SimpleNamespace(**vars(course) | change))
     assert len(seen) == bool(started), "a CPU is no GPU; small models take one"
@@ -230,11 +231,9 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     write(run_folder / "rows/openai_summarize_tldr/train.jsonl", posts)
     monkeypatch.setenv("RLHF_SOURCE", "local")
     monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
-    monkeypatch.setenv("RLHF_SHARDS", "elsewhere")
     monkeypatch.chdir(ROOT)
     course = setup("0-Pretrain")
-    together = launch("pretrain", course, processes=2, hand_over=1, shards="")
-    monkeypatch.delenv("RLHF_SHARDS")
+    together = launch("pretrain", course, processes=2, hand_over=True)
     assert not (run_folder / "checkpoints/pretrain").exists()
     log = (run_folder / "logs/pretrain.jsonl").read_text()
     capsys.readouterr()
@@ -261,7 +260,7 @@ def test_a_cell_gets_the_history_of_two_processes(run_folder, monkeypatch, capsy
 
 
 def test_a_process_that_dies_ends_all_with_a_line(run_folder):
-    command = [sys.executable, "-m", "helpers.run.launch", "pretrain", "--processes", "2"]
+    command = [sys.executable, "-m", "helpers", "launch", "pretrain", "--processes", "2"]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -274,12 +273,12 @@ def test_a_process_that_dies_ends_all_with_a_line(run_folder):
             process.kill()
     assert time.monotonic() - started < 60 and process.returncode == 1
     assert printed.splitlines()[-1].startswith(
-        "helpers.run.launch: process 1 of helpers.pretrain was killed by SIGKILL"
+        "launch: process 1 of pretrain was killed by SIGKILL"
     )
 
 
 def test_ctrl_c_saves_and_the_next_launch_goes_on(run_folder):
-    command = [sys.executable, "-m", "helpers.run.launch", "pretrain", "--processes", "2"]
+    command = [sys.executable, "-m", "helpers", "launch", "pretrain", "--processes", "2"]
     log = run_folder / "logs" / "pretrain.jsonl"
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

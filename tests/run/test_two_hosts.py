@@ -13,7 +13,17 @@ from tests.support.worker_pids import pid_of_rank, wait_for_lines
 
 STEPS, KILLED_AT = 14, 6
 SLOW = 300  # seconds after which a run counts as hung, on a busy machine too
-STAGE = ["-m", "helpers.pretrain", "--preset", "smoke", "--save-steps", "2", "--steps", str(STEPS)]
+STAGE = [
+    "-m",
+    "helpers",
+    "pretrain",
+    "--preset",
+    "smoke",
+    "--save-steps",
+    "2",
+    "--steps",
+    str(STEPS),
+]
 
 
 def agent(out: Path, *options: str) -> subprocess.Popen:
