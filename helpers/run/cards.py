@@ -30,7 +30,7 @@ UNITS = {  # of a metric whose name does not tell
     "heldout_loss": "nats per token",
     "entropy_floor": "nats per token, the least that is possible",
     "words": "a response",
-    "kl": "nats a response, from the SFT model",
+    "kl": "nats per response, from the SFT model",
     "score": "standard deviations of the SFT model's samples",
     "perplexity": "under the SFT model",
     "accuracy": "of held-out rows",

@@ -111,10 +111,10 @@ def test_metrics_stand_with_their_intervals_and_no_number_is_invented():
     card = model_card(info(stage="ppo", metrics=METRICS))
     measured = card.split("## Measured")[1].split("## Limits")[0]
     for line in (
-        "| heldout_loss | 3.142 | nats a token |",
+        "| heldout_loss | 3.142 | nats per token |",
         "| gold_gain | [0.5, 0.75] | |",
         "| score | 1.25 [1.125, 1.375] | standard deviations of the SFT model's samples |",
-        "| kl | 7.5 | nats a response, from the SFT model |",
+        "| kl | 7.5 | nats per response, from the SFT model |",
         "| accuracy_by_kind, facts | 0.875 | |",
         "| responses | 1,500 |",
         "| | score | kl |",
