@@ -81,6 +81,8 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
             found[name] = value_of(given[name], one, name)
         elif one.metadata["variable"] and os.environ.get(variable, "").strip():
             found[name] = value_of(os.environ[variable].strip(), one, variable)
+    if "threads" not in found and os.environ.get("OMP_NUM_THREADS", "").strip():
+        found["threads"] = whole_number(os.environ["OMP_NUM_THREADS"], "OMP_NUM_THREADS", 1)
     if "source" not in found and found.get("data_dir"):
         found["source"] = "local"
     if found.get("judge_url"):

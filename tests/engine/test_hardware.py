@@ -1,9 +1,8 @@
-"""Device, number format, threads and preset by what the machine has."""
+"""Device, number format, threads and memory by what the machine has."""
 
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,7 @@ def test_dtype_on_the_cpu(monkeypatch):
     assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
     monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: False)
     assert hardware.choose_dtype(torch.device("cpu")) is torch.float32
-    monkeypatch.setenv("RLHF_DTYPE", "bfloat16")
-    assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
+    assert hardware.choose_dtype(torch.device("cpu"), "bfloat16") is torch.bfloat16
 
 
 def test_the_dtype_probe_leaves_the_seed_alone():
@@ -52,53 +50,20 @@ def test_the_dtype_probe_leaves_the_seed_alone():
 def test_threads(monkeypatch):
     monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
     assert hardware.choose_threads() == 8
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert hardware.choose_threads() == 3
-    monkeypatch.setenv("RLHF_THREADS", "2")
-    assert hardware.choose_threads() == 2
+    assert hardware.choose_threads(2) == 2
 
 
 def test_physical_cores_are_at_least_one():
     assert 1 <= hardware.physical_cores() <= (os.cpu_count() or 1)
 
 
-@pytest.mark.parametrize(
-    ("capability", "gigabytes", "count", "expected"),
-    [
-        ((7, 5), 15, 1, "t4"),
-        ((7, 5), 15, 2, "t4x2"),
-        ((8, 6), 24, 1, "t4"),
-        ((9, 0), 80, 1, "h100"),
-        ((9, 0), 80, 2, "h100"),
-        ((7, 0), 48, 1, "t4"),
-    ],
-)
-def test_the_preset_by_gpu(monkeypatch, capability, gigabytes, count, expected):
-    gpu = types.SimpleNamespace(total_memory=gigabytes * 1e9)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    preset, why = hardware.choose_preset("local", torch.device("cuda"))
-    assert preset == expected and why
-    assert hardware.choose_preset("embedded", torch.device("cuda")) == ("cpu", "")
-    monkeypatch.setenv("RLHF_PRESET", "smoke")
-    assert hardware.choose_preset("local", torch.device("cuda")) == ("smoke", "")
-
-
-def test_without_a_gpu_the_preset_is_cpu():
-    assert hardware.choose_preset("embedded", torch.device("cpu")) == ("cpu", "")
-    assert hardware.choose_preset("hub", torch.device("cpu")) == ("cpu", "there is no CUDA device")
-
-
 @pytest.mark.parametrize("wanted", ["", "cuda"])
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch, wanted):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("RLHF_DEVICE", wanted)
-    assert hardware.choose_device() == torch.device("cuda")
+    assert hardware.choose_device(wanted) == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert hardware.choose_device() == torch.device("cuda", 1)
-    monkeypatch.setenv("RLHF_DEVICE", "cpu")
-    assert hardware.choose_device() == torch.device("cpu")
+    assert hardware.choose_device(wanted) == torch.device("cuda", 1)
+    assert hardware.choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
@@ -133,19 +98,17 @@ def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
     assert hardware.keep_freed_memory() is False
 
 
-def test_a_model_is_prepared_as_the_environment_says(monkeypatch):
+def test_memory_options(monkeypatch):
     gpt, ids = GPT(GPTConfig(30, 16, 2, 2, 16)), torch.randint(30, (2, 8))
     plain = torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0]
-    hardware.prepare(gpt)
+    hardware.set_memory_options(gpt, checkpointing=False, compiled=False)
     assert not gpt.checkpointing
-    monkeypatch.setenv("RLHF_CHECKPOINTING", "1")
-    hardware.prepare(gpt)
+    hardware.set_memory_options(gpt, checkpointing=True, compiled=False)
     assert gpt.checkpointing
     torch.testing.assert_close(
         torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0], plain
     )
     compiled = []
     monkeypatch.setattr(type(gpt.h[0]), "compile", lambda block, **options: compiled.append(block))
-    monkeypatch.setenv("RLHF_COMPILE", "1")
-    hardware.prepare(gpt)
+    hardware.set_memory_options(gpt, checkpointing=True, compiled=True)
     assert compiled == list(gpt.h)

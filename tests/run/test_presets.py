@@ -162,3 +162,30 @@ def test_settings_cannot_be_changed_by_accident():
 def test_a_context_that_batches_cannot_be_padded_to_is_refused():
     with pytest.raises(ValueError, match="multiple of 16.*not 100"):
         PretrainConfig(context=100)
+
+
+@pytest.mark.parametrize(
+    ("capability", "gigabytes", "count", "expected"),
+    [
+        ((7, 5), 15, 1, "t4"),
+        ((7, 5), 15, 2, "t4x2"),
+        ((8, 6), 24, 1, "t4"),
+        ((9, 0), 80, 1, "h100"),
+        ((9, 0), 80, 2, "h100"),
+        ((7, 0), 48, 1, "t4"),
+    ],
+)
+def test_the_preset_by_gpu(monkeypatch, capability, gigabytes, count, expected):
+    gpu = SimpleNamespace(total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    preset, why = choose_preset(None, "local", torch.device("cuda"))
+    assert preset == expected and why
+    assert choose_preset(None, "embedded", torch.device("cuda")) == ("cpu", "")
+    assert choose_preset("smoke", "local", torch.device("cuda")) == ("smoke", "")
+
+
+def test_without_a_gpu_the_preset_is_cpu():
+    assert choose_preset(None, "embedded", torch.device("cpu")) == ("cpu", "")
+    assert choose_preset(None, "hub", torch.device("cpu")) == ("cpu", "there is no CUDA device")

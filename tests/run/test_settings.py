@@ -57,7 +57,7 @@ FLAGS = {name for name, field in FIELDS.items() if isinstance(field.default, boo
 def clean(monkeypatch):
     """No setting from outside."""
     for name in list(os.environ):
-        if name.startswith("RLHF_") or name == "OPENAI_API_KEY":
+        if name.startswith("RLHF_") or name in ("OPENAI_API_KEY", "OMP_NUM_THREADS"):
             monkeypatch.delenv(name)
 
 
@@ -270,3 +270,10 @@ def test_no_other_variable_is_named():
         if variable not in VARIABLES.keys() | OF_BENCHMARKS | {"RLHF_NAME"}
     }
     assert found == NAMERS
+
+
+def test_openmp_threads_count_unless_ours_are_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert read_settings().threads == 3 and read_settings({"threads": 2}).threads == 2
+    monkeypatch.setenv("RLHF_THREADS", "4")
+    assert read_settings().threads == 4
