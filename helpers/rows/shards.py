@@ -1,6 +1,6 @@
 """Token shards for training: batches in an order that depends on the seed and the step alone.
 
-A folder from `python -m helpers.rows.build_shards`. A shard is a file of uint16 tokens without a
+A folder from `python -m helpers shards`. A shard is a file of uint16 tokens without a
 header (little-endian), read through numpy.memmap: only the pages that a batch touches are loaded.
 Shapes: B rows, T tokens.
 """
@@ -19,7 +19,7 @@ from helpers.tokenizer import Tokenizer
 
 MANIFEST, VERSION = "manifest.json", 2
 DTYPE = np.dtype("<u2")
-BUILD = "python -m helpers.rows.build_shards"
+BUILD = "python -m helpers shards"
 
 
 class ShardError(RuntimeError):

@@ -52,7 +52,7 @@ def page(report: dict[str, Any], figures: dict[str, list[Path]]) -> str:
             for stage, paths in figures.items()
             if paths
         },
-        command=f"python -m helpers.run.headless {options}",
+        command=f"python -m helpers course {options}",
         repository=REPOSITORY,
     )
 

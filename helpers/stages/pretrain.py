@@ -52,7 +52,7 @@ def document_data(course: Course) -> Data:
 
 
 def shard_data(course: Course, folder: str) -> Data:
-    """Tokens that `python -m helpers.rows.build_shards` has put on disk: as many as there are,
+    """Tokens that `python -m helpers shards` has put on disk: as many as there are,
     `epochs` times.
     """
     config = course.config

@@ -294,7 +294,7 @@ def refused(call) -> str:
 
 def test_a_reader_refuses_what_has_changed(tmp_path):
     folder = tmp_path / "out"
-    assert f"no shards in {folder}: `python -m helpers.rows.build_shards --out" in refused(
+    assert f"no shards in {folder}: `python -m helpers shards --out" in refused(
         lambda: ShardSet(folder)
     )
     made(folder)
