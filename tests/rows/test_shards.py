@@ -19,6 +19,7 @@ from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.load import Report
 from helpers.rows.shards import ShardError, ShardSet, read_manifest
 from helpers.rows.tracks import TRACKS, SourceError
+from helpers.run.commands import shards as shards_command
 from helpers.tokenizer import Tokenizer
 from tests.support.folder_of_rows import write
 from tests.support.local_hub import served
@@ -26,7 +27,7 @@ from tests.support.local_hub import served
 REAL = Path(os.environ.get("RLHF_DATA_DIR", "nowhere"))
 TOKENIZER = load_tokenizer()
 TEXTS = [document.text for document in load_rows("documents", "train", limit=600)]
-SIZES = {"heldout_tokens": 2_000, "shard_tokens": 5_000, "source": "local"}
+SIZES = {"heldout_tokens": 2_000, "shard_tokens": 5_000}
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,13 @@ def rows(tmp_path, monkeypatch) -> Path:
     return path
 
 
+def local() -> dict:
+    """Where the rows of a test are."""
+    return {"source": "local", "data_dir": Path(os.environ["RLHF_DATA_DIR"])}
+
+
 def made(out: Path, tokens: int = 22_000, **options) -> list[str]:
-    return list(build(out, tokens, TOKENIZER, **SIZES | options))
+    return list(build(out, tokens, TOKENIZER, **SIZES | local() | options))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,7 +109,7 @@ def test_tokens_are_those_of_encode():
 def test_no_held_out_document_is_trained_on_and_none_is_lost():
     report = Report("documents", "local")
     found = {
-        split: list(document_texts("tldr", "local", split, report))
+        split: list(document_texts("tldr", "local", split, report, local()["data_dir"]))
         for split in ("train", "heldout")
     }
     assert set(found["train"]).isdisjoint(found["heldout"])
@@ -156,7 +162,7 @@ def test_real_rows_with_gpt2s_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_DATA_DIR", str(REAL))
     tokenizer = load_gpt2_tokenizer()
     sizes = SIZES | {"heldout_tokens": 50_000, "shard_tokens": 100_000}
-    list(build(tmp_path, 150_000, tokenizer, **sizes))
+    list(build(tmp_path, 150_000, tokenizer, **sizes, **local()))
     shards = ShardSet(tmp_path, tokenizer)
     assert shards.tokens >= 150_000 and max(token_ids(tmp_path / "train-00000.bin")) > 50_000
     text = tokenizer.decode(shards.window(3, 1024).tolist())
@@ -169,7 +175,7 @@ def test_real_rows_with_gpt2s_tokenizer(tmp_path, monkeypatch):
 def test_stopping_after_any_file_and_going_on_gives_the_same_bytes(tmp_path):
     made(tmp_path / "whole")
     for files in range(1, 6):
-        lines = build(tmp_path / str(files), 22_000, TOKENIZER, **SIZES)
+        lines = build(tmp_path / str(files), 22_000, TOKENIZER, **SIZES, **local())
         for _ in range(files):
             next(lines)
         lines.close()
@@ -196,7 +202,8 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path, root):
     command = [
         sys.executable,
         "-m",
-        "helpers.rows.build_shards",
+        "helpers",
+        "shards",
         "--tokens",
         "60k",
         "--heldout-tokens",
@@ -216,9 +223,9 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path, root):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it must not have been done yet"
     assert 0 < build_shards.count(read_manifest(tmp_path / "a")["shards"]) < 60_000
-    options = {"heldout_tokens": 1_000, "shard_tokens": 250, "source": "local"}
+    options = {"heldout_tokens": 1_000, "shard_tokens": 250}
     for out in ("a", "b"):
-        list(build(tmp_path / out, 60_000, Tokenizer(TOKENIZER.path), **options))
+        list(build(tmp_path / out, 60_000, Tokenizer(TOKENIZER.path), **options, **local()))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -321,7 +328,7 @@ def test_a_reader_refuses_what_has_changed(tmp_path):
 def test_another_tokenizer_or_setting_is_refused(shards):
     other = load_tokenizer("sentiment")
     assert "was made with another tokenizer" in refused(lambda: ShardSet(shards.folder, other))
-    again = refused(lambda: list(build(shards.folder, 30_000, other, **SIZES)))
+    again = refused(lambda: list(build(shards.folder, 30_000, other, **SIZES, **local())))
     assert f"made with tokenizer '{TOKENIZER.fingerprint}', not '{other.fingerprint}'" in again
     assert "made with seed 0, not 1" in refused(lambda: made(shards.folder, seed=1))
     assert "made with source 'local', not 'embedded'" in refused(
@@ -332,7 +339,7 @@ def test_another_tokenizer_or_setting_is_refused(shards):
 def test_a_vocabulary_that_does_not_fit_16_bits(tmp_path):
     huge = Tokenizer(TOKENIZER.path)
     huge.vocab_size = 70_000
-    said = refused(lambda: list(build(tmp_path, 100, huge, **SIZES)))
+    said = refused(lambda: list(build(tmp_path, 100, huge, **SIZES, **local())))
     assert said == "a vocabulary of 70,000 exceeds 16 bits (65,536)"
 
 
@@ -376,10 +383,7 @@ def test_a_reader_says_when_no_row_fits(shards):
 
 def test_the_command_line_says_it_in_one_line(tmp_path, monkeypatch, capsys):
     def run(*options: str):
-        monkeypatch.setattr(
-            sys, "argv", ["shards", "--out", str(tmp_path / "out"), "--source", "local", *options]
-        )
-        return build_shards.main()
+        return shards_command(["--out", str(tmp_path / "out"), "--source", "local", *options])
 
     with pytest.raises(SystemExit, match="shards: No tokenizer at nowhere"):
         run("--tokenizer", "nowhere")
