@@ -7,8 +7,8 @@ import pytest
 from helpers.reward import encode_comparison
 from helpers.rows.common import Limits
 from helpers.rows.embedded import load_tokenizer
-from helpers.rows.load import load_track
 from helpers.sft import encode_demonstration
+from tests.support.chosen_rows import load_track
 from tests.support.folder_of_rows import write
 
 PROMPT, CONTEXT = 200, 256  # tokens

@@ -14,8 +14,8 @@ import tiktoken.load
 from transformers import AutoTokenizer
 
 from helpers.rows import gpt2_bpe
-from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.tokenizer import EOS, PAD, Tokenizer
+from tests.support.chosen_rows import load_gpt2_tokenizer
 from tests.support.gpt2_files import small_gpt2, write
 
 REAL = Path(os.environ.get("RLHF_DATA_DIR", "")) / "gpt2-bpe"

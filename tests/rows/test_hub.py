@@ -10,8 +10,8 @@ import pytest
 
 from helpers.engine.network import redact, within
 from helpers.rows.fetch import fetch
-from helpers.rows.load import load_track
 from helpers.rows.tracks import TRACKS, SourceError
+from tests.support.chosen_rows import load_track
 from tests.support.local_hub import served, serving
 
 TOKEN = "hf_" + "Secret" * 5

@@ -10,8 +10,8 @@ import pytest
 from helpers.records import Comparison, Demonstration, Document
 from helpers.rows.common import Limits
 from helpers.rows.embedded import load_rows
-from helpers.rows.load import load_track
 from helpers.rows.tracks import SourceError
+from tests.support.chosen_rows import load_track
 from tests.support.folder_of_rows import write
 
 ALPACA = [

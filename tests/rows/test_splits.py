@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.rows.common import mark
-from helpers.rows.load import load_track
 from helpers.rows.tracks import TRACKS, SourceError
+from tests.support.chosen_rows import load_track
 from tests.support.folder_of_rows import write
 
 REAL = os.environ.get("RLHF_DATA_DIR")  # before the fixture below hides it
