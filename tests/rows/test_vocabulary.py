@@ -4,6 +4,7 @@ import json
 
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.vocabulary import choose_tokenizer
+from helpers.run.settings import data_folder, read_settings
 
 SENTENCES = [
     f"the film is {word} and the cast is {other}"
@@ -33,10 +34,10 @@ def test_real_rows_get_a_vocabulary_that_is_made_once(tmp_path, monkeypatch):
     make_folder(tmp_path / "rows")
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path / "rows"))
     path = tmp_path / "run" / "tokenizer.json"
-    made = choose_tokenizer("sentiment", "local", 300, path)
+    made = choose_tokenizer("sentiment", "local", 300, path, data_folder(read_settings()))
     assert len(made.encode(" film")) == 1 and made.decode(made.encode("é film")) == "é film"
     stamp = path.stat().st_mtime_ns
     (tmp_path / "rows" / "sst2" / "train.jsonl").unlink()  # no longer needed
-    again = choose_tokenizer("sentiment", "local", 300, path)
+    again = choose_tokenizer("sentiment", "local", 300, path, data_folder(read_settings()))
     assert again.fingerprint == made.fingerprint and path.stat().st_mtime_ns == stamp
     assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"]

@@ -21,6 +21,7 @@ from helpers.run import headless as course  # noqa: E402
 from helpers.run.folders import NOTEBOOKS  # noqa: E402
 from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from helpers.run.report import IDENTITY  # noqa: E402
+from helpers.run.settings import Settings  # noqa: E402
 from tools import definitions, hygiene, notebooks  # noqa: E402
 from tools.notebooks import SETUP_CELL, check, from_text, refresh, setup_cell, to_text  # noqa: E402
 
@@ -117,22 +118,18 @@ def test_the_notebooks_survive_the_way_through_text(root, name):
 
 
 def test_setup_cell():
-    lines = SETUP_CELL.splitlines()
-    assert (
-        len(lines) <= 10
-        and lines[0] == 'NOTEBOOK = "{notebook}"'
-        and lines[-1] == "course = setup(NOTEBOOK)"
-    )
+    lines = [line for line in SETUP_CELL.splitlines() if line]
+    assert len(lines) <= 10 and lines[-1] == 'course = setup("{notebook}")'
     compile(setup_cell("3-PPO"), "setup", "exec")
-    others = [setup_cell(name).splitlines()[1:] for name in NOTEBOOKS.values()]
+    others = [setup_cell(name).splitlines()[:-1] for name in NOTEBOOKS.values()]
     assert all(other == others[0] for other in others), "the same but for the name"
 
 
 @pytest.mark.parametrize("below", ["", "runs/x/notebooks"])
 def test_setup_cell_finds_the_repository(tmp_path, below):
     """From the repository itself and from an executed copy inside runs/."""
-    (tmp_path / "helpers").mkdir()
-    (tmp_path / "helpers" / "environment.py").write_text(
+    (tmp_path / "helpers/run").mkdir(parents=True)
+    (tmp_path / "helpers/run/setup.py").write_text(
         "def setup(notebook): print('found', notebook)\n"
     )
     (tmp_path / below).mkdir(parents=True, exist_ok=True)
@@ -293,7 +290,7 @@ def test_run_notebook_gives_a_clean_executed_copy(tmp_path):
         "1 + 1",
     )
     before, seen = path.read_bytes(), []
-    env = {**course.kernel_env("smoke", "tldr", 0, tmp_path), "GREETING": "hello"}
+    env = {**course.kernel_env(Settings(preset="smoke"), tmp_path), "GREETING": "hello"}
     made = run_notebook(path, tmp_path, env, tick=lambda progress: seen.append(progress.number))
     assert made.cells[0].outputs[0].text == f"hello {sys.executable}\n", (
         "the kernel is this very Python"
@@ -309,7 +306,7 @@ def test_run_notebook_gives_a_clean_executed_copy(tmp_path):
 def test_a_failing_cell_is_described(tmp_path):
     path = toy(tmp_path, "toy", "1", "a = 0\n1 / a", "3")
     with pytest.raises(CellFailure) as error:
-        run_notebook(path, tmp_path, course.kernel_env("smoke", "tldr", 0, tmp_path))
+        run_notebook(path, tmp_path, course.kernel_env(Settings(preset="smoke"), tmp_path))
     text = str(error.value)
     assert text.startswith(
         "toy.ipynb failed in code cell 2 of 3:\n    a = 0\n    1 / a\nline 2: 1 / a\nZeroDivision"
@@ -320,7 +317,7 @@ def test_a_failing_cell_is_described(tmp_path):
 def test_a_dying_kernel_is_described(tmp_path):
     path = toy(tmp_path, "toy", "import os\nos._exit(1)")
     with pytest.raises(CellFailure, match="code cell 1 of 1:(.|\n)*the kernel died"):
-        run_notebook(path, tmp_path, course.kernel_env("smoke", "tldr", 0, tmp_path))
+        run_notebook(path, tmp_path, course.kernel_env(Settings(preset="smoke"), tmp_path))
 
 
 # --- the whole course, on toy notebooks that record fixed numbers
@@ -463,15 +460,15 @@ raise Stopped("sft: stopped, with " + os.environ["RLHF_STOP_AFTER"] + " left, sa
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--preset", "huge"], "No preset 'huge'"),
+        (["--preset", "huge"], "no preset 'huge'"),
         (["--preset", "smoke", "--track", "x"], "track 'x'"),
-        (["--preset", "smoke", "--seed", "-1"], "Seed '-1': must be a whole number, 0 or more"),
+        (["--preset", "smoke", "--seed", "-1"], "seed '-1': must be a whole number, 0 or more"),
         (
             ["--preset", "smoke", "--stages", "dpo"],
-            "No stage dpo: choose from pretrain, sft, reward, ppo",
+            "no stage dpo: choose from pretrain, sft, reward, ppo",
         ),
-        (["--preset", "smoke", "--notebooks", "nowhere"], "No 0-Pretrain.ipynb"),
-        (["--bogus"], "Unrecognized arguments: --bogus"),
+        (["--preset", "smoke", "--notebooks", "nowhere"], "no 0-Pretrain.ipynb"),
+        (["--bogus"], "no option --bogus"),
     ],
 )
 def test_course_refuses_in_one_line(toys, capsys, argv, words):
@@ -488,10 +485,11 @@ def test_ctrl_c_stops_the_kernel(tmp_path, root):
     )
     path = toy(tmp_path, "toy", notebook.replace("PID", (tmp_path / "pid").as_posix()))
     script = (
-        "import sys; from pathlib import Path; from helpers import course\n"
-        "course.parse = lambda argv: type('A', (), dict(preset='smoke', track='tldr', "
-        "source='embedded', seed=0,"
-        f" stages=['sft'], out=Path({str(tmp_path / 'o')!r}), notebooks=Path({str(tmp_path)!r})))\n"
+        "import sys; from pathlib import Path; from types import SimpleNamespace\n"
+        "from helpers.run import headless as course\nfrom helpers.run.settings import Settings\n"
+        f"args = SimpleNamespace(stages=['sft'], notebooks=Path({str(tmp_path)!r}))\n"
+        f"settings = Settings(preset='smoke', out={str(tmp_path / 'o')!r})\n"
+        "course.parse = lambda argv: (args, settings)\n"
         f"course.NOTEBOOKS = {{'sft': {path.stem!r}}}\nsys.exit(course.main())"
     )
     process = subprocess.Popen(
