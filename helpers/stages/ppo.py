@@ -9,7 +9,7 @@ from torch import Tensor
 from helpers import ppo
 from helpers.compare.policies import on_real_rows
 from helpers.engine.distributed import is_main
-from helpers.evaluation import Responses, bootstrap_ci95, respond
+from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.losses import kl_best_of_n, missing_eos_scores
 from helpers.model import GPT
 from helpers.records import Prompt, fingerprint
@@ -20,6 +20,7 @@ from helpers.run.checkpoints import load_stage
 from helpers.run.setup import Course
 from helpers.stages.adapters import Adapter, merge_adapters, policy_and_reference
 from helpers.stages.cli import loss_curve, stage_main
+from helpers.stages.sft import sample
 from helpers.tokenizer import Tokenizer
 
 BEST_OF = 8
@@ -172,19 +173,6 @@ def against_sft(
     }
     metrics |= {f"{name}_drop_ci95": bootstrap_ci95(drop) for name, drop in drops.items()}
     return metrics, both
-
-
-def sample(course: Course, model: GPT, prompts: list[Prompt]) -> Responses:
-    """A response to each prompt at temperature 1, as the stage measures them."""
-    config = course.config
-    return respond(
-        model,
-        course.tokenizer,
-        prompts,
-        max_new_tokens=config.response_tokens,
-        seed=config.seed,
-        dtype=course.sampling_dtype,
-    )
 
 
 def scores_of(course: Course, models: Models, responses: Responses) -> Tensor:
