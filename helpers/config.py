@@ -23,9 +23,8 @@ class PretrainConfig:
     eval_documents: int = 500  # held-out documents for the loss
     epochs: float = 1.0
     batch_size: int = 16  # documents a step
-    micro_batch: int = (
-        0  # of these, how many the memory holds at once (0: all); the step stays the same
-    )
+    # of these, how many the memory holds at once (0: all); the step stays the same
+    micro_batch: int = 0
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
     muon_lr: float = 2e-2  # Muon: matrices of the blocks
     seed: int = 0
@@ -51,9 +50,8 @@ class AdapterConfig:
         "c_proj",
         "c_fc",
     )  # linear layers of the blocks that get an adapter
-    adapter_lr: float = (
-        1e-2  # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
-    )
+    # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
+    adapter_lr: float = 1e-2
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -81,12 +79,10 @@ class SFTConfig(AdapterConfig):
     init: str = "pretrain"
     demonstrations: int = 12_000
     copying_rows: int = 0  # before, on real posts: practice in copying (helpers/stages/copying.py),
-    adapt_epochs: float = (
-        0.0  # and the posts read as documents; SFT then learns their titles beside their summaries
-    )
-    train_embeddings: bool = (
-        True  # beside adapters: a frozen embedding can't learn words that pretraining never met
-    )
+    # and the posts read as documents; SFT then learns their titles beside their summaries
+    adapt_epochs: float = 0.0
+    # beside adapters: a frozen embedding can't learn words that pretraining never met
+    train_embeddings: bool = True
     epochs: float = 1.0
     batch_size: int = 16  # demonstrations a step
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
@@ -108,18 +104,14 @@ class RewardConfig:
     batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
     micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
     lr: float = 3e-3
-    muon_lr: float = (
-        1.4e-2  # reading facts comes suddenly: at this rate early in the run, whatever the rounding
-    )
-    pointwise: bool = (
-        False  # learn from single texts with labels (records "labels") instead of pairs
-    )
-    lm_coef: float = (
-        0.5  # weight of the language-model loss on both completions, beside the pairwise loss
-    )
-    judge_share: float = (
-        0.2  # of the real comparisons' prompts: for a second judge, which only measures
-    )
+    # reading facts comes suddenly: at this rate early in the run, whatever the rounding
+    muon_lr: float = 1.4e-2
+    # learn from single texts with labels (records "labels") instead of pairs
+    pointwise: bool = False
+    # weight of the language-model loss on both completions, beside the pairwise loss
+    lm_coef: float = 0.5
+    # of the real comparisons' prompts: for a second judge, which only measures
+    judge_share: float = 0.2
     best_of: int = 8  # samples a prompt for best-of-n
     response_tokens: int = 64
     eval_prompts: int = 500
@@ -147,9 +139,8 @@ class PPOConfig(AdapterConfig):
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
-    kl_target: float = (
-        0.0  # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
-    )
+    # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
+    kl_target: float = 0.0
     kl_horizon: int = 640  # responses in which it may grow by a fifth
     gamma: float = 1.0
     lam: float = 0.95

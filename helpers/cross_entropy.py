@@ -51,9 +51,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             target = torch.where(real, targets[chunk], 0)[:, None]  # (n, 1)
             total -= torch.where(real, logprobs.gather(1, target)[:, 0], 0.0).sum()
             if learns:
-                d_logits = (
-                    logprobs.exp_()
-                )  # of -logprobs[target]: the probabilities, less 1 at the target
+                # of -logprobs[target]: the probabilities, less 1 at the target
+                d_logits = logprobs.exp_()
                 d_logits.scatter_add_(1, target, d_logits.new_full((1, 1), -1.0).expand_as(target))
                 d_logits = d_logits.mul_(real[:, None]).to(scores.dtype)
                 d_hidden[chunk] = d_logits @ weight.to(scores.dtype)

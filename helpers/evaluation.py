@@ -172,9 +172,8 @@ def ratio_ci95(
         [places[name] for name in (range(len(totals)) if groups is None else groups)]
     )
     sums = torch.zeros(len(places), 2, dtype=torch.float64)
-    sums.index_add_(
-        0, index, torch.stack([totals.double(), counts.double()], 1)
-    )  # a row for each group
+    # a row for each group
+    sums.index_add_(0, index, torch.stack([totals.double(), counts.double()], 1))
     generator, found = torch.Generator().manual_seed(seed), []
     for _ in range(0, resamples, RESAMPLED_TOGETHER):
         draws = torch.randint(len(sums), (RESAMPLED_TOGETHER, len(sums)), generator=generator)

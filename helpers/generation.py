@@ -40,12 +40,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True)
     probs = ordered.softmax(dim=-1)
-    before = (
-        probs.cumsum(dim=-1) - probs
-    )  # what the likelier tokens hold: 0 for the first, so one always stays
-    cut = torch.zeros_like(logits, dtype=torch.bool).scatter(
-        -1, order, before >= p
-    )  # back in vocabulary order
+    # what the likelier tokens hold: 0 for the first, so one always stays
+    before = probs.cumsum(dim=-1) - probs
+    # back in vocabulary order
+    cut = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
     return logits.masked_fill(cut, -math.inf)
 
 
@@ -56,9 +54,8 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
     u (B,): a random number in [0, 1) for each row, where torch.multinomial takes V of them: about
     ten times faster.
     """
-    edges = (
-        logits.softmax(dim=-1).double().cumsum(dim=-1)
-    )  # double: thousands of small steps, without rounding
+    # double: thousands of small steps, without rounding
+    edges = logits.softmax(dim=-1).double().cumsum(dim=-1)
     point = u[:, None] * edges[:, -1:]  # (B, 1): the last edge is 1, but for rounding
     return torch.searchsorted(edges, point, right=True).squeeze(1)  # (B,) the first edge above it
 
@@ -125,9 +122,8 @@ class Samples:
 def up_to_end(written: Tensor, eos_id: int, pad_id: int) -> Samples:
     """Responses from rows (B, R) that may go on behind their end of text, or end in pads."""
     ends = (written == eos_id).long()
-    ids = written.masked_fill(
-        ends.cumsum(1) > ends, pad_id
-    )  # an end of text came before this token
+    # an end of text came before this token
+    ids = written.masked_fill(ends.cumsum(1) > ends, pad_id)
     mask = ids != pad_id
     longest = int(mask.sum(1).max())
     return Samples(ids[:, :longest], mask[:, :longest], ends.any(dim=1))
@@ -142,9 +138,8 @@ def in_dtype(model: GPT, dtype: torch.dtype) -> GPT:
     rounded = {
         id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()
     }
-    return copy.deepcopy(
-        model, rounded
-    )  # these are taken instead of copies: no second set of large weights
+    # these are taken instead of copies: no second set of large weights
+    return copy.deepcopy(model, rounded)
 
 
 @torch.no_grad()
@@ -200,9 +195,8 @@ def sample(
                 break
             if use_cache and len(rows) < len(going):
                 cache.keep(going)
-        unread = ids[
-            rows, cache.length if use_cache else 0 : P + t
-        ]  # the prompt, then a token at a time
+        # the prompt, then a token at a time
+        unread = ids[rows, cache.length if use_cache else 0 : P + t]
         hidden = model.hidden(unread, mask[rows, : P + t], cache=cache, last=True)  # (b, 1, C)
         logits = model.logits(hidden[:, 0])  # (b, V)
         logits[:, pad_id] = -math.inf

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear with this weight (out, in) and a copy of this bias, (out,) or None."""
-    linear = nn.Linear(
-        *weight.T.shape, bias=False, device="meta"
-    )  # no memory, and no random numbers drawn
+    # no memory, and no random numbers drawn
+    linear = nn.Linear(*weight.T.shape, bias=False, device="meta")
     linear.weight = nn.Parameter(weight.detach())
     linear.bias = None if bias is None else nn.Parameter(bias.detach().clone())
     return linear
@@ -42,9 +41,8 @@ class LoRALinear(nn.Module):
             raise ValueError(f"alpha must be a number above 0, not {alpha!r}")
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
         self.merged = None  # or an nn.Linear that does the work of all three matrices
-        A = nn.init.kaiming_uniform_(
-            torch.empty(rank, base.in_features), a=math.sqrt(5)
-        )  # as peft; paper: Gaussian
+        # as peft; paper: Gaussian
+        A = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5))
         self.lora_A = nn.Parameter(A.to(base.weight.device))  # (r, in)
         self.lora_B = nn.Parameter(self.lora_A.new_zeros(base.out_features, rank))  # (out, r)
 
@@ -97,9 +95,8 @@ def linear_layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Modu
     }
     for target in targets:
         if not any(name.endswith(f".{target}") for name in layers):
-            there = sorted(
-                {".".join(name.split(".")[-2:]) for name in layers}
-            )  # attn.c_attn of h.0.attn.c_attn
+            # attn.c_attn of h.0.attn.c_attn
+            there = sorted({".".join(name.split(".")[-2:]) for name in layers})
             raise ValueError(
                 f"no layer of the blocks is called {target!r}; there are {', '.join(there)}"
             )
@@ -155,6 +152,5 @@ def shared_copy(model: nn.Module) -> nn.Module:
     reference.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(
-        model, {id(tensor): tensor for tensor in tensors}
-    )  # "copied already": each is itself
+    # "copied already": each is itself
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -156,9 +156,8 @@ def kl_full(logits: Tensor, ref_logits: Tensor) -> Tensor:
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     ref_logprobs = torch.log_softmax(ref_logits.float(), dim=-1)
     probs = logprobs.exp()
-    return (probs * torch.where(probs > 0, logprobs - ref_logprobs, 0.0)).sum(
-        -1
-    )  # 0 log 0 = 0, also for -inf logits
+    # 0 log 0 = 0, also for -inf logits
+    return (probs * torch.where(probs > 0, logprobs - ref_logprobs, 0.0)).sum(-1)
 
 
 # ---------------- PPO
@@ -176,12 +175,10 @@ def token_rewards(
         raise ValueError(
             "token_rewards: a response has no real token, so its score has nowhere to land"
         )
-    rewards = torch.where(
-        mask, 0.0 - kl_coef * kl_k1(logprobs, ref_logprobs), 0.0
-    )  # (B, R); "0.0 -" avoids a "-0."
-    last = (
-        mask.sum(dim=1) - 1
-    )  # (B,): index of the last real token (the EOS, if the response stopped)
+    # (B, R); "0.0 -" avoids a "-0."
+    rewards = torch.where(mask, 0.0 - kl_coef * kl_k1(logprobs, ref_logprobs), 0.0)
+    # (B,): index of the last real token (the EOS, if the response stopped)
+    last = mask.sum(dim=1) - 1
     rewards[torch.arange(len(last), device=last.device), last] += scores
     return rewards
 
@@ -206,9 +203,8 @@ def gae(
     advantages = torch.zeros_like(values)
     advantage = next_value = torch.zeros_like(values[:, 0])  # (B,)
     for t in reversed(range(values.shape[1])):
-        delta = (
-            rewards[:, t] + gamma * next_value - values[:, t]
-        )  # stays 0 until the first real token from the right
+        # stays 0 until the first real token from the right
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
         advantage = delta + gamma * lam * advantage
         advantages[:, t] = advantage
         next_value = values[:, t]
@@ -228,9 +224,8 @@ def clipped_policy_loss(
     of tokens where the clipped branch wins, which get no gradient. Source: Schulman et al. 2017,
     equation 7.
     """
-    log_ratio = torch.where(
-        mask, logprobs - old_logprobs, 0.0
-    )  # masked before exp: a NaN at a pad has no gradient
+    # masked before exp: a NaN at a pad has no gradient
+    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)

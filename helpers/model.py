@@ -94,9 +94,8 @@ def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> 
     """
     T, S = q.size(-2), k.size(-2)
     if bias is None and 1 < T < S:
-        bias = hide(
-            visible(T, S, device=q.device), q.dtype
-        )  # the kernel's own causal mask knows no cached keys
+        # the kernel's own causal mask knows no cached keys
+        bias = hide(visible(T, S, device=q.device), q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and T > 1)
 
 
@@ -115,9 +114,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.heads = config.heads
-        self.c_attn = nn.Linear(
-            config.channels, 3 * config.channels
-        )  # query, key and value in one product
+        # query, key and value in one product
+        self.c_attn = nn.Linear(config.channels, 3 * config.channels)
         self.c_proj = nn.Linear(config.channels, config.channels)
 
     def forward(
@@ -168,9 +166,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *attention, keep=None, last: bool = False) -> Tensor:
         gathered = self.attn(self.ln_1(x), *attention, last=last)  # (B, T or 1, C)
         x = (x[:, -1:] if last else x) + gathered
-        x = (
-            x if keep is None else x[keep]
-        )  # the MLP takes every token by itself, so some can be left out
+        # the MLP takes every token by itself, so some can be left out
+        x = x if keep is None else x[keep]
         return x + self.mlp(self.ln_2(x))
 
 
@@ -232,9 +229,8 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.attention = "auto"  # or "explicit", or "sdpa"
-        self.checkpointing = (
-            False  # True: keep no activations inside a block, but work them out again for gradients
-        )
+        # True: keep no activations inside a block, but work them out again for gradients
+        self.checkpointing = False
         self.wte = nn.Embedding(config.vocab_size, config.channels)  # which token
         self.wpe = nn.Embedding(config.context, config.channels)  # at which position
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -266,9 +262,8 @@ class GPT(nn.Module):
         x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
             final = block is self.h[-1]
-            run = (
-                block if cache is None else block.forward
-            )  # not compiled: a cache changes its shape at every token
+            # not compiled: a cache changes its shape at every token
+            run = block if cache is None else block.forward
             run = partial(checkpoint, block, use_reentrant=False) if self.checkpointing else run
             store = None if cache is None else partial(cache.append, layer)
             x = run(x, bias, store, attend, keep=keep if final else None, last=last and final)
@@ -309,15 +304,13 @@ class RewardModel(nn.Module):
     def values(self, ids: Tensor, attention_mask=None, position_ids=None, keep=None) -> Tensor:
         """One float32 number a token, (B, T); arguments as `GPT.hidden`."""
         hidden = self.gpt.hidden(ids, attention_mask, position_ids, keep=keep).float()  # (B, T, C)
-        return (hidden * self.score.weight[0]).sum(
-            -1
-        )  # not a matmul, which autocast would round to 16 bits
+        # not a matmul, which autocast would round to 16 bits
+        return (hidden * self.score.weight[0]).sum(-1)
 
     def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores (B,), read at the last real token. attention_mask (B, T), pads on either side."""
-        pads_left = not attention_mask[
-            :, 0
-        ].all()  # pads on the right come later: being causal hides them
+        # pads on the right come later: being causal hides them
+        pads_left = not attention_mask[:, 0].all()
         last = torch.arange(len(ids), device=ids.device), last_real_token(attention_mask)
         return self.values(ids, attention_mask if pads_left else None, keep=last)
 

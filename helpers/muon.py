@@ -22,9 +22,8 @@ def orthogonal(G: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = G.size(1) > G.size(2)
     X = G.mT if tall else G  # lying: then X X^T is as small as can be
-    X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(
-        dtype
-    )  # now no singular value is above 1
+    # now no singular value is above 1
+    X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(steps):
         A = X @ X.mT
         P = torch.baddbmm(A, A, A, beta=b, alpha=c)  # b A + c A A
@@ -63,12 +62,10 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for (m, n), matrices in alike.items():
-                means = torch.stack(
-                    [self.mean(matrix, group["momentum"]) for matrix in matrices]
-                )  # (N, m, n)
-                rate = (
-                    group["lr"] * max(1, m / n) ** 0.5
-                )  # an orthogonal tall matrix has small entries
+                # (N, m, n)
+                means = torch.stack([self.mean(matrix, group["momentum"]) for matrix in matrices])
+                # an orthogonal tall matrix has small entries
+                rate = group["lr"] * max(1, m / n) ** 0.5
                 for matrix, update in zip(
                     matrices, orthogonal(means, dtype=self.dtype), strict=True
                 ):

@@ -34,9 +34,8 @@ def sinusoidal_start(model: GPT) -> None:
     start differs from GPT-2.
     """
     context, channels = model.wpe.weight.shape
-    rates = context ** -(
-        torch.arange(0, channels, 2) / channels
-    )  # radians a token, from 1 down to 1 / context
+    # radians a token, from 1 down to 1 / context
+    rates = context ** -(torch.arange(0, channels, 2) / channels)
     angles = torch.arange(context)[:, None] * rates  # (context, C / 2)
     model.wpe.weight.copy_(0.02 * 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1))
 

@@ -47,12 +47,10 @@ def nf4_from_quantiles() -> list[float]:
     2e-7, the rounding of float32.
     """
     quantile, outermost = NormalDist().inv_cdf, 1 - (1 / 32 + 1 / 30) / 2  # 0.9677
-    above = [
-        quantile(outermost + (0.5 - outermost) * step / 8) for step in range(8)
-    ]  # 8 values, the largest first
-    below = [
-        -quantile(outermost + (0.5 - outermost) * step / 7) for step in range(7)
-    ]  # 7 values, the least first
+    # 8 values, the largest first
+    above = [quantile(outermost + (0.5 - outermost) * step / 8) for step in range(8)]
+    # 7 values, the least first
+    below = [-quantile(outermost + (0.5 - outermost) * step / 7) for step in range(7)]
     return [value / above[0] for value in [*below, 0.0, *reversed(above)]]
 
 
@@ -79,13 +77,11 @@ def quantize_nf4(weight: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
     flat = weight.detach().reshape(-1).float()
     if not flat.isfinite().all():
         raise ValueError("a weight with NaN or infinity cannot be quantised")
-    blocks = in_blocks(
-        flat, block
-    )  # (N, block): one outlier spoils 64 numbers, not the whole weight
+    # (N, block): one outlier spoils 64 numbers, not the whole weight
+    blocks = in_blocks(flat, block)
     absmax = blocks.abs().amax(dim=1)  # (N,)
-    scaled = (
-        blocks * (1 / absmax.clamp(min=torch.finfo().tiny))[:, None]
-    )  # in [-1, 1]; a block of zeros stays 0
+    # in [-1, 1]; a block of zeros stays 0
+    scaled = blocks * (1 / absmax.clamp(min=torch.finfo().tiny))[:, None]
     values = torch.tensor(NF4, device=flat.device)
     borders = (values[:-1] + values[1:]) / 2  # (15,) half-way between neighbours
     codes = torch.bucketize(scaled, borders, out_int32=True).to(torch.uint8)  # (N, block), 0 to 15
@@ -167,9 +163,8 @@ class NF4Linear(nn.Module):
         self.register_buffer("absmax_codes", absmax_codes)  # int8 (N,)
         self.register_buffer("absmax_scales", absmax_scales)  # (ceil(N / 256),)
         self.register_buffer("absmax_mean", absmax_mean)  # ()
-        self.register_buffer(
-            "bias", None if linear.bias is None else linear.bias.detach().clone()
-        )  # (out,)
+        # (out,)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
     @property
     def weight(self) -> Tensor:
@@ -225,9 +220,8 @@ def nf4_bytes(numbers: int, block: int = 64) -> int:
     quantised absmax.
     """
     absmax = -(-numbers // block)  # rounded up
-    return (
-        -(-numbers // 2) + absmax + 4 * -(-absmax // 256) + 4
-    )  # codes; absmax in 8 bits, their scales, their mean
+    # codes; absmax in 8 bits, their scales, their mean
+    return -(-numbers // 2) + absmax + 4 * -(-absmax // 256) + 4
 
 
 def memory_bytes(model: nn.Module) -> int:

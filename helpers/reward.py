@@ -68,12 +68,10 @@ def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
         for part in ("prompt", "chosen")
     )
     t = torch.arange(ids.size(1))  # (T,)
-    part = (t >= P).long() + (
-        t >= P + A
-    ).long()  # (B, T): 0 prompt, 1 chosen, 2 rejected (and pads)
-    sees = (part[:, None] == 0) | (
-        part[:, None] == part[:, :, None]
-    )  # the prompt, and one's own completion
+    # (B, T): 0 prompt, 1 chosen, 2 rejected (and pads)
+    part = (t >= P).long() + (t >= P + A).long()
+    # the prompt, and one's own completion
+    sees = (part[:, None] == 0) | (part[:, None] == part[:, :, None])
     positions = torch.where(part == 2, t - A, t) * mask
     last = mask.sum(1, keepdim=True) - 1
     ends = torch.cat([P + A - 1, last], dim=1)

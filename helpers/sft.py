@@ -46,9 +46,8 @@ def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
     ids, mask (B, T). A summary is a quarter of its row, so three quarters of the (B, T, V) logits
     are never made.
     """
-    guesses = F.pad(
-        completion_mask[:, 1:], (0, 1)
-    )  # position t guesses token t+1, the last one nothing
+    # position t guesses token t+1, the last one nothing
+    guesses = F.pad(completion_mask[:, 1:], (0, 1))
     hidden = model.hidden(ids, keep=guesses)  # (completion tokens, C)
     return token_cross_entropy(hidden, model.wte.weight, ids[:, 1:][completion_mask[:, 1:]])
 
