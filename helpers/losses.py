@@ -219,7 +219,7 @@ def clipped_policy_loss(
     # Masked before exp, so that a NaN at a pad does not reach the gradient.
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
     ratio = log_ratio.exp()
-    # The larger loss of the two: leaving the clip range is never rewarded, but always corrected.
+    # The larger loss of the two: no reward for leaving the clip range, but mistakes still count.
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = masked_mean(torch.maximum(unclipped, clipped), mask)

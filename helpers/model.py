@@ -160,7 +160,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: attention, then MLP; each reads a normalised x and is added to x."""
+    """Transformer block: attention, then MLP, each applied to a normalised x and added to x."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -181,7 +181,7 @@ def init_weights(model: nn.Module, layers: int) -> None:
     """GPT-2's initialisation: weights from N(0, 0.02), biases 0, LayerNorm gains 1.
 
     The output projections (c_proj) are smaller by a factor of sqrt(2 layers), because each block
-    adds two of them to x.
+    adds two of their outputs to x.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -84,7 +84,7 @@ def quantize_nf4(weight: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
     values = torch.tensor(NF4, device=flat.device)
     borders = (values[:-1] + values[1:]) / 2  # (15,): midpoints between neighbours
     codes = torch.bucketize(scaled, borders, out_int32=True).to(torch.uint8)  # (N, block), 0 to 15
-    # Drop the padding of the last block, but for one code if n is odd, and pack two per byte.
+    # Drop the padding of the last block (all but one code, if n is odd) and pack two per byte.
     pairs = codes.view(-1)[: flat.numel() + flat.numel() % 2].view(-1, 2)  # (ceil(n / 2), 2)
     return pairs[:, 0] << 4 | pairs[:, 1], absmax
 

@@ -1,4 +1,4 @@
-"""Rollouts: responses of the policy, with scores and all else PPO needs (taught in 3-PPO)."""
+"""Rollouts: the policy's responses, with everything that PPO learns from (taught in 3-PPO)."""
 
 from dataclasses import dataclass, replace
 
@@ -78,7 +78,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A batch, and all that PPO needs of it: tensors are (B, R), one number per response token."""
+    """A batch and the tensors PPO learns from, (B, R) unless noted: one number per token."""
 
     batch: Batch
     scores: Tensor  # (B,): the reward model's, replaced where the EOS is missing
