@@ -1,15 +1,15 @@
 """`python -m helpers COMMAND [options]`: everything that can be done without a notebook.
 
-    course      the four notebooks in order, headless, with a report
-    pretrain    0-Pretrain's stage alone        sft     1-SFT's
-    reward      2-RM-Training's                 ppo     3-PPO's
-    launch      a stage in several processes on this machine
-    shards      documents as files of tokens, for more text than fits the memory
-    fetch       a track's rows from the Hub into a folder
-    import      weights from elsewhere as a model folder
-    publish     a checkpoint to the Hugging Face Hub
-    hellaswag   HellaSwag of a checkpoint
-    budget      minutes and memory that the GPU presets are counted to take
+    course      run the four notebooks in order, headless, and write a report
+    pretrain    run the stage of 0-Pretrain     sft     that of 1-SFT
+    reward      that of 2-RM-Training           ppo     that of 3-PPO
+    launch      run a stage in several processes on this machine
+    shards      write documents as files of tokens, for more text than fits into memory
+    fetch       download a track's rows from the Hub into a folder
+    import      convert weights from elsewhere into a model folder
+    publish     upload a checkpoint to the Hugging Face Hub
+    hellaswag   evaluate a checkpoint on HellaSwag
+    budget      print the estimated minutes and memory of the GPU presets
 
 `python -m helpers COMMAND --help` lists a command's options.
 """
@@ -18,7 +18,7 @@ import difflib
 import importlib
 import sys
 
-# command -> module and function; a module is imported only when its command runs
+# Module and function of each command. A module is imported only when its command runs.
 COMMANDS = {
     "course": ("helpers.run.headless", "main"),
     "pretrain": ("helpers.stages.pretrain", "main"),
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Run a command; an unknown one ends with one line and exit code 2."""
+    """Run a command; an unknown one prints one line and returns exit code 2."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())

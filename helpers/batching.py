@@ -1,6 +1,4 @@
-"""Rows of different lengths as rectangles: padding on either side, batches of similar length,
-checks of prompts.
-"""
+"""Batches from token rows of different lengths: padding, length buckets, checks of prompts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +8,9 @@ from torch import Tensor
 
 
 class Batches(Sequence):
-    """The batches of a plan (which rows each step reads), made by `make(rows)` only when they are
-    asked for.
+    """A lazy sequence of batches: `make(rows)` builds a batch when it is indexed.
+
+    plan: the row indices of each step's batch. A slice is again a `Batches`.
     """
 
     def __init__(self, plan: list[list[int]], make: Callable[[list[int]], Any]):
@@ -21,26 +20,21 @@ class Batches(Sequence):
         return len(self.plan)
 
     def __getitem__(self, step):
-        return (
-            Batches(self.plan[step], self.make)
-            if isinstance(step, slice)
-            else self.make(self.plan[step])
-        )
+        if isinstance(step, slice):
+            return Batches(self.plan[step], self.make)
+        return self.make(self.plan[step])
 
 
 def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token rows as ids and mask, both (B, T), pads before the tokens: for prompts, which go on at
-    the right.
-    """
+    """Token rows as ids and mask (B, T), pads before the tokens: for prompts to be continued."""
     return pad_rows(rows, pad_id, left=True)
 
 
 def right_pad(rows: list[list[int]], pad_id: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Token rows as ids and mask, both (B, T), pads after the tokens: for training, where being
-    causal hides them.
+    """Token rows as ids and mask (B, T), pads after the tokens: for training.
 
-    T is rounded up to a multiple of `multiple`: kernels are prepared once a shape, so few shapes
-    save time and memory.
+    The causal mask already excludes pads on the right. T is rounded up to a multiple of `multiple`:
+    kernels are set up once per shape, so fewer shapes save time and memory.
     """
     return pad_rows(rows, pad_id, left=False, multiple=multiple)
 
@@ -48,12 +42,15 @@ def right_pad(rows: list[list[int]], pad_id: int, multiple: int = 1) -> tuple[Te
 def pad_rows(
     rows: list[list[int]], pad_id: int, left: bool, multiple: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """ids (B, T) int64 and mask (B, T) bool, True = real token; T fits the longest row. ValueError
-    without rows.
+    """Token rows as ids (B, T), int64, and mask (B, T), bool, True = real token.
+
+    T is the length of the longest row, rounded up to a multiple of `multiple`. Raises ValueError if
+    there are no rows.
     """
     if not rows:
         raise ValueError("no rows to pad")
-    width = -(-max(len(row) for row in rows) // multiple) * multiple
+    longest = max(len(row) for row in rows)
+    width = -(-longest // multiple) * multiple  # rounded up
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -66,23 +63,24 @@ def pad_rows(
 def length_buckets(
     lengths: list[int], batch_size: int, generator: torch.Generator | None = None
 ) -> list[list[int]]:
-    """Row indices in batches of similar length, so that little of a batch is padding.
+    """Row indices in batches of similar length, so that a batch needs little padding.
 
-    Every index comes once and all batches but one are full. Rows of one length, and the batches,
-    come in random order. Raises ValueError when batch_size is below 1.
+    Every index occurs once, and all batches but one are full. Rows of equal length are in random
+    order, and so are the batches. Raises ValueError if batch_size is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     shuffled = torch.randperm(len(lengths), generator=generator).tolist()
-    by_length = sorted(shuffled, key=lambda i: lengths[i])  # stable: equal lengths stay shuffled
+    by_length = sorted(shuffled, key=lambda i: lengths[i])  # stable, so equal lengths stay shuffled
     batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     order = torch.randperm(len(batches), generator=generator).tolist()
     return [batches[i] for i in order]
 
 
 def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """Which rows make up each step's batch: all rows once an epoch, in a new random order each
-    time.
+    """The rows of each step's batch: every row once per epoch, in a new random order each time.
+
+    A fractional epoch takes that share of the batches.
     """
     generator = torch.Generator().manual_seed(seed)
     plan: list[list[int]] = []
@@ -94,16 +92,15 @@ def batch_plan(lengths: list[int], batch_size: int, epochs: float, seed: int) ->
 
 
 def rows_at_once(rows: list[list[int]], vocab_size: int, most: int = 50) -> int:
-    """How many rows to read at once, when each token's logits (V,) are kept: `most`, or what a
-    gigabyte holds.
-    """
+    """How many rows to read at once: at most `most`, and at most 1 GB of logits (V per token)."""
     longest = max(len(row) for row in rows)
-    return max(1, min(most, 2**28 // (longest * vocab_size)))  # float32: 4 bytes each
+    return max(1, min(most, 2**28 // (longest * vocab_size)))  # 2^28 float32 numbers are 1 GB
 
 
 def check_prompts(prompt_mask: Tensor, max_new_tokens: int, context: int) -> None:
-    """Raise ValueError, in one line, unless prompts (B, P) can be continued: real tokens, left
-    pads, room enough.
+    """Raise ValueError unless prompts (B, P) can be continued.
+
+    Each needs a real token, pads only on the left, and room for the new tokens in the context.
     """
     if prompt_mask.size(0) == 0:
         raise ValueError("no prompts to continue")

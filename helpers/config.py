@@ -1,30 +1,27 @@
-"""Every setting of every stage: one frozen dataclass a stage. Their defaults are the preset
-`cpu`.
-"""
+"""The settings of every stage, one frozen dataclass per stage; the defaults are preset `cpu`."""
 
 from dataclasses import dataclass
 
-# What SFT and PPO train: all weights, adapters, or adapters on 4-bit weights
+# What SFT and PPO train: all weights, adapters, or adapters on 4-bit weights.
 ADAPTERS = ("full", "lora", "qlora")
-SOURCES = ("embedded", "local", "hub")  # the track's own world, a folder, the Hugging Face Hub
+SOURCES = ("embedded", "local", "hub")  # the generated world, a folder, the Hugging Face Hub
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """0-Pretrain: a GPT-2 from random weights on documents."""
+    """0-Pretrain: train a GPT-2 from random weights on documents."""
 
     layers: int = 4
     heads: int = 4
-    channels: int = 128  # width
+    channels: int = 128  # width of the model
     context: int = 256  # tokens: longest document, or prompt and response together
-    # tokens of the vocabulary made from real rows (embedded worlds have their own); 0: GPT-2's
+    # Size of the vocabulary trained on real rows; 0: GPT-2's. Embedded worlds bring their own.
     vocabulary: int = 4096
     documents: int = 16_000  # training documents, each read `epochs` times
     eval_documents: int = 500  # held-out documents for the loss
     epochs: float = 1.0
-    batch_size: int = 16  # documents a step
-    # of these, how many the memory holds at once (0: all); the step stays the same
-    micro_batch: int = 0
+    batch_size: int = 16  # documents per step
+    micro_batch: int = 0  # documents in memory at once (0: the whole batch); same step
     lr: float = 1e-2  # AdamW: embeddings, norms, biases
     muon_lr: float = 2e-2  # Muon: matrices of the blocks
     seed: int = 0
@@ -38,19 +35,13 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What SFT and PPO train: the whole model, or thin matrices beside its frozen weights
-    (adapters).
-    """
+    """What SFT and PPO train: the whole model, or low-rank adapters next to frozen weights."""
 
     adapter: str = "full"  # or "lora", or "qlora": lora with the matrices of the blocks in 4 bits
     rank: int = 8  # r, the short side of A and B
-    alpha: float = 16.0  # what B A adds to a weight is multiplied by alpha / rank
-    targets: tuple[str, ...] = (
-        "c_attn",
-        "c_proj",
-        "c_fc",
-    )  # linear layers of the blocks that get an adapter
-    # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it learns
+    alpha: float = 16.0  # the update B A is multiplied by alpha / rank
+    targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")  # layers of the blocks to adapt
+    # AdamW: A and B (Muon gains nothing on thin matrices), and the embedding if it is trained.
     adapter_lr: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -75,44 +66,42 @@ class AdapterConfig:
 class SFTConfig(AdapterConfig):
     """1-SFT: the base model learns the completion of a prompt from demonstrations."""
 
-    # the base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/run/base_model.py)
+    # The base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/run/base_model.py).
     init: str = "pretrain"
     demonstrations: int = 12_000
-    copying_rows: int = 0  # before, on real posts: practice in copying (helpers/stages/copying.py),
-    # and the posts read as documents; SFT then learns their titles beside their summaries
+    # Before SFT, on real posts: rows of copying practice (helpers/stages/copying.py), and epochs
+    # over the posts as documents. SFT then learns the posts' titles as well as their summaries.
+    copying_rows: int = 0
     adapt_epochs: float = 0.0
-    # beside adapters: a frozen embedding can't learn words that pretraining never met
+    # With adapters: a frozen embedding cannot learn words that pretraining never saw.
     train_embeddings: bool = True
     epochs: float = 1.0
-    batch_size: int = 16  # demonstrations a step
-    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
+    batch_size: int = 16  # demonstrations per step
+    micro_batch: int = 0  # demonstrations in memory at once (0: the whole batch)
     lr: float = 3e-3
     muon_lr: float = 1e-2
     response_tokens: int = 64  # longest sampled response
-    eval_prompts: int = 500  # held-out prompts that are sampled and judged
+    eval_prompts: int = 500  # held-out prompts whose responses are evaluated
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """2-RM-Training: the SFT model with a scalar head learns which of two completions annotators
-    prefer.
-    """
+    """2-RM-Training: the SFT model with a scalar head learns which completion annotators prefer."""
 
     comparisons: int = 15_000
     epochs: float = 1.0
-    batch_size: int = 32  # pairs a step: to see that two words are the same takes a steady gradient
-    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
+    # Pairs per step: learning to match words between post and summary takes a low-noise gradient.
+    batch_size: int = 32
+    micro_batch: int = 0  # pairs in memory at once (0: the whole batch)
     lr: float = 3e-3
-    # reading facts comes suddenly: at this rate early in the run, whatever the rounding
+    # Fact checking is learned suddenly; at this rate early in the run, whatever the rounding.
     muon_lr: float = 1.4e-2
-    # learn from single texts with labels (records "labels") instead of pairs
-    pointwise: bool = False
-    # weight of the language-model loss on both completions, beside the pairwise loss
-    lm_coef: float = 0.5
-    # of the real comparisons' prompts: for a second judge, which only measures
+    pointwise: bool = False  # learn from single labelled texts (records "labels"), not from pairs
+    lm_coef: float = 0.5  # weight of the language-model loss on both completions
+    # Share of the real comparisons' prompts that trains a second judge, used only to evaluate.
     judge_share: float = 0.2
-    best_of: int = 8  # samples a prompt for best-of-n
+    best_of: int = 8  # samples per prompt for best-of-n
     response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0
@@ -124,29 +113,27 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class PPOConfig(AdapterConfig):
-    """3-PPO: the policy learns from the reward model's scores, held near the SFT model by a KL
-    penalty.
-    """
+    """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
     iterations: int = 22
-    rollout_size: int = 64  # prompts, with one response each, an iteration
-    minibatch_size: int = 32  # responses a gradient step
-    micro_batch: int = 0  # of these, how many the memory holds at once (0: all)
-    epochs: int = 2  # times that each rollout is used
+    rollout_size: int = 64  # prompts per iteration, with one response each
+    minibatch_size: int = 32  # responses per gradient step
+    micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
+    epochs: int = 2  # passes over each rollout
     lr: float = 1e-3
     muon_lr: float = 2e-3
-    # AdamW throughout: cheaper than Muon, and it follows the returns of a moving policy faster
+    # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3
     kl_coef: float = 0.3  # weight of the per-token KL penalty in the reward (score units per nat)
-    # nats per response: kl_coef is moved towards a KL of so much; 0: it stays as it is
+    # Nats per response: kl_coef is adapted until the KL is near this target; 0: kl_coef is fixed.
     kl_target: float = 0.0
-    kl_horizon: int = 640  # responses in which it may grow by a fifth
+    kl_horizon: int = 640  # responses in which kl_coef can grow by a fifth
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2  # of the probability ratio
     value_clip: float = 0.2  # in score units
-    missing_eos_score: float = -3.0  # replaces the score of a response that never ended
+    missing_eos_score: float = -3.0  # replaces the score of a response without an EOS
     response_tokens: int = 64
     eval_prompts: int = 500
     seed: int = 0

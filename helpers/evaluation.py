@@ -1,6 +1,4 @@
-"""Held-out measurements: entropy floor, sampled responses judged by the gold reward, bootstrap
-intervals.
-"""
+"""Held-out evaluation: entropy floor, gold reward of sampled responses, bootstrap intervals."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,24 +14,21 @@ from helpers.model import GPT
 from helpers.records import Prompt
 from helpers.tokenizer import Tokenizer
 
-RESAMPLED_TOGETHER = 100  # resamples in memory at once
+RESAMPLES_AT_ONCE = 100  # in memory
 
 
 def entropy_floor(logprobs: Sequence[float], tokens: int) -> float:
-    """Nats per token that no model can go below on average: minus the true log-probability over the
-    tokens.
+    """The loss, in nats per token, that no model can beat on average.
 
-    `logprobs` are the texts' own, in nats, by the world that wrote them; `tokens` counts the
-    predicted tokens.
+    logprobs: the true log-probability of each text, in nats, under the world that generated it;
+    tokens: the total number of predicted tokens.
     """
     return -sum(logprobs) / tokens
 
 
 @dataclass(frozen=True)
 class Responses:
-    """One response to each of N prompts: token ids without padding, texts, and what the gold reward
-    says of them.
-    """
+    """One response to each of N prompts: token ids without padding, and texts."""
 
     prompts: list[Prompt]
     ids: list[list[int]]
@@ -47,7 +42,7 @@ class Responses:
 
     @property
     def known(self) -> bool:
-        """Whether the facts behind the prompts are known, and with them the gold reward."""
+        """Whether the facts behind the prompts are known, so that there is a gold reward."""
         return all(prompt.facts is not None for prompt in self.prompts)
 
     @property
@@ -57,7 +52,7 @@ class Responses:
 
     @property
     def stop_rate(self) -> float:
-        """Share of the responses that came to their end of text."""
+        """Share of the responses that have an EOS."""
         return sum(self.stopped) / len(self.stopped)
 
     @property
@@ -79,9 +74,7 @@ class Responses:
         return Responses(*([column[i] for i in rows] for column in columns))
 
     def report(self) -> dict:
-        """What can be said of them: stop rate and length, and the gold reward and flaws where it is
-        known.
-        """
+        """Stop rate and length, and where facts are known the mean gold reward and flaws."""
         report = {"stop_rate": self.stop_rate, "words": self.words}
         if self.known:
             report |= {"gold_reward": self.gold.mean().item(), "flaws": self.flaws()}
@@ -93,9 +86,7 @@ class Responses:
 
 
 def judge(prompt: Prompt, text: str) -> Judged:
-    """The gold reward of a text as a response to a prompt. Raises ValueError for a prompt whose
-    facts are unknown.
-    """
+    """The gold reward of a response to a prompt. Raises ValueError if its facts are unknown."""
     if prompt.facts is None:
         raise ValueError(
             "the gold reward needs the facts behind a prompt, and this prompt has none"
@@ -114,22 +105,21 @@ def respond(
     batch_size: int = 128,
     dtype: torch.dtype | None = None,
 ) -> Responses:
-    """Sample one response to each prompt (at temperature 1 with nothing cut off, unless told
-    otherwise). dtype: that of weights and cache meanwhile, by default the weights'.
+    """Sample one response to each prompt, by default at temperature 1, without top-k or top-p.
+
+    dtype: of weights and cache during sampling, by default the weights'.
     """
     generator = torch.Generator(model.wte.weight.device).manual_seed(seed)
     ids, stopped = [], []
     for start in range(0, len(prompts), batch_size):
-        encoded = [
-            tokenizer.encode(prompt.prompt) for prompt in prompts[start : start + batch_size]
-        ]
-        batch, mask = (
-            tensor.to(generator.device) for tensor in left_pad(encoded, tokenizer.pad_id)
+        batch = prompts[start : start + batch_size]
+        prompt_ids, prompt_mask = left_pad(
+            [tokenizer.encode(prompt.prompt) for prompt in batch], tokenizer.pad_id
         )
         samples = sample(
             model,
-            batch,
-            mask,
+            prompt_ids.to(generator.device),
+            prompt_mask.to(generator.device),
             max_new_tokens=max_new_tokens,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
@@ -137,7 +127,7 @@ def respond(
             generator=generator,
             dtype=dtype,
         )
-        ids += [row[keep].tolist() for row, keep in zip(samples.ids, samples.mask, strict=True)]
+        ids += [row[mask].tolist() for row, mask in zip(samples.ids, samples.mask, strict=True)]
         stopped += samples.stopped.tolist()
     texts = [tokenizer.decode([id_ for id_ in row if id_ != tokenizer.eos_id]) for row in ids]
     return Responses(prompts, ids, texts, stopped)
@@ -158,26 +148,21 @@ def ratio_ci95(
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[float]:
-    """95% percentile-bootstrap interval, [low, high], of sum(totals) / sum(counts); both (N,), of N
-    rows.
+    """95% percentile-bootstrap interval of sum(totals) / sum(counts): [low, high].
 
-    Such as nats over tokens. Rows of one group, such as the pairs of one prompt, are drawn
-    together, because they are not independent; without groups each row stands for itself.
+    totals, counts: (N,), such as the nats and tokens of N texts. Rows of one group, such as the
+    pairs of one prompt, are resampled together because they are not independent; without groups,
+    every row is its own group.
     """
-    places = {
-        name: i
-        for i, name in enumerate(dict.fromkeys(range(len(totals)) if groups is None else groups))
-    }
-    index = torch.tensor(
-        [places[name] for name in (range(len(totals)) if groups is None else groups)]
-    )
-    sums = torch.zeros(len(places), 2, dtype=torch.float64)
-    # a row for each group
+    groups = range(len(totals)) if groups is None else groups
+    group_index = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    index = torch.tensor([group_index[name] for name in groups])  # (N,)
+    sums = torch.zeros(len(group_index), 2, dtype=torch.float64)  # total and count of each group
     sums.index_add_(0, index, torch.stack([totals.double(), counts.double()], 1))
-    generator, found = torch.Generator().manual_seed(seed), []
-    for _ in range(0, resamples, RESAMPLED_TOGETHER):
-        draws = torch.randint(len(sums), (RESAMPLED_TOGETHER, len(sums)), generator=generator)
+    generator, ratios = torch.Generator().manual_seed(seed), []
+    for _ in range(0, resamples, RESAMPLES_AT_ONCE):
+        draws = torch.randint(len(sums), (RESAMPLES_AT_ONCE, len(sums)), generator=generator)
         total, count = sums[draws].sum(1).unbind(1)
-        found.append(total / count)
+        ratios.append(total / count)
     quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return torch.quantile(torch.cat(found)[:resamples], quantiles).tolist()
+    return torch.quantile(torch.cat(ratios)[:resamples], quantiles).tolist()

@@ -1,7 +1,7 @@
-"""LoRA by hand: a frozen weight W plus a trained product of two thin matrices, (alpha / r) B A.
+"""LoRA by hand: a frozen weight W plus a trained low-rank update, (alpha / r) B A.
 
+Shapes: W (out, in), A (r, in), B (out, r), with a layer's in and out features and the rank r.
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
-Shapes: in, out are a layer's features, r the rank: W (out, in), A (r, in), B (out, r).
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear with this weight (out, in) and a copy of this bias, (out,) or None."""
-    # no memory, and no random numbers drawn
+    # On the meta device it takes no memory and draws no random numbers.
     linear = nn.Linear(*weight.T.shape, bias=False, device="meta")
     linear.weight = nn.Parameter(weight.detach())
     linear.bias = None if bias is None else nn.Parameter(bias.detach().clone())
@@ -25,9 +25,9 @@ def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 class LoRALinear(nn.Module):
     """y = W x + b + (alpha / r) B A x, with W and b frozen (Hu et al. 2021, equation 3).
 
-    base: an nn.Linear or another layer with in_features, out_features, weight, bias (an NF4Linear
-    makes it QLoRA). B starts at 0, so a fresh adapter changes nothing. ValueError when rank or
-    alpha makes no sense.
+    base: an nn.Linear or another layer with in_features, out_features, weight and bias; with an
+    NF4Linear this is QLoRA. B is initialised to 0, so a new adapter changes nothing. Raises
+    ValueError for an invalid rank or alpha.
     """
 
     def __init__(self, base: nn.Module, rank: int, alpha: float):
@@ -40,37 +40,36 @@ class LoRALinear(nn.Module):
         if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
             raise ValueError(f"alpha must be a number above 0, not {alpha!r}")
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
-        self.merged = None  # or an nn.Linear that does the work of all three matrices
-        # as peft; paper: Gaussian
+        self.merged = None  # after `merge`: one nn.Linear in place of W, A and B
+        # Initialised as in peft; the paper uses a Gaussian.
         A = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5))
         self.lora_A = nn.Parameter(A.to(base.weight.device))  # (r, in)
         self.lora_B = nn.Parameter(self.lora_A.new_zeros(base.out_features, rank))  # (out, r)
 
     def delta(self) -> Tensor:
-        """What the adapter adds to the weight: (out, in)."""
+        """The adapter's update of the weight, (alpha / r) B A: (out, in)."""
         return self.alpha / self.rank * (self.lora_B @ self.lora_A)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) to (..., out)
         if self.merged is not None:
             return self.merged(x)
-        low = F.linear(x, self.lora_A.to(x.dtype))  # (..., r): the product B A is never made
-        return self.base(x) + self.alpha / self.rank * F.linear(low, self.lora_B.to(x.dtype))
+        # First A x, then B: cheaper than the product B A.
+        low_rank = F.linear(x, self.lora_A.to(x.dtype))  # (..., r)
+        return self.base(x) + self.alpha / self.rank * F.linear(low_rank, self.lora_B.to(x.dtype))
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the adapter into one frozen weight, W + (alpha / r) B A: no extra work a token from
-        here on.
+        """Fold the adapter into one frozen weight, W + (alpha / r) B A: no extra cost per token.
 
-        W is kept beside it, so `unmerge` is exact; subtracting B A again, as in section 4.1, would
-        round.
+        W is kept, so that `unmerge` is exact; subtracting B A again, as in section 4.1, would leave
+        rounding errors.
         """
         weight = self.base.weight
-        self.merged = plain_linear(
-            (weight + self.delta()).to(weight.dtype), self.base.bias
-        ).requires_grad_(False)
+        merged_weight = (weight + self.delta()).to(weight.dtype)
+        self.merged = plain_linear(merged_weight, self.base.bias).requires_grad_(False)
 
     def unmerge(self) -> None:
-        """Undo `merge`, to the last bit: A and B can be trained again."""
+        """Undo `merge` exactly; A and B can be trained again."""
         self.merged = None
 
 
@@ -78,11 +77,10 @@ class LoRALinear(nn.Module):
 
 
 def linear_layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Module]:
-    """The linear layers in the blocks whose name ends in a target: {"h.0.attn.c_attn": the layer,
-    ...}.
+    """Linear layers of the blocks whose name ends in a target: {"h.0.attn.c_attn": layer, ...}.
 
-    "c_proj" is attn.c_proj and mlp.c_proj. ValueError, with the names that exist, for a target that
-    is no layer's.
+    "c_proj" matches attn.c_proj and mlp.c_proj. Raises ValueError, listing the existing names, for
+    a target without a layer.
     """
     if isinstance(targets, str) or not targets:
         raise ValueError(
@@ -95,21 +93,19 @@ def linear_layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Modu
     }
     for target in targets:
         if not any(name.endswith(f".{target}") for name in layers):
-            # attn.c_attn of h.0.attn.c_attn
-            there = sorted({".".join(name.split(".")[-2:]) for name in layers})
+            # attn.c_attn for h.0.attn.c_attn
+            short_names = sorted({".".join(name.split(".")[-2:]) for name in layers})
             raise ValueError(
-                f"no layer of the blocks is called {target!r}; there are {', '.join(there)}"
+                f"no layer of the blocks is called {target!r}; there are {', '.join(short_names)}"
             )
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if name.endswith(tuple(f".{target}" for target in targets))
-    }
+    endings = tuple(f".{target}" for target in targets)
+    return {name: layer for name, layer in layers.items() if name.endswith(endings)}
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """The layers that have an adapter: {"h.0.attn.c_attn": the layer, ...}. By their parts, whoever
-    defined them.
+    """The layers with an adapter: {"h.0.attn.c_attn": layer, ...}.
+
+    Recognised by their attribute lora_A, because 1-SFT defines its own LoRALinear class.
     """
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
 
@@ -117,18 +113,15 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 def add_lora(
     model: nn.Module, rank: int, alpha: float, targets: Sequence[str] = ("c_attn",)
 ) -> int:
-    """Give the named layers of the blocks an adapter, in place, and freeze everything else.
+    """Add an adapter to the named layers of the blocks, in place, and freeze everything else.
 
-    Returns the number of trained parameters, r (in + out) a layer. Raises ValueError, before
-    anything changes, for a rank, alpha or target that makes no sense, or when there are adapters
-    already.
+    Returns the number of trained parameters, r (in + out) per layer. Raises ValueError, before
+    anything changes, for an invalid rank, alpha or target, or if the model already has adapters.
     """
     if lora_layers(model):
         raise ValueError("the model has adapters already: merge_lora first")
-    adapted = {
-        name: LoRALinear(layer, rank, alpha)
-        for name, layer in linear_layers(model, targets).items()
-    }
+    layers = linear_layers(model, targets)
+    adapted = {name: LoRALinear(layer, rank, alpha) for name, layer in layers.items()}
     model.requires_grad_(False)
     for name, layer in adapted.items():
         model.set_submodule(name, layer)
@@ -136,8 +129,9 @@ def add_lora(
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Fold every adapter into a plain nn.Linear, in place, and unfreeze the model: it saves and
-    trains as before.
+    """Fold every adapter into a plain nn.Linear, in place, and unfreeze the model.
+
+    The model can then be saved and trained like one that never had adapters.
     """
     for name, layer in lora_layers(model).items():
         layer.merge()
@@ -146,11 +140,10 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A second model made of the very same tensors: no memory but for their names.
+    """A second model that shares all tensors with the first, and so takes almost no memory.
 
-    Give one of the two adapters, and the other stays what both were: PPO's policy and its
-    reference.
+    Adapters added to one leave the other unchanged: PPO's policy and its reference.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    # "copied already": each is itself
+    # deepcopy takes these tensors as already copied and does not duplicate them.
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

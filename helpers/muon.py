@@ -1,9 +1,9 @@
-"""Muon: an optimiser in which every direction of a weight matrix learns at one speed (taught in
-0-Pretrain).
+"""Muon: an optimiser whose update moves every direction of a weight matrix by the same amount.
 
-Its steps are those of torch.optim.Muon, which takes one matrix after the other. Here all matrices
-of a shape are stacked and go together: on a CPU a sixth less time at 4 layers of 128 channels, and
-as much at 6 of 256 (`make bench`).
+It takes the same steps as torch.optim.Muon, which processes one matrix after the other. Here all
+matrices of one shape are stacked and processed together: on a CPU this takes a sixth less time with
+4 layers of 128 channels, and the same time with 6 of 256 (`make bench`). Taught in 0-Pretrain.
+
 Shapes: N matrices of m x n.
 """
 
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 
 def orthogonal(G: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """About the orthogonal matrices nearest to those of G (N, m, n), in `dtype`: singular values
-    near 1.
+    """Orthogonalise G (N, m, n) approximately, in `dtype`: same directions, singular values near 1.
 
-    Each step takes a singular value s to a s + b s^3 + c s^5 (Jordan et al. 2024, "Muon").
+    Newton-Schulz iteration: each step maps a singular value s to a s + b s^3 + c s^5.
+    Source: Jordan et al. 2024, "Muon".
     """
     a, b, c = 3.4445, -4.7750, 2.0315
+    # Transpose tall matrices, so that X X^T is as small as possible.
     tall = G.size(1) > G.size(2)
-    X = G.mT if tall else G  # lying: then X X^T is as small as can be
-    # now no singular value is above 1
+    X = G.mT if tall else G
+    # Divide by the Frobenius norm: the iteration needs singular values of at most 1.
     X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(steps):
         A = X @ X.mT
@@ -32,10 +33,9 @@ def orthogonal(G: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -
 
 
 class Muon(torch.optim.Optimizer):
-    """The mean of the latest gradients, made orthogonal, is the step. Raises ValueError for what is
-    no matrix.
+    """Momentum with orthogonalised updates. Raises ValueError for a parameter that is not 2-D.
 
-    dtype: of the products that make it so; 16 bits are enough, where they are faster.
+    The attribute `dtype` is that of the products in `orthogonal`: 16 bits are precise enough.
     """
 
     def __init__(
@@ -57,25 +57,22 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
-            alike = defaultdict(list)  # matrices of one shape
+            lr, momentum = group["lr"], group["momentum"]
+            by_shape = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    alike[matrix.shape].append(matrix)
-            for (m, n), matrices in alike.items():
-                # (N, m, n)
-                means = torch.stack([self.mean(matrix, group["momentum"]) for matrix in matrices])
-                # an orthogonal tall matrix has small entries
-                rate = group["lr"] * max(1, m / n) ** 0.5
-                for matrix, update in zip(
-                    matrices, orthogonal(means, dtype=self.dtype), strict=True
-                ):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    by_shape[matrix.shape].append(matrix)
+            for (m, n), matrices in by_shape.items():
+                means = torch.stack([self.mean(matrix, momentum) for matrix in matrices])
+                updates = orthogonal(means, dtype=self.dtype)  # (N, m, n)
+                # The entries of a tall orthogonal matrix are small, so it gets a higher rate.
+                rate = lr * max(1, m / n) ** 0.5
+                for matrix, update in zip(matrices, updates, strict=True):
+                    matrix.mul_(1 - lr * group["weight_decay"])
                     matrix.add_(update, alpha=-rate)
 
     def mean(self, matrix: nn.Parameter, momentum: float) -> Tensor:
-        """Update the running mean of the gradients; return it, mixed once more with the newest one
-        (Nesterov).
-        """
+        """Update the running mean of the gradients and return its Nesterov look-ahead."""
         mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
         mean.lerp_(matrix.grad, 1 - momentum)
         return matrix.grad.lerp(mean, momentum)

@@ -1,4 +1,4 @@
-"""Stage 3: PPO against the reward model (taught in 3-PPO)."""
+"""Stage 3: optimising the policy against the reward model with PPO (taught in 3-PPO)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ from helpers.training import Optimizers, autocast
 
 
 class KLController:
-    """kl_coef, kept as it is without a target, else moved after each rollout so that the KL comes
-    near the target.
+    """The coefficient of the KL penalty: fixed without a target, else adapted after each rollout.
 
-    kl_coef <- kl_coef * (1 + e * responses / horizon), with e = clip(KL / target - 1, -0.2, 0.2).
-    `target`: nats per response. `horizon`: the number of responses in which it could grow by a
-    fifth. Raises ValueError for a negative target, a horizon that is not above 0, or a target for a
-    coefficient of 0, which no factor can move.
+        kl_coef <- kl_coef * (1 + e * responses / horizon), e = clip(KL / target - 1, -0.2, 0.2)
+
+    target: nats per response. horizon: the number of responses in which kl_coef can grow by a
+    fifth. Raises ValueError for a negative target, and with a target for a horizon or a kl_coef
+    that is not above 0 (no factor changes a coefficient of 0).
     Source: Ziegler et al. 2019, section 2.2 (their K = 0.1 is responses / horizon).
     """
 
@@ -46,7 +46,7 @@ class KLController:
         self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
 
     def update(self, kl: float, responses: int) -> None:
-        """Take in the mean KL (nats per response) of a rollout with so many responses."""
+        """Adapt kl_coef to a rollout's mean KL (nats per response) over this many responses."""
         if self.target:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + error * responses / self.horizon
@@ -61,31 +61,31 @@ class KLController:
 def minibatch_losses(
     models: Models, rollout: Rollout, index: Tensor, config: PPOConfig
 ) -> dict[str, Tensor]:
-    """Policy and value loss of the rows `index` of a rollout, with what is worth watching."""
+    """Policy loss and value loss on the rows `index` of a rollout, and two diagnostics."""
     batch = rollout.batch.rows(index)
-    mask, old = batch.response_mask, rollout.logprobs[index]
-    with autocast(mask.device, models.dtype):  # as in `collect`, or the ratio would not start at 1
+    mask, old_logprobs = batch.response_mask, rollout.logprobs[index]
+    old_values, returns = rollout.values[index], rollout.returns[index]
+    advantages = rollout.advantages[index]
+
+    # In the same number format as in `collect`, or the ratio would not start at 1.
+    with autocast(mask.device, models.dtype):
         logprobs = token_logprobs(response_logits(models.policy, batch), batch.response)  # (b, R)
         values = response_values(models.value, batch)
-    policy, clipped = clipped_policy_loss(
-        logprobs, old, rollout.advantages[index], mask, config.clip_range
+    policy_loss, clip_fraction = clipped_policy_loss(
+        logprobs, old_logprobs, advantages, mask, config.clip_range
     )
-    value = clipped_value_loss(
-        values, rollout.values[index], rollout.returns[index], mask, config.value_clip
-    )
-    ratio = torch.where(mask, (logprobs - old).exp(), 1.0).detach()
+    value_loss = clipped_value_loss(values, old_values, returns, mask, config.value_clip)
+    ratio = torch.where(mask, (logprobs - old_logprobs).exp(), 1.0).detach()
     return {
-        "policy": policy,
-        "value": value,
-        "clip_fraction": clipped,
+        "policy": policy_loss,
+        "value": value_loss,
+        "clip_fraction": clip_fraction,
         "ratio_off": (ratio - 1).abs().max(),
     }
 
 
 def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) -> None:
-    """Before the first gradient step the policy is the SFT model: KL 0, ratio 1. Raises
-    AssertionError if not.
-    """
+    """Assert KL 0 and ratio 1: before the first gradient step, the policy equals the reference."""
     assert abs(metrics["kl"]) < 1e-5, (
         f"KL is {metrics['kl']} at step 0: policy and reference are read differently"
     )
@@ -94,18 +94,19 @@ def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) ->
 
 @dataclass
 class Training:
-    """What PPO changes from step to step, beside the two models: all of it is saved with a run."""
+    """The state of a PPO run apart from the models; snapshots save both."""
 
     policy_optimizer: Optimizers
     value_optimizer: Optimizers
     kl_controller: KLController
-    prompt_rng: torch.Generator  # which prompts, which minibatches
-    token_rng: torch.Generator  # which tokens
+    prompt_rng: torch.Generator  # chooses prompts and minibatches
+    token_rng: torch.Generator  # samples tokens
 
 
 def start_training(models: Models, config: PPOConfig) -> Training:
-    """Fresh optimisers, KL coefficient and random generators. Raises ValueError if several
-    processes can't share the work evenly.
+    """Create optimisers, KL controller and random generators.
+
+    Raises ValueError if the processes cannot share rollouts and minibatches evenly.
     """
     if config.rollout_size % world() or config.minibatch_size % world():
         sizes = f"rollout_size {config.rollout_size} and minibatch_size {config.minibatch_size}"
@@ -123,12 +124,12 @@ def start_training(models: Models, config: PPOConfig) -> Training:
 
 
 def choose_prompts(prompts: list[Prompt], size: int, rng: torch.Generator) -> list[Prompt]:
-    """So many of the prompts, at random."""
+    """Choose `size` of the prompts at random, without replacement."""
     return [prompts[i] for i in torch.randperm(len(prompts), generator=rng)[:size].tolist()]
 
 
 def minibatches(rows: int, config: PPOConfig, rng: torch.Generator) -> Iterator[Tensor]:
-    """Row indices of each gradient step: `epochs` passes over the rollout in fresh random order."""
+    """Row indices of each gradient step: `epochs` passes over the rollout, each in random order."""
     for _ in range(config.epochs):
         yield from torch.randperm(rows, generator=rng).split(config.minibatch_size)
 
@@ -136,24 +137,25 @@ def minibatches(rows: int, config: PPOConfig, rng: torch.Generator) -> Iterator[
 def train(
     models: Models, prompts: list[Prompt], config: PPOConfig, tokenizer: Tokenizer, loop: Loop
 ) -> list[dict]:
-    """PPO in place on policy and value model; returns the metrics of every iteration."""
+    """Train policy and value model in place; returns the metrics of every iteration."""
     run = start_training(models, config)
-    with loop.run(config.iterations, policy=models.policy, value=models.value, **vars(run)) as left:
-        for iteration in left:  # from 0, or from where a run that was stopped left off
+    state = {"policy": models.policy, "value": models.value, **vars(run)}
+    with loop.run(config.iterations, **state) as iterations:
+        for iteration in iterations:  # from 0, or from where a stopped run left off
             batch = choose_prompts(prompts, config.rollout_size, run.prompt_rng)
             rollout = collect(models, batch, config, tokenizer, run.token_rng)
             rollout = with_advantages(rollout, run.kl_controller.kl_coef, config)
             tokens, updates = rollout.batch.response_mask.sum(1).cpu(), []
             for index in minibatches(len(batch), config, run.prompt_rng):
                 for rows, share in loop.parts(index, tokens.__getitem__, config.micro_batch):
-                    with loop.retry_smaller():  # if memory runs out
+                    with loop.retry_smaller():  # if the memory runs out
                         losses = minibatch_losses(models, rollout, rows, config)
                         run.policy_optimizer.backward(share * losses["policy"])
                         run.value_optimizer.backward(share * losses["value"])
                         loop.add(share, **losses)
                 updates.append(loop.means())
                 for optimizer in (run.policy_optimizer, run.value_optimizer):
-                    optimizer.step(1 - iteration / config.iterations)
+                    optimizer.step(1 - iteration / config.iterations)  # linear decay to 0
             metrics = iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
             if iteration == 0:
                 check_first_minibatch(metrics, updates[0])
@@ -168,12 +170,12 @@ def iteration_metrics(
     kl_controller: KLController,
     tokenizer: Tokenizer,
 ) -> dict[str, float]:
-    """What one iteration logs; moves the KL coefficient on, if it has a target."""
+    """The metrics that one iteration logs; also updates the KL controller."""
     metrics = rollout_metrics(rollout)
     if kl_controller.target:
         metrics["kl_coef"] = kl_controller.kl_coef
     kl_controller.update(metrics["kl"], len(prompts))
-    if prompts[0].facts is not None:  # watched, never learned from
+    if prompts[0].facts is not None:  # logged, never used for training
         metrics["gold"] = gold_rewards(rollout, prompts, tokenizer)
     for name, key in (("clip_fraction", "clip_fraction"), ("value_loss", "value")):
         metrics[name] = sum(update[key] for update in updates) / len(updates)

@@ -1,4 +1,4 @@
-"""Stage 0: a language model from random weights (taught in 0-Pretrain)."""
+"""Stage 0: pretraining a language model from random weights (taught in 0-Pretrain)."""
 
 from collections.abc import Sequence
 
@@ -16,45 +16,46 @@ from helpers.training import Optimizers, autocast, schedule
 
 
 def next_token_loss(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats, of each token given those before it. ids, mask (B, T), padded on
-    the right.
+    """Mean cross-entropy of each token given those before it, in nats per token.
+
+    ids, mask: (B, T), padded on the right.
     """
-    hidden = model.hidden(ids)  # (B, T, C): position t guesses token t+1
-    targets = torch.full_like(ids, -100)  # -100: no guess, for pads and behind the last token
+    hidden = model.hidden(ids)  # (B, T, C): position t predicts token t + 1
+    # The last token and the pads predict nothing: -100 excludes a position from the loss.
+    targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
     return token_cross_entropy(hidden.flatten(0, 1), model.wte.weight, targets.flatten())
 
 
 @torch.no_grad()
 def sinusoidal_start(model: GPT) -> None:
-    """Start the position embeddings as waves instead of noise, of GPT-2's size (0.02).
+    """Initialise the position embeddings as sinusoids instead of noise, with GPT-2's std of 0.02.
 
-    "One step back" is then the same rotation at every position, so heads learn it for all positions
-    at once (the waves of Vaswani et al. 2017, section 3.5). The embeddings stay trainable: only the
-    start differs from GPT-2.
+    "One step back" is then the same rotation at every position, so that a head learns it for all
+    positions at once. The embeddings stay trainable: only their initialisation differs from GPT-2.
+    Source of the sinusoids: Vaswani et al. 2017, section 3.5.
     """
     context, channels = model.wpe.weight.shape
-    # radians a token, from 1 down to 1 / context
-    rates = context ** -(torch.arange(0, channels, 2) / channels)
-    angles = torch.arange(context)[:, None] * rates  # (context, C / 2)
+    # Frequencies in radians per token, from 1 down to 1 / context.
+    frequencies = context ** -(torch.arange(0, channels, 2) / channels)
+    angles = torch.arange(context)[:, None] * frequencies  # (context, C / 2)
+    # A sinusoid has a mean square of 1/2, hence the factor sqrt(2).
     model.wpe.weight.copy_(0.02 * 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
 def encode_documents(
     documents: list[Document], tokenizer: Tokenizer, context: int
 ) -> list[list[int]]:
-    """Each document's tokens and an end of text, at most `context` a row: a longer document goes on
-    in the next row.
+    """Token rows of the documents, each with an EOS: a longer document is split into several rows.
 
-    A row starts with the last token of the one before it, so that every token but the document's
-    first is guessed.
+    A row has at most `context` tokens and starts with the last token of the previous row, so that
+    every token of a document but its first is predicted.
     """
     rows = []
     for document in documents:
         ids = tokenizer.encode(document.text) + [tokenizer.eos_id]
-        rows += [
-            ids[start : start + context] for start in range(0, max(1, len(ids) - 1), context - 1)
-        ]
+        starts = range(0, max(1, len(ids) - 1), context - 1)
+        rows += [ids[start : start + context] for start in starts]
     return rows
 
 
@@ -78,13 +79,13 @@ def heldout_loss(
         ids, mask = ids.to(device), mask.to(device)
         with autocast(device, dtype):
             loss = next_token_loss(model, ids, mask)
-        guessed = mask[:, 1:].sum().item()
-        total, tokens = total + loss.item() * guessed, tokens + guessed
+        predicted = mask[:, 1:].sum().item()
+        total, tokens = total + loss.item() * predicted, tokens + predicted
     return total / tokens
 
 
 def token_counts(batch: tuple[Tensor, Tensor]) -> Tensor:
-    """How many tokens of each row of (ids, mask) are guessed, (B,): all but its first."""
+    """How many tokens of each row of (ids, mask) are predicted, (B,): all but the first."""
     return batch[1][:, 1:].sum(1)
 
 
@@ -94,12 +95,12 @@ def train(
     """Pretrain in place on batches (ids, mask), (B, T); returns the metrics of every step."""
     optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
-        for step in steps:  # from 0, or from where a run that was stopped left off
+        for step in steps:  # from 0, or from where a stopped run left off
             for (ids, mask), share in loop.parts(batches[step], token_counts, config.micro_batch):
-                with loop.retry_smaller():  # if memory runs out
+                with loop.retry_smaller():  # if the memory runs out
                     with autocast(ids.device, loop.dtype):
                         loss = next_token_loss(model, ids, mask)
-                    optimizers.backward(share * loss)
+                    optimizers.backward(share * loss)  # adds up to the batch's gradient
                     loop.add(share, loss=loss)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)
@@ -108,6 +109,6 @@ def train(
 
 
 def trained_tokens(rows: list[list[int]], config: PretrainConfig) -> int:
-    """Tokens that training reads, repeated ones counted again."""
+    """How many tokens training reads; a token counts once per epoch."""
     plan = batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed)
     return sum(len(rows[i]) for index in plan for i in index)

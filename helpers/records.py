@@ -1,4 +1,4 @@
-"""What a row becomes, whatever file or data set it came from, and the fingerprint of many."""
+"""Record types that every data source is parsed into, and the fingerprint of a list of them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """A pretraining text; `logprob` is its exact log-probability in nats where the world that wrote
-    it is known.
+    """A pretraining text.
+
+    `logprob` is its exact log-probability in nats, known only for texts of a generated world.
     """
 
     text: str
@@ -16,8 +17,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and the completion that a writer gave; `logprob` is the completion's, given the
-    prompt, in nats.
+    """A prompt and the completion that a writer wrote for it.
+
+    `logprob` is log P(completion | prompt) in nats, known only in a generated world.
     """
 
     prompt: str
@@ -28,10 +30,9 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A prompt, its completion, and what the whole text is labelled as: 1 is positive, 0 is
-    negative.
+    """A prompt, its completion, and the label of the complete text: 1 positive, 0 negative.
 
-    `probability` is how likely readers are to agree with the label.
+    `probability` is the probability that a reader agrees with the label.
     """
 
     prompt: str
@@ -42,8 +43,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two completions of a prompt; `probability` is how likely annotators are to agree with the
-    label.
+    """Two completions of a prompt, of which annotators preferred `chosen`.
+
+    `probability` is the probability that an annotator agrees with this label.
     """
 
     prompt: str
@@ -55,8 +57,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to continue, with the facts behind it and the world that judges by them, for the
-    gold reward.
+    """A prompt to continue; `facts` and `world` are what the gold reward is computed from.
+
+    `facts` is None where they are unknown, as on real rows.
     """
 
     prompt: str
@@ -74,7 +77,7 @@ RECORDS = {
 
 
 def fingerprint(records: list) -> str:
-    """sha256 of the records that a stage was trained on."""
+    """SHA-256 of a list of records, such as those a stage was trained on."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr(record).encode())

@@ -22,7 +22,7 @@ from helpers.training import Optimizers, autocast, schedule
 
 @dataclass(frozen=True)
 class Pair:
-    """An encoded comparison: prompt tokens, and the two completions with their end of text."""
+    """Token ids of a comparison: the prompt, and the two completions with their EOS."""
 
     prompt: list[int]
     chosen: list[int]
@@ -33,9 +33,7 @@ class Pair:
 
 
 def encode_comparison(comparison: Comparison, tokenizer: Tokenizer, context: int) -> Pair:
-    """Tokens of a comparison. Raises ValueError when prompt and the longer completion exceed the
-    context.
-    """
+    """Encode a comparison. Raises ValueError if prompt + longer completion exceed the context."""
     texts = (comparison.prompt, comparison.chosen, comparison.rejected)
     prompt, chosen, rejected = (tokenizer.encode(text) for text in texts)
     pair = Pair(prompt, chosen + [tokenizer.eos_id], rejected + [tokenizer.eos_id])
@@ -47,68 +45,63 @@ def encode_comparison(comparison: Comparison, tokenizer: Tokenizer, context: int
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs as rows [prompt, chosen, rejected], right-padded: the prompt is computed once for
-    both completions.
-    """
+    """B pairs as right-padded rows [prompt, chosen, rejected]: the prompt is computed only once."""
 
     ids: Tensor  # (B, T)
-    sees: Tensor  # (B, T, T) True where a token may look: never from one completion into the other
-    positions: Tensor  # (B, T): the rejected completion starts where the chosen one did
+    attention_mask: Tensor  # (B, T, T): neither completion attends to the other
+    positions: Tensor  # (B, T): both completions start at the same position
     ends: Tensor  # (B, 2): index of the last token of chosen and of rejected
-    targets: Tensor  # (B, T): the token that follows inside a completion, -100 elsewhere
+    targets: Tensor  # (B, T): the next token, -100 except within a completion
 
 
 def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
-    """Lay pairs out with a shared prompt."""
-    ids, mask = right_pad(
-        [pair.prompt + pair.chosen + pair.rejected for pair in pairs], pad_id, multiple=16
-    )
-    P, A = (
-        torch.tensor([len(getattr(pair, part)) for pair in pairs])[:, None]
-        for part in ("prompt", "chosen")
-    )
+    """Arrange pairs in rows with a shared prompt."""
+    rows = [pair.prompt + pair.chosen + pair.rejected for pair in pairs]
+    ids, mask = right_pad(rows, pad_id, multiple=16)
+    P = torch.tensor([len(pair.prompt) for pair in pairs])[:, None]  # (B, 1)
+    A = torch.tensor([len(pair.chosen) for pair in pairs])[:, None]  # (B, 1)
     t = torch.arange(ids.size(1))  # (T,)
-    # (B, T): 0 prompt, 1 chosen, 2 rejected (and pads)
-    part = (t >= P).long() + (t >= P + A).long()
-    # the prompt, and one's own completion
-    sees = (part[:, None] == 0) | (part[:, None] == part[:, :, None])
+    part = (t >= P).long() + (t >= P + A).long()  # (B, T): 0 prompt, 1 chosen, 2 rejected or pad
+
+    # A token attends to the prompt and to its own completion; the model adds the causal mask.
+    attention_mask = (part[:, None] == 0) | (part[:, None] == part[:, :, None])
     positions = torch.where(part == 2, t - A, t) * mask
     last = mask.sum(1, keepdim=True) - 1
     ends = torch.cat([P + A - 1, last], dim=1)
-    inside = (part > 0) & mask
+
+    # A target must be in the same completion as the token that predicts it.
+    in_completion = (part > 0) & mask
+    predicted = in_completion[:, 1:] & (part[:, 1:] == part[:, :-1])
     targets = torch.full_like(ids, -100)
-    targets[:, :-1] = torch.where(inside[:, 1:] & (part[:, 1:] == part[:, :-1]), ids[:, 1:], -100)
-    return PairBatch(ids, sees, positions, ends, targets)
+    targets[:, :-1] = torch.where(predicted, ids[:, 1:], -100)
+    return PairBatch(ids, attention_mask, positions, ends, targets)
 
 
 def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of chosen and rejected, (B,) each, and the hidden states (B, T, C) behind them."""
-    hidden = model.gpt.hidden(batch.ids, batch.sees, batch.positions)
-    scores = (
-        model.score(hidden.gather(1, batch.ends[:, :, None].expand(-1, -1, hidden.size(-1))))
-        .squeeze(-1)
-        .float()
-    )
+    """Scores of chosen and rejected, (B,) each, and the hidden states (B, T, C)."""
+    hidden = model.gpt.hidden(batch.ids, batch.attention_mask, batch.positions)
+    # Each completion's score is read at its last token.
+    index = batch.ends[:, :, None].expand(-1, -1, hidden.size(-1))  # (B, 2, C)
+    scores = model.score(hidden.gather(1, index)).squeeze(-1).float()  # (B, 2)
     return scores[:, 0], scores[:, 1], hidden
 
 
 def reward_loss(
     model: RewardModel, batch: PairBatch, lm: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Bradley-Terry loss of a batch, the language-model loss on its completions (0 unless `lm`)
-    and its accuracy: three means, the second over tokens, the others over pairs.
+    """Bradley-Terry loss, language-model loss on the completions (0 unless `lm`), and accuracy.
 
-    The language-model loss keeps the model reading: a pair says one bit about 60 tokens, their text
-    says much more.
+    The language-model loss is a mean over tokens, the others are means over pairs. It gives a
+    denser learning signal: a comparison is one bit for 60 tokens, their text is much more.
     """
     chosen, rejected, hidden = score_pairs(model, batch)
     pairwise = bradley_terry_loss(chosen, rejected)
     accuracy = (chosen > rejected).float().mean()
     if not lm:
         return pairwise, torch.zeros_like(pairwise), accuracy
-    guessed = batch.targets >= 0
-    weight, targets = model.gpt.wte.weight, batch.targets[guessed]
-    return pairwise, token_cross_entropy(hidden[guessed], weight, targets), accuracy
+    predicts = batch.targets >= 0
+    weight, targets = model.gpt.wte.weight, batch.targets[predicts]
+    return pairwise, token_cross_entropy(hidden[predicts], weight, targets), accuracy
 
 
 def comparison_batches(pairs: list[Pair], config: RewardConfig, pad_id: int) -> Batches:
@@ -119,7 +112,7 @@ def comparison_batches(pairs: list[Pair], config: RewardConfig, pad_id: int) -> 
 
 
 def pair_counts(batch: PairBatch) -> Tensor:
-    """What each row counts in the two means of the loss, (B, 2): one pair, and its tokens."""
+    """Each row's weight in the two means of the loss, (B, 2): 1 pair, and its number of targets."""
     tokens = (batch.targets >= 0).sum(1)
     return torch.stack([torch.ones_like(tokens), tokens], dim=1)
 
@@ -130,16 +123,16 @@ def train(
     """Train in place on batches of pairs; returns the metrics of every step."""
     optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
-        for step in steps:  # from 0, or from where a run that was stopped left off
+        for step in steps:  # from 0, or from where a stopped run left off
             for batch, shares in loop.parts(batches[step], pair_counts, config.micro_batch):
-                of_pairs, of_tokens = shares
-                with loop.retry_smaller():  # if memory runs out
+                pair_share, token_share = shares
+                with loop.retry_smaller():  # if the memory runs out
                     with autocast(batch.ids.device, loop.dtype):
                         pairwise, lm, accuracy = reward_loss(model, batch, lm=config.lm_coef > 0)
-                    loss = of_pairs * pairwise + config.lm_coef * of_tokens * lm
+                    loss = pair_share * pairwise + config.lm_coef * token_share * lm
                     optimizers.backward(loss)
                     loop.add(1.0, loss=loss)
-                    loop.add(of_pairs, pairwise=pairwise, accuracy=accuracy)
+                    loop.add(pair_share, pairwise=pairwise, accuracy=accuracy)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)
             loop.log(**metrics, grad_norm=norm, rate=rate)
@@ -148,24 +141,21 @@ def train(
 
 @torch.no_grad()
 def margins(model: RewardModel, pairs: list[Pair], pad_id: int, batch_size: int = 50) -> Tensor:
-    """Score of chosen minus score of rejected for each pair, (N,), in the order given."""
-    found, device = torch.empty(len(pairs)), model.score.weight.device
+    """Score of chosen minus score of rejected for each pair, (N,), in the order of `pairs`."""
+    differences, device = torch.empty(len(pairs)), model.score.weight.device
     for index in batch_plan([len(pair) for pair in pairs], batch_size, 1, seed=0):
-        chosen, rejected, _ = score_pairs(
-            model, moved(pair_batch([pairs[i] for i in index], pad_id), device)
-        )
-        found[index] = (chosen - rejected).cpu()
-    return found
+        batch = moved(pair_batch([pairs[i] for i in index], pad_id), device)
+        chosen, rejected, _ = score_pairs(model, batch)
+        differences[index] = (chosen - rejected).cpu()
+    return differences
 
 
 def score_responses(
     model: RewardModel, tokenizer: Tokenizer, responses: Responses, batch_size: int = 64
 ) -> Tensor:
-    """The reward model's score of each response as it was sampled (N,)."""
-    rows = [
-        tokenizer.encode(p.prompt) + ids
-        for p, ids in zip(responses.prompts, responses.ids, strict=True)
-    ]
+    """The reward model's score of each response, exactly as it was sampled (N,)."""
+    prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts]
+    rows = [prompt + response for prompt, response in zip(prompts, responses.ids, strict=True)]
     return score_rows(model, rows, tokenizer.pad_id, batch_size)
 
 
@@ -173,7 +163,7 @@ def score_responses(
 def score_rows(
     model: RewardModel, rows: list[list[int]], pad_id: int, batch_size: int = 64
 ) -> Tensor:
-    """The score of each encoded text (N,), read at its last token."""
+    """The score of each text, given as token ids, (N,): read at its last token."""
     scores, device = torch.empty(len(rows)), model.score.weight.device
     for index in batch_plan([len(row) for row in rows], batch_size, 1, seed=0):
         ids, mask = right_pad([rows[i] for i in index], pad_id, multiple=16)
@@ -187,19 +177,19 @@ def accuracy(margin: Tensor) -> float:
 
 
 def bayes_accuracy(comparisons: Sequence[Comparison]) -> float:
-    """Expected accuracy of the best possible reward model: it always picks the side that annotators
-    prefer.
+    """Expected accuracy of the best possible reward model.
+
+    It always chooses the completion that annotators are more likely to prefer.
     """
     return sum(max(c.probability, 1 - c.probability) for c in comparisons) / len(comparisons)
 
 
 def accuracy_by_kind(margin: Tensor, comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Accuracy on each kind of pair."""
-    kinds = sorted({comparison.kind for comparison in comparisons})
-    return {
-        kind: accuracy(margin[[i for i, c in enumerate(comparisons) if c.kind == kind]])
-        for kind in kinds
-    }
+    rows: dict[str, list[int]] = {}
+    for i, comparison in enumerate(comparisons):
+        rows.setdefault(comparison.kind, []).append(i)
+    return {kind: accuracy(margin[rows[kind]]) for kind in sorted(rows)}
 
 
 def normalise_on(
@@ -210,11 +200,11 @@ def normalise_on(
     config: RewardConfig,
     dtype: torch.dtype | None = None,
 ) -> tuple[float, float]:
-    """Fix gain and bias once, so that samples of the SFT model score 0 on average with standard
-    deviation 1.
+    """Normalise the reward model once: SFT samples then have mean score 0, standard deviation 1.
 
-    Returns mean and standard deviation before (Ziegler et al. 2019, section 2.2). dtype: that the
-    policy samples in, by default its weights'.
+    Returns the mean and standard deviation before. dtype: in which the policy samples, by default
+    its weights'.
+    Source: Ziegler et al. 2019, section 2.2.
     """
     sampling = {"max_new_tokens": config.response_tokens, "seed": config.seed + 1}
     responses = respond(policy, tokenizer, prompts, **sampling, dtype=dtype)
@@ -228,9 +218,7 @@ def normalise_on(
 
 
 def encode_labelled(item: Labelled, tokenizer: Tokenizer, context: int) -> list[int]:
-    """Tokens of prompt, completion and end of text. Raises ValueError when they exceed the
-    context.
-    """
+    """Tokens of prompt + completion + EOS. Raises ValueError if they exceed the context."""
     row = tokenizer.encode(item.prompt) + tokenizer.encode(item.completion) + [tokenizer.eos_id]
     if len(row) > context:
         raise ValueError(
@@ -242,10 +230,10 @@ def encode_labelled(item: Labelled, tokenizer: Tokenizer, context: int) -> list[
 def label_loss(
     model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of the labels (B,) given the scores, the language-model loss on the texts (0
-    unless `lm`) and the accuracy: three means, the second over tokens, the others over texts.
+    """Cross-entropy of the labels, language-model loss on the texts (0 unless `lm`), and accuracy.
 
-    ids, mask (B, T), padded on the right. The score is the log-odds of label 1.
+    The score is the log-odds of label 1. The language-model loss is a mean over tokens, the others
+    are means over texts. ids, mask: (B, T), padded on the right; labels: (B,).
     """
     hidden = model.gpt.hidden(ids)  # (B, T, C)
     last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]  # (B, C)
@@ -254,26 +242,27 @@ def label_loss(
     accuracy = ((scores > 0) == (labels > 0.5)).float().mean()
     if not lm:
         return loss, torch.zeros_like(loss), accuracy
-    guessed = mask[:, 1:]
-    texts, targets = hidden[:, :-1][guessed], ids[:, 1:][guessed]
-    return loss, token_cross_entropy(texts, model.gpt.wte.weight, targets), accuracy
+    predicted = mask[:, 1:]
+    states, targets = hidden[:, :-1][predicted], ids[:, 1:][predicted]  # (tokens, C), (tokens,)
+    return loss, token_cross_entropy(states, model.gpt.wte.weight, targets), accuracy
 
 
 def label_batches(
     rows: list[list[int]], labels: Sequence[int], config: RewardConfig, pad_id: int
 ) -> Batches:
     """Batches (ids, mask, labels) of texts of similar length, in an order fixed by the seed."""
-    lengths, known = [len(row) for row in rows], torch.tensor(labels, dtype=torch.float32)
-    plan = batch_plan(lengths, config.batch_size, config.epochs, config.seed)
+    all_labels = torch.tensor(labels, dtype=torch.float32)
+    plan = batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed)
 
     def make(index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        return (*right_pad([rows[i] for i in index], pad_id, multiple=16), known[index])
+        ids, mask = right_pad([rows[i] for i in index], pad_id, multiple=16)
+        return ids, mask, all_labels[index]
 
     return Batches(plan, make)
 
 
 def text_counts(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """What each row counts in the two means of the loss, (B, 2): one text, and its tokens."""
+    """Each row's weight in the two means of the loss, (B, 2): 1 text, and its number of targets."""
     tokens = batch[1][:, 1:].sum(1)
     return torch.stack([torch.ones_like(tokens), tokens], dim=1)
 
@@ -281,19 +270,19 @@ def text_counts(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 def train_on_labels(
     model: RewardModel, batches: Sequence[tuple], config: RewardConfig, loop: Loop
 ) -> list[dict]:
-    """`train`, but on batches of single texts with labels."""
+    """Train in place on batches of labelled texts; returns the metrics of every step."""
     optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
         for step in steps:
             for batch, shares in loop.parts(batches[step], text_counts, config.micro_batch):
-                of_texts, of_tokens = shares
+                text_share, token_share = shares
                 with loop.retry_smaller():
                     with autocast(loop.device, loop.dtype):
                         label, lm, accuracy = label_loss(model, *batch, lm=config.lm_coef > 0)
-                    loss = of_texts * label + config.lm_coef * of_tokens * lm
+                    loss = text_share * label + config.lm_coef * token_share * lm
                     optimizers.backward(loss)
                     loop.add(1.0, loss=loss)
-                    loop.add(of_texts, label=label, accuracy=accuracy)
+                    loop.add(text_share, label=label, accuracy=accuracy)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)
             loop.log(**metrics, grad_norm=norm, rate=rate)

@@ -1,4 +1,4 @@
-"""Rollouts: the policy's own responses, scored, with all that PPO learns from (taught in 3-PPO)."""
+"""Rollouts: the policy's responses, with everything that PPO learns from (taught in 3-PPO)."""
 
 from dataclasses import dataclass, replace
 
@@ -30,31 +30,28 @@ from helpers.training import autocast
 
 @dataclass(frozen=True)
 class Models:
-    """The four models of PPO. Policy and value are trained; reference and reward stay as they
-    are.
-    """
+    """The four models of PPO: policy and value are trained, reference and reward are fixed."""
 
     policy: GPT  # starts as the SFT model
     reference: GPT  # the SFT model
     reward: RewardModel
     value: RewardModel  # starts as the reward model (Stiennon et al. 2020, appendix G.1)
-    dtype: torch.dtype = torch.float32  # of the matrix products, in scoring and learning
+    dtype: torch.dtype = torch.float32  # of the matrix products, in rollouts and training
 
     def on_two(self, first: torch.device | str, second: torch.device | str) -> "Models":
-        """The same models: the two that learn on one device, the two that only read on another."""
-        learn = {"policy": self.policy.to(first), "value": self.value.to(first)}
-        return replace(
-            self, **learn, reference=self.reference.to(second), reward=self.reward.to(second)
-        )
+        """The same models, the trained ones on the first device, the fixed ones on the second."""
+        trained = {"policy": self.policy.to(first), "value": self.value.to(first)}
+        fixed = {"reference": self.reference.to(second), "reward": self.reward.to(second)}
+        return replace(self, **trained, **fixed)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B prompts (left-padded, P tokens) with their responses (right-padded, R tokens)."""
+    """B prompts, left-padded to P tokens, with their responses, right-padded to R tokens."""
 
     ids: Tensor  # (B, P + R)
     mask: Tensor  # (B, P + R) True = real token
-    P: int
+    P: int  # width of the prompts
 
     @property
     def response(self) -> Tensor:
@@ -66,40 +63,36 @@ class Batch:
 
     @property
     def before_response(self) -> tuple[slice, slice]:
-        """Index of the token before each response token: x[batch.before_response] is (B, R,
-        ...).
-        """
+        """Index of the tokens that precede a response token: x[batch.before_response] is (B, R)."""
         return slice(None), slice(self.P - 1, -1)
 
     def rows(self, index: Tensor) -> "Batch":
         """The rows of a minibatch."""
         return Batch(self.ids[index], self.mask[index], self.P)
 
-    def beside(self, model: GPT) -> "Batch":
-        """The batch on a model's device."""
+    def to_device_of(self, model: GPT) -> "Batch":
+        """The batch on the device of a model."""
         device = model.wte.weight.device
         return Batch(self.ids.to(device), self.mask.to(device), self.P)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What PPO learns from: a batch, and for each response token (B, R) what was known when it was
-    sampled.
-    """
+    """A batch and the tensors PPO learns from, (B, R) unless noted: one number per token."""
 
     batch: Batch
-    scores: Tensor  # (B,) of the reward model, with missing ends replaced
-    stopped: Tensor  # (B,)
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    values: Tensor
-    entropy: Tensor
-    advantages: Tensor | None = None  # whitened; from `with_advantages`, and so
-    returns: Tensor | None = None
+    scores: Tensor  # (B,): the reward model's, replaced where the EOS is missing
+    stopped: Tensor  # (B,): True = the response has an EOS
+    logprobs: Tensor  # of the policy that sampled the response
+    ref_logprobs: Tensor  # of the reference
+    values: Tensor  # of the value model, before the token is sampled
+    entropy: Tensor  # of the policy's next-token distribution
+    advantages: Tensor | None = None  # whitened; set by `with_advantages`
+    returns: Tensor | None = None  # set by `with_advantages`
 
 
 def response_logits(model: GPT, batch: Batch) -> Tensor:
-    """Logits (B, R, V) that predict each response token; the prompt's are never computed."""
+    """Logits (B, R, V) that predict each response token; none are computed for the prompt."""
     hidden = model.hidden(batch.ids, batch.mask, keep=batch.before_response)  # (B, R, C)
     return model.logits(hidden)  # position t predicts token t + 1
 
@@ -117,45 +110,47 @@ def collect(
     tokenizer: Tokenizer,
     generator: torch.Generator,
 ) -> Rollout:
-    """Sample a response to each of B prompts, and read it with all four models.
+    """Sample a response to each of B prompts and evaluate it with all four models.
 
-    Of several processes each takes its own prompts; then all have all rows.
+    With several processes, each takes a share of the prompts; the results are then gathered, so
+    that every process has all rows.
     """
     device = models.policy.wte.weight.device
     encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
     prompt_ids, prompt_mask = (x.to(device) for x in left_pad(encoded, tokenizer.pad_id))  # (B, P)
 
-    # One random number per token that may come, (B, R): a response does not depend on who samples.
+    # One random number per possible token, (B, R), drawn for all rows in every process, so that a
+    # response does not depend on the number of processes.
     size = config.response_tokens, len(prompt_ids)
     uniforms = torch.rand(size, generator=generator, device=generator.device).T
-    own = list(own_rows(len(prompt_ids)))  # all of them, in a single process
+    rows = list(own_rows(len(prompt_ids)))  # this process's share: all rows if there is only one
     samples = sample(
         models.policy,
-        prompt_ids[own],
-        prompt_mask[own],
+        prompt_ids[rows],
+        prompt_mask[rows],
         max_new_tokens=config.response_tokens,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
-        uniforms=uniforms[own],
+        uniforms=uniforms[rows],
         dtype=models.dtype,
     )
     ids = torch.cat([prompt_ids, gather_rows(samples.ids, fill=tokenizer.pad_id)], dim=1)
     mask = torch.cat([prompt_mask, gather_rows(samples.mask)], dim=1)
-    whole = Batch(ids, mask, prompt_ids.size(1))
+    full_batch = Batch(ids, mask, prompt_ids.size(1))
 
-    # Reference and reward model may be on another GPU: its results are fetched last.
-    batch = whole.rows(own)
-    reference_batch = batch.beside(models.reference)
+    # Reference and reward model may be on another GPU: start them first, fetch their results last.
+    batch = full_batch.rows(rows)
+    reference_batch = batch.to_device_of(models.reference)
     with autocast(ids.device, models.dtype):
         scores = models.reward(reference_batch.ids, reference_batch.mask)  # (B,)
-        ref_logprobs = token_logprobs(  # its logits have no name: their memory is free at once
+        ref_logprobs = token_logprobs(  # without a name for the logits, their memory is freed here
             response_logits(models.reference, reference_batch), reference_batch.response
         )
         logits = response_logits(models.policy, batch)  # (B, R, V)
         values = response_values(models.value, batch)
     scores = missing_eos_scores(scores.to(ids.device), samples.stopped, config.missing_eos_score)
     return Rollout(
-        whole,
+        full_batch,
         scores=gather_rows(scores),
         stopped=gather_rows(samples.stopped),
         logprobs=gather_rows(token_logprobs(logits, batch.response)),
@@ -166,9 +161,9 @@ def collect(
 
 
 def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Rollout:
-    """The rollout with its advantages and returns: rewards with the KL penalty, GAE, whitening.
+    """The rollout with advantages and returns: rewards with the KL penalty, GAE, whitening.
 
-    The returns come first, so that the value model's targets keep their units.
+    Returns are computed before whitening, so that the value model's targets keep their units.
     """
     mask = rollout.batch.response_mask
     logprobs, ref_logprobs = rollout.logprobs, rollout.ref_logprobs
@@ -178,8 +173,9 @@ def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Roll
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """The dashboard's numbers of one rollout: KL in nats per response, entropy in nats per token,
-    length in tokens.
+    """Metrics of one rollout for the dashboard.
+
+    KL is in nats per response, entropy in nats per token, length in tokens.
     """
     mask = rollout.batch.response_mask
     k1 = kl_k1(rollout.logprobs, rollout.ref_logprobs) * mask
@@ -196,14 +192,13 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 def gold_rewards(rollout: Rollout, prompts: list[Prompt], tokenizer: Tokenizer) -> float:
-    """Mean gold reward of a rollout: watched, never learned from."""
-    keep = rollout.batch.response_mask & (rollout.batch.response != tokenizer.eos_id)
-    texts = [
-        tokenizer.decode(row[k].tolist())
-        for row, k in zip(rollout.batch.response, keep, strict=True)
-    ]
-    judged = Responses(prompts, [], texts, rollout.stopped.tolist())
-    return judged.gold.mean().item()
+    """Mean gold reward of a rollout: logged, but never used for training."""
+    ids = rollout.batch.response
+    is_text = rollout.batch.response_mask & (ids != tokenizer.eos_id)
+    rows = [row[mask].tolist() for row, mask in zip(ids, is_text, strict=True)]
+    texts = [tokenizer.decode(row) for row in rows]
+    responses = Responses(prompts, [], texts, rollout.stopped.tolist())
+    return responses.gold.mean().item()
 
 
 @torch.no_grad()
@@ -213,21 +208,19 @@ def mean_kl(
     """KL(policy || reference) in nats per response, estimated by k1 on the policy's own samples."""
     total, device = 0.0, policy.wte.weight.device
     for start in range(0, len(responses.ids), batch_size):
-        prompts = [
-            tokenizer.encode(prompt.prompt)
-            for prompt in responses.prompts[start : start + batch_size]
-        ]
-        ids, mask = left_pad(prompts, tokenizer.pad_id)
-        answers, answer_mask = right_pad(
-            responses.ids[start : start + batch_size], tokenizer.pad_id
-        )
-        both, both_mask = (
-            torch.cat([ids, answers], 1).to(device),
-            torch.cat([mask, answer_mask], 1).to(device),
-        )
-        batch = Batch(both, both_mask, ids.size(1))
-        there = batch.beside(reference)
+        rows = slice(start, start + batch_size)
+        encoded = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts[rows]]
+        prompt_ids, prompt_mask = left_pad(encoded, tokenizer.pad_id)
+        response_ids, response_mask = right_pad(responses.ids[rows], tokenizer.pad_id)
+        ids = torch.cat([prompt_ids, response_ids], 1).to(device)
+        mask = torch.cat([prompt_mask, response_mask], 1).to(device)
+        batch = Batch(ids, mask, prompt_ids.size(1))
+
+        reference_batch = batch.to_device_of(reference)
         logprobs = token_logprobs(response_logits(policy, batch), batch.response)
-        ref_logprobs = token_logprobs(response_logits(reference, there), there.response).to(device)
-        total += (kl_k1(logprobs, ref_logprobs) * batch.response_mask).sum().item()
+        ref_logprobs = token_logprobs(
+            response_logits(reference, reference_batch), reference_batch.response
+        )
+        kl = kl_k1(logprobs, ref_logprobs.to(device))  # (b, R)
+        total += (kl * batch.response_mask).sum().item()
     return total / len(responses.ids)

@@ -19,10 +19,10 @@ from helpers.training import Optimizers, autocast, schedule
 def encode_demonstration(
     demonstration: Demonstration, tokenizer: Tokenizer, context: int
 ) -> tuple[list[int], int]:
-    """Tokens of prompt + completion + end of text, and how many of them are the prompt's.
+    """Tokens of prompt + completion + EOS, and the number of prompt tokens.
 
-    Prompt and completion are encoded apart, as they will meet when sampling. Raises ValueError when
-    they are too long.
+    Prompt and completion are encoded separately, as in sampling, where the prompt is encoded alone.
+    Raises ValueError if there are more tokens than the context has.
     """
     prompt = tokenizer.encode(demonstration.prompt)
     row = prompt + tokenizer.encode(demonstration.completion) + [tokenizer.eos_id]
@@ -34,29 +34,30 @@ def encode_demonstration(
 
 
 def completion_masks(mask: Tensor, prompt_lengths: list[int]) -> Tensor:
-    """True on completion tokens: mask (B, T) of right-padded rows, without each row's prompt."""
-    position = torch.arange(mask.size(1))  # (T,)
-    return mask & (position >= torch.tensor(prompt_lengths)[:, None])
+    """True on completion tokens: the mask (B, T) of right-padded rows, minus each row's prompt."""
+    positions = torch.arange(mask.size(1))  # (T,)
+    return mask & (positions >= torch.tensor(prompt_lengths)[:, None])
 
 
 def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
-    """`losses.completion_loss`, but the last MLP and the head run only where a completion token is
-    guessed.
+    """Mean cross-entropy of the completion tokens, in nats: `losses.completion_loss`, but faster.
 
-    ids, mask (B, T). A summary is a quarter of its row, so three quarters of the (B, T, V) logits
-    are never made.
+    ids, completion_mask: (B, T). The last MLP and the head run only at positions that predict a
+    completion token. A summary is a quarter of its row, so three quarters of the (B, T, V) logits
+    are never computed.
     """
-    # position t guesses token t+1, the last one nothing
-    guesses = F.pad(completion_mask[:, 1:], (0, 1))
-    hidden = model.hidden(ids, keep=guesses)  # (completion tokens, C)
+    # Position t predicts token t + 1; the last position predicts nothing.
+    predicts = F.pad(completion_mask[:, 1:], (0, 1))
+    hidden = model.hidden(ids, keep=predicts)  # (completion tokens, C)
     return token_cross_entropy(hidden, model.wte.weight, ids[:, 1:][completion_mask[:, 1:]])
 
 
 def demonstration_batches(
     rows: list[tuple[list[int], int]], batch_size: int, epochs: float, pad_id: int, seed: int
 ) -> Batches:
-    """Batches (ids, completion mask) of demonstrations of similar length, in an order fixed by the
-    seed.
+    """Batches (ids, completion mask) of rows of similar length, in an order fixed by the seed.
+
+    rows: pairs of token ids and number of prompt tokens, as from `encode_demonstration`.
     """
 
     def make(index: list[int]) -> tuple[Tensor, Tensor]:
@@ -90,17 +91,17 @@ def train(
 ) -> list[dict]:
     """Fine-tune in place on batches (ids, completion mask); returns the metrics of every step.
 
-    What learns is what requires gradients: all weights, or the adapters that were added before.
+    Only parameters that require gradients are trained: all weights, or the adapters added before.
     """
     optimizers = Optimizers(model, *config.rates, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
-        for step in steps:  # from 0, or from where a run that was stopped left off
+        for step in steps:  # from 0, or from where a stopped run left off
             batch = batches[step]
             for (ids, mask), share in loop.parts(batch, completion_counts, config.micro_batch):
-                with loop.retry_smaller():  # if memory runs out
+                with loop.retry_smaller():  # if the memory runs out
                     with autocast(ids.device, loop.dtype):
                         loss = completion_nll(model, ids, mask)
-                    optimizers.backward(share * loss)
+                    optimizers.backward(share * loss)  # adds up to the batch's gradient
                     loop.add(share, loss=loss)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)

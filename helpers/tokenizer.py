@@ -1,6 +1,4 @@
-"""Byte-level BPE: tiktoken encodes, and a tokenizer.json beside it lets transformers do the
-same.
-"""
+"""Byte-level BPE, encoded by tiktoken from a tokenizer.json that transformers can load too."""
 
 import hashlib
 import json
@@ -10,31 +8,30 @@ from pathlib import Path
 import tiktoken
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-# GPT-2's splitting pattern: contractions, words with their leading space, numbers, punctuation,
-# white space.
+# GPT-2's splitting pattern: contractions; words, numbers and punctuation, each with its leading
+# space; white space.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in a tokenizer.json (GPT-2's
-    `bytes_to_unicode`).
-    """
+    """The printable character for each byte in a tokenizer.json: GPT-2's `bytes_to_unicode`."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
     characters = {byte: chr(byte) for byte in printable}
+    # All other bytes get the characters from 256 on, in order.
     others = (byte for byte in range(256) if byte not in characters)
     return characters | {byte: chr(256 + shift) for shift, byte in enumerate(others)}
 
 
 class Tokenizer:
-    """A byte-level BPE read from a tokenizer.json; encoding is tiktoken's.
+    """A byte-level BPE tokenizer, read from a tokenizer.json.
 
-    Ids are those of the tokenizer.json. In ours EOS is 0, PAD is 1 (never the same token), then the
-    bytes, then the merges; in GPT-2's the bytes and merges come first, EOS is 50256 and PAD, which
-    GPT-2 has not, is 50257.
+    Token ids are those of the tokenizer.json. In ours EOS is 0 and PAD is 1 (never the same token),
+    followed by the bytes and the merges. In GPT-2's the bytes and merges come first, EOS is 50256,
+    and PAD, which GPT-2 itself lacks, is 50257.
     """
 
     def __init__(self, path: str | Path):
@@ -47,9 +44,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, content: bytes, name: str) -> "Tokenizer":
-        """A tokenizer from the content of a tokenizer.json; `path` is None until it is saved
-        somewhere.
-        """
+        """A tokenizer from the content of a tokenizer.json; its `path` is None."""
         tokenizer = cls.__new__(cls)
         tokenizer.path = None
         tokenizer._read(content, name)
@@ -60,10 +55,12 @@ class Tokenizer:
         self.vocabulary = json.loads(content)["model"]["vocab"]  # {token in printable form: id}
         self.eos_id, self.pad_id = self.vocabulary[EOS], self.vocabulary[PAD]
         byte_of = {character: byte for byte, character in byte_characters().items()}
-        ordinary = (
-            (token, id_) for token, id_ in self.vocabulary.items() if token not in (EOS, PAD)
-        )
-        ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in ordinary}
+        # tiktoken wants byte strings, and merges the pair with the lowest id first.
+        ranks = {
+            bytes(byte_of[character] for character in token): id_
+            for token, id_ in self.vocabulary.items()
+            if token not in (EOS, PAD)
+        }
         self.encoding = tiktoken.Encoding(
             self.name,
             pat_str=PATTERN,
@@ -73,9 +70,7 @@ class Tokenizer:
         self.vocab_size = self.encoding.n_vocab
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written out in the text are encoded as ordinary
-        characters.
-        """
+        """Token ids of a text; special tokens in the text are encoded as ordinary characters."""
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int]) -> str:
@@ -83,18 +78,16 @@ class Tokenizer:
         return self.encoding.decode(list(ids))
 
     def pieces(self, text: str) -> list[str]:
-        """The text cut into its tokens."""
+        """The text of each token of a text."""
         return [self.encoding.decode([id_]) for id_ in self.encode(text)]
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the tokenizer.json."""
+        """SHA-256 of the tokenizer.json."""
         return hashlib.sha256(self._json).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as `AutoTokenizer.from_pretrained` reads
-        them.
-        """
+        """Write tokenizer.json and tokenizer_config.json, for `AutoTokenizer.from_pretrained`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_bytes(self._json)
@@ -104,7 +97,7 @@ class Tokenizer:
             "bos_token": EOS,
             "pad_token": PAD,
             "clean_up_tokenization_spaces": False,
-            # as `encode`: a text that spells "<|endoftext|>" does not end
+            # As in `encode`: a text that contains "<|endoftext|>" does not end there.
             "split_special_tokens": True,
         }
         (folder / "tokenizer_config.json").write_text(
@@ -113,9 +106,7 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None:
-    """Train a byte-level BPE on texts with Hugging Face's `tokenizers` and write its
-    tokenizer.json.
-    """
+    """Train a byte-level BPE on texts (Hugging Face tokenizers) and write its tokenizer.json."""
     from tokenizers import Regex, Tokenizer as Trainable, decoders, models, pre_tokenizers, trainers
 
     trainable = Trainable(models.BPE())

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.model import attend_explicit, attend_sdpa, choose_attention, hide, visible
+from helpers.model import attend_explicit, attend_sdpa, causal_mask, choose_attention, mask_to_bias
 from tests.support.tiny_models import tiny
 
 
@@ -37,8 +37,8 @@ def test_attention_equals_its_definition(attend, T, S, padded):
         shown[0, :2] = 0
     elif padded:
         shown[0, S - 1 :] = 0  # the last query is then a pad, which sees itself too
-    bias = hide(visible(T, S, shown), q.dtype) if padded else None
-    wanted = by_loops(q, k, v, visible(T, S, shown)[:, 0])
+    bias = mask_to_bias(causal_mask(T, S, shown), q.dtype) if padded else None
+    wanted = by_loops(q, k, v, causal_mask(T, S, shown)[:, 0])
     torch.testing.assert_close(attend(q, k, v, bias), wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -51,11 +51,10 @@ def test_explicit_and_sdpa_have_equal_gradients(T):
     torch.testing.assert_close(explicit, fused, atol=1e-5, rtol=1e-5)
 
 
-def test_visible_by_hand():
-    assert visible(2, 3).tolist() == [[True, True, False], [True, True, True]]
-    padded = visible(
-        3, 3, torch.tensor([[0, 1, 1]])
-    )  # a pad first: it sees itself, nobody else sees it
+def test_causal_mask_by_hand():
+    assert causal_mask(2, 3).tolist() == [[True, True, False], [True, True, True]]
+    # The first token is a pad: only the pad itself attends to it.
+    padded = causal_mask(3, 3, torch.tensor([[0, 1, 1]]))
     assert padded.shape == (1, 1, 3, 3)
     assert padded[0, 0].tolist() == [
         [True, False, False],
@@ -65,7 +64,7 @@ def test_visible_by_hand():
 
 
 def test_hidden_keys_get_minus_infinity_and_others_nothing():
-    bias = hide(torch.tensor([[True, False]]), torch.bfloat16)
+    bias = mask_to_bias(torch.tensor([[True, False]]), torch.bfloat16)
     assert bias.tolist() == [[0.0, -math.inf]] and bias.dtype == torch.bfloat16
 
 

@@ -16,7 +16,7 @@ N, C, V = 1500, 16, 100
 @pytest.fixture
 def chunked(monkeypatch):
     """Makes a batch of this size large: chunks of 1024 rows."""
-    monkeypatch.setattr(cross_entropy, "AT_ONCE", 1024 * V)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 1024 * V)
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -110,4 +110,4 @@ def test_without_gradients_nothing_is_kept(chunked):
 def test_small_batches_go_the_plain_way():
     with Largest() as seen:
         token_cross_entropy(*inputs()).backward()
-    assert seen.numbers == N * V < cross_entropy.AT_ONCE
+    assert seen.numbers == N * V < cross_entropy.MAX_LOGITS

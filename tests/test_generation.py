@@ -183,7 +183,7 @@ class Scripted:
         self.config = SimpleNamespace(context=99)
         self.script, self.sizes = torch.tensor(script), []  # of the batches that it was given
 
-    def hidden(self, ids, attention_mask, cache=None, last=False):
+    def hidden(self, ids, attention_mask, cache=None, last_only=False):
         self.sizes.append(len(ids))
         return self.script[ids[:, 0] - 2, ids.size(1) - 1][:, None]  # (b, 1) the token to write
 

@@ -167,7 +167,7 @@ def test_the_last_vector_alone_is_that_of_the_whole_pass(attention, mask, cached
     if cached:
         model.hidden(ids[:, :cached], None if mask is None else mask[:, :cached], cache=cache)
     torch.testing.assert_close(
-        model.hidden(ids[:, cached:], mask, cache=cache, last=True), whole[:, -1:]
+        model.hidden(ids[:, cached:], mask, cache=cache, last_only=True), whole[:, -1:]
     )
 
 
@@ -179,7 +179,7 @@ def test_only_the_last_token_asks_in_the_last_block(monkeypatch):
         return attend_explicit(q, k, v, bias)
 
     monkeypatch.setattr("helpers.model.choose_attention", lambda name, device: watched)
-    model.hidden(torch.randint(97, (2, 6)), last=True)
+    model.hidden(torch.randint(97, (2, 6)), last_only=True)
     assert asked == [(6, 6)] * (model.config.layers - 1) + [(1, 6)]
 
 

@@ -91,10 +91,10 @@ def test_a_pair_batch_by_hand():
     assert batch.ends.tolist() == [[3, 6], [1, 3]]
     assert batch.targets[0].tolist() == [-100, -100, 0, -100, 9, 0] + [-100] * (width - 6)
     assert batch.targets[1].tolist() == [-100, -100, 0] + [-100] * (width - 3)
-    assert (
-        not batch.sees[0, 4:7, 2:4].any() and batch.sees[0, 4:7, :2].all()
-    )  # rejected: the prompt, not chosen
-    assert not batch.sees[0, 2:4, 4:7].any()
+    prompt, chosen, rejected = slice(0, 2), slice(2, 4), slice(4, 7)
+    may_attend = batch.attention_mask[0]
+    assert may_attend[rejected, prompt].all() and not may_attend[rejected, chosen].any()
+    assert not may_attend[chosen, rejected].any()
 
 
 def test_pairs_score_as_separate_rows_do():

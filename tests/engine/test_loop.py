@@ -108,7 +108,7 @@ def test_a_batch_in_one_piece_is_the_very_batch():
     assert part[0] is ids and part[1] is mask and share == 1.0
     pairs = pair_batch(PAIRS, PAD)
     ((part, shares),) = in_parts(loop, gpt, pairs, pair_counts, 0)
-    assert part.sees is not None and torch.equal(part.sees, pairs.sees) and shares == [1.0, 1.0]
+    assert torch.equal(part.attention_mask, pairs.attention_mask) and shares == [1.0, 1.0]
     assert [len(range(23)[rows]) for rows in row_slices(23, 8)] == [8, 8, 7]
 
 

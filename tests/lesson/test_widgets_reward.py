@@ -169,7 +169,7 @@ def test_figures_draw(tokenizer, comparisons):
     drawn = [
         plots.overview(),
         plots.bradley_terry(20.0, 0.0),
-        plots.pair_mask(batch.sees[0], list(range(T)), [0] * T),
+        plots.pair_mask(batch.attention_mask[0], list(range(T)), [0] * T),
         plots.training(history, 0.5, 5),
         plots.accuracies({"length": row, "model": row}, 0.8),
         plots.by_kind({"mixed": row}, {"mixed": 0.7}),

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from helpers.model import GPT, attend_explicit, token_positions, visible
+from helpers.model import GPT, attend_explicit, causal_mask, token_positions
 
 INK, BLUE, ORANGE, GREEN, GREY = "#33373d", "#2f6f8f", "#d1703c", "#5b8c5a", "#8b9097"
 PASTELS = ("#cfe3ec", "#f6dcc9", "#d9e8d5", "#e6d9ec")
@@ -142,7 +142,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 
     def watch(q: Tensor, k: Tensor, v: Tensor, bias: None) -> Tensor:
         scores = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5  # (1, H, T, T)
-        causal = visible(q.size(-2), k.size(-2), device=q.device)
+        causal = causal_mask(q.size(-2), k.size(-2), device=q.device)
         kept.append(scores.masked_fill(~causal, -math.inf).softmax(dim=-1)[0])
         return attend_explicit(q, k, v, bias)  # what the block goes on with
 
