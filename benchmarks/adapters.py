@@ -28,9 +28,10 @@ from helpers.model import GPT, GPTConfig
 from helpers.records import fingerprint
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import save_stage
+from helpers.run.course import Course
 from helpers.run.memory import adapter_bytes
 from helpers.run.options import add_settings, fail
-from helpers.run.setup import Course, setup
+from helpers.run.setup import setup
 from helpers.stages.adapters import add_adapters, merge_adapters
 from helpers.stages.cli import ERRORS
 

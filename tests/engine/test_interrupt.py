@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 import torch
 from helpers import pretrain
-from helpers.engine.snapshots import Keeper
+from helpers.engine.snapshots import Snapshots
 from tests.support.runs import RUNS
 torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
 step = pretrain.schedule
 pretrain.schedule = lambda *args: time.sleep(0.1) or step(*args)  # slow enough to be interrupted
 try:
-    history, _ = RUNS["pretrain"](0.01, Keeper(Path({log!r}), Path({folder!r})))
+    history, _ = RUNS["pretrain"](0.01, Snapshots(Path({log!r}), Path({folder!r})))
 finally:
     pretrain.schedule = step
 """

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from helpers import reward, sft
 from helpers.batching import right_pad
 from helpers.engine import distributed, loop as engine_loop
-from helpers.engine.loop import Loop, row_slices, rows_of, select, share_of
-from helpers.engine.snapshots import Keeper
+from helpers.engine.loop import Loop, row_slices, rows_of, share_of
+from helpers.engine.snapshots import Snapshots
 from helpers.engine.state import read_state
+from helpers.engine.transfer import select
 from helpers.model import GPT
 from helpers.pretrain import next_token_loss, token_counts
 from helpers.reward import label_loss, pair_batch, pair_counts, reward_loss, text_counts
@@ -321,8 +322,8 @@ def toy_run(loop: Loop, steps: int, spoil=None, lr: float = 0.05):
     return layer
 
 
-def keeper_in(folder: Path) -> Keeper:
-    return Keeper(folder / "logs" / "toy.jsonl", folder / "snapshots")
+def snapshots_in(folder: Path) -> Snapshots:
+    return Snapshots(folder / "logs" / "toy.jsonl", folder / "snapshots")
 
 
 def test_every_step_is_taken_and_reported(capsys):
@@ -351,7 +352,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(bad, capsys):
 @pytest.mark.parametrize("name", ["pretrain", "pairs"])
 def test_the_batch_that_led_to_nan_is_saved(name, tmp_path, monkeypatch, capsys):
     """As a whole, not the part in which it showed: a tuple as it is, an object by name."""
-    loop, hidden = Loop(name, keeper=keeper_in(tmp_path)), GPT.hidden
+    loop, hidden = Loop(name, snapshots=snapshots_in(tmp_path)), GPT.hidden
 
     def broken(self, ids, *rest, **options):
         return hidden(self, ids, *rest, **options) * (float("nan") if len(loop.history) == 2 else 1)
@@ -403,33 +404,33 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def test_a_line_a_step_at_once(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    loop = started(3, keeper=keeper)
+    snapshots = snapshots_in(tmp_path)
+    loop = started(3, snapshots=snapshots)
     for step in range(3):
         loop.log(loss=1.0 / (step + 1), rate=0.5)
-        assert len(lines_of(keeper.log)) == step + 1  # an interrupted run keeps what it had
-    assert lines_of(keeper.log) == loop.history
+        assert len(lines_of(snapshots.log)) == step + 1  # an interrupted run keeps what it had
+    assert lines_of(snapshots.log) == loop.history
     assert loop.history[2] == {"step": 3, "loss": pytest.approx(1 / 3), "rate": 0.5}
 
 
 def test_a_number_that_is_not_finite_is_null_in_the_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    started(1, keeper=keeper).log(explained=float("nan"), ratio=float("inf"), loss=1.0)
-    assert lines_of(keeper.log) == [{"step": 1, "explained": None, "ratio": None, "loss": 1.0}]
+    snapshots = snapshots_in(tmp_path)
+    started(1, snapshots=snapshots).log(explained=float("nan"), ratio=float("inf"), loss=1.0)
+    assert lines_of(snapshots.log) == [{"step": 1, "explained": None, "ratio": None, "loss": 1.0}]
 
 
 def test_a_new_run_starts_a_new_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
+    snapshots = snapshots_in(tmp_path)
     for _ in range(2):
-        started(1, keeper=keeper).log(loss=1.0)
-    assert len(lines_of(keeper.log)) == 1
+        started(1, snapshots=snapshots).log(loss=1.0)
+    assert len(lines_of(snapshots.log)) == 1
 
 
 def test_only_the_first_process_prints_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(engine_loop, "is_main", lambda: False)
-    loop = started(2, keeper=keeper_in(tmp_path))
+    loop = started(2, snapshots=snapshots_in(tmp_path))
     loop.log(loss=1.0)
-    assert len(loop.history) == 1 and not keeper_in(tmp_path).log.exists()
+    assert len(loop.history) == 1 and not snapshots_in(tmp_path).log.exists()
     assert capsys.readouterr().out == ""
 
 
@@ -462,15 +463,15 @@ def test_the_time_that_is_left(resumed, left, monkeypatch, capsys):
 
 
 def test_a_run_that_goes_on_has_its_whole_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    first = started(3, keeper=keeper)
+    snapshots = snapshots_in(tmp_path)
+    first = started(3, snapshots=snapshots)
     first.log(loss=3.0)
     state = copy.deepcopy(first.state_dict())
     first.log(loss=2.0)  # never saved: taken again
-    second = started(3, keeper=keeper)
+    second = started(3, snapshots=snapshots)
     second.load_state_dict(state)
     second.log(loss=2.5)
-    assert [row["loss"] for row in lines_of(keeper.log)] == [3.0, 2.5]
+    assert [row["loss"] for row in lines_of(snapshots.log)] == [3.0, 2.5]
 
 
 def test_values_are_taken_off_the_graph():

@@ -91,11 +91,11 @@ def test_unknown_notebook():
 
 
 def test_kaggle_is_found_before_colab(monkeypatch):
-    assert session.find_place() == "local"
+    assert session.find_platform() == "local"
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    assert session.find_place() == "colab"
+    assert session.find_platform() == "colab"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert session.find_place() == "kaggle"
+    assert session.find_platform() == "kaggle"
 
 
 def test_missing_packages_at_home_name_the_command(monkeypatch):
@@ -189,7 +189,7 @@ def test_options_reach_the_course(tmp_path, monkeypatch):
     course = setup("3-PPO", **options, stop_after="90s", threads="1", save_steps=7)
     assert (course.seed, course.config.seed, course.out) == (5, 5, tmp_path / "other")
     assert course.config.adapter == "qlora" and course.dtype == torch.bfloat16
-    assert course.deadline == course.started + 90 and course.keeper().every_steps == 7
+    assert course.deadline == course.started + 90 and course.snapshots().every_steps == 7
     assert setup("2-RM-Training").config == load_config("reward", seed=1)
     with pytest.raises(ValueError, match="no setting 'sed'; did you mean seed?"):
         setup("3-PPO", sed=5)
@@ -208,43 +208,43 @@ def test_a_loop_has_its_log_and_snapshots(tmp_path):
     assert (loop.title, judge.title, loop.dtype) == ("reward", "judge", torch.bfloat16)
     assert course.loop(title="labels").title == "labels"
     assert loop.watch == seen.append and judge.watch is None
-    assert loop.keeper.log == tmp_path / "logs/reward.jsonl"
-    assert judge.keeper.folder == tmp_path / "snapshots/reward/judge"
-    assert loop.keeper.settings["shards"] == "abc" and loop.keeper.every == 5.0
+    assert loop.snapshots.log == tmp_path / "logs/reward.jsonl"
+    assert judge.snapshots.folder == tmp_path / "snapshots/reward/judge"
+    assert loop.snapshots.settings["shards"] == "abc" and loop.snapshots.every == 5.0
 
 
 def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
     """All that changes its numbers; not what only the machine has to do with."""
-    settings = course_in(tmp_path, "sft").keeper().settings
+    settings = course_in(tmp_path, "sft").snapshots().settings
     assert {"lr", "batch_size", "seed", "track", "source", "checkpoint pretrain"} <= settings.keys()
     assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
 
 
 def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
     course = course_in(tmp_path, "reward", hand_over=True)
-    assert course.keeper().hand_over and course.keeper("reward").hand_over
-    assert not course.keeper("judge").hand_over
+    assert course.snapshots().hand_over and course.snapshots("reward").hand_over
+    assert not course.snapshots("judge").hand_over
 
 
 def test_a_trial_is_kept_apart(tmp_path):
-    keeper = course_in(tmp_path, "sft", steps=5).keeper()
-    assert keeper.limit == 5 and keeper.log.name == "sft-trial.jsonl"
-    assert keeper.folder.name == "sft-trial"
+    snapshots = course_in(tmp_path, "sft", steps=5).snapshots()
+    assert snapshots.limit == 5 and snapshots.log.name == "sft-trial.jsonl"
+    assert snapshots.folder.name == "sft-trial"
 
 
 def test_starting_over_deletes_the_snapshots(tmp_path):
-    old = course_in(tmp_path, "sft").keeper().folder / "step-00000003"
+    old = course_in(tmp_path, "sft").snapshots().folder / "step-00000003"
     old.mkdir(parents=True)
-    course_in(tmp_path, "sft").keeper()
+    course_in(tmp_path, "sft").snapshots()
     assert old.exists()
-    course_in(tmp_path, "sft", resume=False).keeper()
+    course_in(tmp_path, "sft", resume=False).snapshots()
     assert not old.exists()
 
 
 def test_a_stage_ends_once(tmp_path):
     """Its checkpoint and its record say the same, and its snapshots go; curves are not saved."""
     course = course_in(tmp_path, "sft")
-    (course.snapshots / "sft" / "step-00000003").mkdir(parents=True)
+    (course.snapshots_folder / "sft" / "step-00000003").mkdir(parents=True)
     (course.out / "snapshots" / "ppo").mkdir(parents=True)
     model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
     metrics = {"heldout_loss": torch.tensor(1.5), "stop_rate": 0.5}
@@ -256,4 +256,4 @@ def test_a_stage_ends_once(tmp_path):
     assert course.facts()["preset"] == "smoke" and course.facts()["lr"] == course.config.lr
     recorded = course.metrics()
     assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
-    assert not course.snapshots.exists() and (course.out / "snapshots" / "ppo").exists()
+    assert not course.snapshots_folder.exists() and (course.out / "snapshots" / "ppo").exists()
