@@ -56,24 +56,17 @@ def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
 
 
 def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT | RewardModel:
-    """A model with transformers' GPT-2 weights: a RewardModel if they hold a score head, else a
-    GPT.
+    """A model with transformers' GPT-2 weights: with a score head a RewardModel, else a GPT.
 
-    Takes names with or without "transformer." and skips the tied head and mask buffers. Raises
-    RuntimeError, naming the weights, when one is missing, left over or of another shape.
+    Raises RuntimeError, naming the weights, when one is missing, left over or of another shape.
     """
-    gpt = GPT(config)
-    gpt.load_state_dict(
-        {
-            name: weight.T if is_conv1d(name) else weight
-            for name, weight in without_copies(state).items()
-            if name != "score.weight"
-        }
-    )
-    if "score.weight" not in state:
+    gpt, weights = GPT(config), without_copies(state)
+    score = weights.pop("score.weight", None)
+    gpt.load_state_dict({name: w.T if is_conv1d(name) else w for name, w in weights.items()})
+    if score is None:
         return gpt
     model = RewardModel(gpt)
-    model.score.load_state_dict({"weight": state["score.weight"]})
+    model.score.load_state_dict({"weight": score})
     return model
 
 
@@ -153,14 +146,10 @@ def save_stage(
     folder = Path(folder).absolute()
     if stage not in MAKERS or is_reward_model(model) != (stage == "reward"):
         kind, stages = type(model).__name__, ", ".join(MAKERS)
-        raise ValueError(
-            f"a {kind} is no checkpoint of stage {stage!r} (stages: {stages}; reward is a "
-            "RewardModel)"
-        )
+        known = f"stages: {stages}; reward is a RewardModel"
+        raise ValueError(f"a {kind} is no checkpoint of stage {stage!r} ({known})")
     if folder.exists() and not (folder / "stage.json").exists():
-        raise CheckpointError(
-            f"{folder} exists and is not a checkpoint of this course: not replacing it"
-        )
+        raise CheckpointError(f"{folder} is not a checkpoint of this course: not replacing it")
     info = {
         "stage": stage,
         "track": track,
@@ -212,17 +201,14 @@ def parent_record(folder: Path) -> dict:
 def read_info(folder: Path, stage: str | None = None) -> dict:
     """The contents of stage.json. stage: the one wanted, for the message when there is none."""
     restore_folder(folder)
+    path, remedy = folder / "stage.json", f": run {MAKERS[stage]} first" if stage else ""
     if not folder.is_dir():
-        maker = f": run {MAKERS[stage]} first" if stage else ""
-        raise CheckpointError(f"no checkpoint at {folder}{maker}")
-    path = folder / "stage.json"
+        raise CheckpointError(f"no checkpoint at {folder}{remedy}")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        maker = f"; {MAKERS[stage]} makes the one needed here" if stage else ""
-        raise CheckpointError(
-            f"{folder} is not a checkpoint of this course (it has no stage.json){maker}"
-        ) from None
+        message = f"{folder} is not a checkpoint of this course (it has no stage.json)"
+        raise CheckpointError(f"{message}{remedy}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if not isinstance(info, dict) or not {"stage", "track", "tokenizer", "files"} <= info.keys():

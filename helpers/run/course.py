@@ -69,12 +69,11 @@ class Course:
     def rows(
         self, kind: str, split: str, limit: int | None = None, room: int | None = None
     ) -> list:
-        """The first `limit` records of a kind ("documents", "demonstrations", ...) and split
-        ("train" or "heldout").
+        """The first `limit` records of a kind ("documents", ...) and split ("train", "heldout").
 
-        room: tokens that must stay free behind a real prompt, for the response or the completion;
-        by default the stage's response_tokens. Rows that can't be used are counted in a printed
-        line. Raises SourceError or ValueError as `helpers.rows.load.load_track`.
+        room: tokens that must stay free behind a real prompt, by default the stage's
+        response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError
+        or ValueError as `helpers.rows.load.load_track`.
         """
         from helpers.rows.load import load_track
 
@@ -129,9 +128,7 @@ class Course:
         return Loop(title or name or self.stage, self.dtype, snapshots, watch)
 
     def snapshots(self, name: str = "") -> Snapshots:
-        """Where a training run of this stage is logged and saved. It resumes only with the settings
-        and the checkpoints that it began with.
-        """
+        """Where a training run is logged and saved, with the settings and checkpoints it needs."""
         from helpers.run.checkpoints import checksum_of
 
         chosen, run = self.settings, name or self.stage
@@ -261,10 +258,8 @@ class Course:
         """What a stage has recorded; FileNotFoundError, naming the notebook, if nothing yet."""
         path = self.metrics_path(stage)
         if not path.exists():
-            raise FileNotFoundError(
-                f"stage {path.stem!r} has recorded nothing yet: run {NOTEBOOKS[path.stem]}.ipynb "
-                "first"
-            )
+            remedy = f"run {NOTEBOOKS[path.stem]}.ipynb first"
+            raise FileNotFoundError(f"stage {path.stem!r} has recorded nothing yet: {remedy}")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def metrics_path(self, stage: str | None = None) -> Path:

@@ -41,14 +41,11 @@ def kernel_env(settings: Settings, out: Path | None = None) -> dict[str, str]:
     return env
 
 
-def run_course(
-    settings: Settings, out: Path, stages: Sequence[str] = tuple(NOTEBOOKS), notebooks: Path = ROOT
-) -> dict | None:
-    """Run the notebooks of these stages into the run folder `out`; print progress and the final
-    table.
+def run_course(settings: Settings, out: Path, stages: Sequence[str], notebooks: Path) -> None:
+    """Run the notebooks of these stages into the run folder `out`; print progress and, once all
+    stages have run, the final table. notebooks: the folder of 0-Pretrain.ipynb and so on.
 
-    notebooks: the folder of 0-Pretrain.ipynb and so on. Returns the report, or None when
-    stages are still to be run. Raises CellFailure, ReportError, KeyboardInterrupt.
+    Raises CellFailure, ReportError, KeyboardInterrupt.
     """
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("report.json", "report.html"):
@@ -64,10 +61,9 @@ def run_course(
     waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]
     if waiting and len(stages) < len(NOTEBOOKS):
         print(f"No report yet: {', '.join(waiting)} still to be run into this folder.")
-        return None
+        return
     report = write_report(out)
     print(f"\n{final_table(report)}\n\nreport        {shown(out / 'report.html')}")
-    return report
 
 
 def run_stage(

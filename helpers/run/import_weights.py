@@ -32,9 +32,8 @@ from helpers.run.settings import data_folder, read_settings
 from helpers.tokenizer import Tokenizer
 
 OWNER = "openai-community"  # of GPT-2 on the Hub: gpt2, gpt2-medium, gpt2-large, gpt2-xl
-REVISIONS = {
-    "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"
-}  # a commit: the same files next year
+# a commit: the same files next year
+REVISIONS = {f"{OWNER}/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 FILES = ["config.json", "vocab.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 SECONDS = 8  # the longest wait for the Hub's first answer
 WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")  # of torch.compile, DistributedDataParallel
@@ -66,15 +65,14 @@ def find_weights(init: str, data_dir: Path | None = None) -> tuple[Path, dict[st
     WeightsError.
     """
     path = Path(init).expanduser()
-    looks_like_a_path = (
-        init.startswith((".", "/", "~")) or init.count("/") > 1 or path.suffix in (".pt", ".pth")
-    )
-    if not path.exists() and data_dir and not looks_like_a_path:
+    is_path = init.startswith((".", "/", "~")) or init.count("/") > 1
+    is_path = is_path or path.suffix in (".pt", ".pth")
+    if not path.exists() and data_dir and not is_path:
         beside_the_rows = data_dir / path.name
         path = beside_the_rows if (beside_the_rows / "config.json").is_file() else path
     if path.exists():
         return path, {"source": path.name, "revision": f"sha256:{sha256(weights_file(path))}"}
-    if looks_like_a_path:
+    if is_path:
         raise WeightsError(f"there is no file or folder {init}")
     name = init if "/" in init else f"{OWNER}/{init}"
     folder = download(name)
@@ -88,10 +86,8 @@ def weights_file(path: Path) -> Path:
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (path / "config.json").is_file() and (path / name).is_file():
             return path / name
-    raise WeightsError(
-        f"{path} needs config.json and model.safetensors, as transformers' save_pretrained writes "
-        "them"
-    )
+    files = "config.json and model.safetensors, as transformers' save_pretrained writes them"
+    raise WeightsError(f"{path} needs {files}")
 
 
 def download(name: str) -> Path:
@@ -124,11 +120,9 @@ def load_external(path: Path, tokenizer: Tokenizer) -> GPT:
     """The model in a folder or .pt file, with the tokenizer's vocabulary. Raises WeightsError."""
     model = load_nanogpt(path) if path.is_file() else load_gpt2(path)
     if (path / "stage.json").is_file():  # a checkpoint of this course has them already
-        if model.config.vocab_size != tokenizer.vocab_size:
-            raise WeightsError(
-                f"{path} has {model.config.vocab_size:,} tokens, this run's tokenizer "
-                f"{tokenizer.vocab_size:,}"
-            )
+        theirs, ours = model.config.vocab_size, tokenizer.vocab_size
+        if theirs != ours:
+            raise WeightsError(f"{path} has {theirs:,} tokens, this run's tokenizer {ours:,}")
         return model
     if path.is_dir():
         check_vocabulary(path, tokenizer)
@@ -157,9 +151,8 @@ def load_gpt2(folder: str | Path) -> GPT:
         return from_transformers_state(gpt_config(config), state)
     except Exception as error:
         reason = redact((str(error).splitlines() or [type(error).__name__])[0])
-        raise WeightsError(
-            f"{folder} holds no GPT-2 language model that can be read ({reason})"
-        ) from None
+        message = f"{folder} holds no GPT-2 language model that can be read ({reason})"
+        raise WeightsError(message) from None
 
 
 def check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
@@ -230,10 +223,8 @@ def nanogpt_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"{path} can't be read as weights alone ({reason}): save just the state dict"
-        ) from None
+        reason = f"can't be read as weights alone ({str(error).splitlines()[0]})"
+        raise WeightsError(f"{path} {reason}: save just the state dict") from None
     for key in STATE_KEYS:
         if isinstance(content, dict) and key in content:
             content = content[key]

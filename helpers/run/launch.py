@@ -3,9 +3,9 @@
     launch("ppo", course, processes=2, steps=6)               # in a cell
     python -m helpers launch ppo --processes 2 --steps 6      # in a shell
 
-Both are torch.distributed.run (torchrun), which starts `python -m helpers ppo --steps 6` once per
-process and stops all of them when one fails. What this wrapper adds: the threads are divided among
-the processes, and a failure becomes one line. For several machines call torchrun directly.
+Both are torchrun (torch.distributed.run), which starts `python -m helpers ppo --steps 6` in each
+process and stops all when one fails. This wrapper divides the threads among the processes and
+reports a failure in one line. For several machines call torchrun directly.
 """
 
 import argparse
@@ -41,11 +41,10 @@ LAST_LINES = 12  # lines of output that an error quotes
 def launch(stage: str, course: Course, processes: int = 2, **options: Any) -> list[dict]:
     """Train a stage in several processes; prints their output and returns the metrics of each step.
 
-    stage: "pretrain", "sft", "reward" or "ppo", with the preset, track, seed, source and run folder
-    of `course`. options: those of the stage's command line; `steps=6` becomes `--steps 6`. With a
-    single GPU it prints a notice and returns []. Raises RuntimeError with the last lines if a
-    process fails, and, once all have saved, KeyboardInterrupt after Ctrl-C or Stopped when the
-    session is over.
+    The stage has the settings and the run folder of `course`. options: those of the stage's command
+    line; `steps=6` becomes `--steps 6`. With a single GPU it prints a notice and returns []. Raises
+    RuntimeError with the last lines if a process fails, and, once all have saved, KeyboardInterrupt
+    after Ctrl-C or Stopped when the session is over.
     """
     if processes > 1 and gpus(course.device) == 1:
         print(f"skipped: one GPU; {processes} processes would share it and gain nothing")
@@ -147,10 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
-    """Run a stage's module in several processes and wait for them.
-
-    Raises ValueError for an impossible number of processes, RuntimeError if one of them fails with
-    no restart left.
+    """Run a stage in several processes. Raises ValueError for an impossible number of them,
+    RuntimeError if one fails with no restart left.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException

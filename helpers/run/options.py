@@ -1,7 +1,6 @@
 """The settings as options of a command line."""
 
 import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import fields
 
@@ -33,8 +32,3 @@ def as_options(settings: dict) -> list[str]:
         elif value is not None:
             words += [f"--{option}", str(value)]
     return words
-
-
-def fail(program: str, error: BaseException) -> None:
-    """End the program with one line."""
-    sys.exit(f"{program}: {error}")

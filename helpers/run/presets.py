@@ -1,5 +1,4 @@
-"""The presets: what a size of machine, a source of rows and a track change of the defaults in
-helpers/config.py.
+"""The presets: what a machine, a source of rows and a track change in helpers/config.py.
 
     smoke   to see that everything runs: minutes on an embedded world, one minute on real rows
     cpu     the course, on two CPU cores; its defaults are those of helpers/config.py
@@ -159,20 +158,17 @@ def load_config(
 
     Raises ValueError with the names to choose from for an unknown stage, preset, track or source.
     """
-    for what, name, names in (
-        ("stage", stage, CONFIGS),
-        ("preset", preset, PRESETS),
-        ("track", track, TRACKS),
-        ("source", source, SOURCES),
-    ):
-        if name not in names:
-            raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
+    names = {"stage": stage, "preset": preset, "track": track, "source": source}
+    for (kind, name), valid in zip(names.items(), (CONFIGS, PRESETS, TRACKS, SOURCES)):
+        if name not in valid:
+            raise ValueError(f"no {kind} {name!r}: choose from {', '.join(valid)}")
     return replace(CONFIGS[stage](**differences(preset, source, track, stage)), seed=seed)
 
 
 def choose_init(init: str | None, preset: str, track: str, source: str) -> str:
-    """What 1-SFT starts from: `init`, else what the preset says. Raises ValueError on an embedded
-    world for anything but the run's own base model.
+    """What 1-SFT starts from: `init`, else the preset's choice.
+
+    Raises ValueError on an embedded world for anything but the run's own base model.
     """
     init = init or load_config("sft", preset, track, source=source).init
     if init != "pretrain" and source == "embedded":

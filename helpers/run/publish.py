@@ -29,9 +29,8 @@ class PublishError(RuntimeError):
 def push(folder: str | Path, repository: str, private: bool = True) -> str:
     """Upload a checkpoint with its model card; returns the repository's address.
 
-    repository: "owner/name"; made if it isn't there (one that is there keeps who may see it).
-    Raises CheckpointError when the folder is no whole checkpoint, PublishError for a bad name, no
-    token or a wrong one, a refusal, or no network (within ten seconds).
+    repository: "owner/name"; created if it doesn't exist. Raises CheckpointError for a damaged
+    checkpoint, PublishError for a bad name or token, a refusal, or no network (within 10 seconds).
     """
     from huggingface_hub import HfApi, get_token  # imported here: most runs never need it
 

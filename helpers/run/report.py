@@ -134,7 +134,7 @@ def gold_table(rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def excess(loss: float, floor: float) -> float:
-    """How far a loss lies above its floor, as a fraction of the floor."""
+    """How far a loss is above its floor, as a fraction of the floor."""
     return loss / floor - 1
 
 

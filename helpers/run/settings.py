@@ -1,7 +1,5 @@
-"""The settings of a run, read once: environment variables and options meet here and become one
-frozen object, which is handed down. Nothing below helpers/run/ reads the environment.
-
-An option wins over its variable. In a notebook an option is a keyword: setup("3-PPO", seed=1).
+"""The settings of a run, read once, as one frozen object: options win over environment variables,
+which win over defaults. In a notebook an option is a keyword: setup("3-PPO", seed=1).
 """
 
 import difflib
@@ -64,10 +62,9 @@ class Settings:
 
 
 def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
-    """The settings from options, then environment variables, then the defaults.
+    """The settings. options: by field name, as texts or values; None counts as not given.
 
-    options: by field name, as texts or values; None counts as not given. Raises SettingsError, with
-    the nearest valid name or the values to choose from.
+    Raises SettingsError, with the nearest valid name or the values to choose from.
     """
     known = {field.name: field for field in fields(Settings) if field.metadata}
     given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -101,13 +98,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-CHOICES = {
-    "preset": PRESETS,
-    "track": TRACKS,
-    "source": SOURCES,
-    "adapter": ADAPTERS,
-    "dtype": DTYPES,
-}
+CHOICES = dict(preset=PRESETS, track=TRACKS, source=SOURCES, adapter=ADAPTERS, dtype=DTYPES)
 TIMES = ("stop_after", "save_every")
 LEAST = {"seed": 0, "threads": 1, "save_steps": 0, "steps": 0}  # of whole numbers
 

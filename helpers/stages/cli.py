@@ -13,7 +13,7 @@ from helpers.run.checkpoints import CheckpointError
 from helpers.run.course import Course
 from helpers.run.folders import STAGES
 from helpers.run.import_weights import WeightsError
-from helpers.run.options import add_settings, fail
+from helpers.run.options import add_settings
 from helpers.run.setup import setup
 
 ERRORS = (
@@ -56,7 +56,7 @@ def stage_main(
     except KeyboardInterrupt:
         sys.exit(130)  # saved, and said so
     except ERRORS as error:
-        fail(notebook, error)
+        sys.exit(f"{notebook}: {error}")
 
 
 def loss_curve(

@@ -1,6 +1,4 @@
-"""Jupyter's stop button: the running step ends, the run is saved, and the same cell goes on from
-there.
-"""
+"""Jupyter's stop button: the running step ends, the run is saved, and the same cell resumes it."""
 
 import json
 import queue
@@ -61,8 +59,5 @@ def test_the_stop_button_saves_and_the_cell_goes_on(tmp_path):
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    found = [
-        json.loads(line)
-        for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert found == expected
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert list(map(json.loads, lines)) == expected
