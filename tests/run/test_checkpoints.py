@@ -156,9 +156,6 @@ MIX_UPS = [
     ({"stage": "reward"}, "holds stage 'sft', not 'reward': 2-RM-Training.ipynb"),
     ({"track": "sentiment"}, "track 'tldr', but this run is on track 'sentiment'"),
     ({"tokenizer": DummyTokenizer("other")}, r"tokenizer .dummy. \(.{8}\), .* .other. \(.{8}\)"),
-        {"tokenizer": DummyTokenizer("other")},
-        r"tokenizer 'dummy' \(.{8}\), .* uses 'other' \(.{8}\)",
-    ),
 ]
 
 
