@@ -252,9 +252,9 @@ def load_stage(
         )
     theirs = info["tokenizer"]
     if tokenizer is not None and theirs["fingerprint"] != tokenizer.fingerprint:
-        made = f"{theirs['name']!r} ({theirs['fingerprint'][:8]})"
+        saved = f"{theirs['name']!r} ({theirs['fingerprint'][:8]})"
         ours = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
-        raise CheckpointError(f"{folder} was made with tokenizer {made}, but this run uses {ours}")
+        raise CheckpointError(f"{folder} was made with tokenizer {saved}, but this run uses {ours}")
     check_files(folder, info)
     config = gpt_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     model = from_transformers_state(config, load_file(folder / "model.safetensors"))

@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "\nStopped. What earlier notebooks made is kept; --stages continues from there.",
+            "\nStopped. The results of earlier notebooks stay; --stages continues from there.",
             file=sys.stderr,
         )
         return 130

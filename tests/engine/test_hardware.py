@@ -73,15 +73,15 @@ def faults():
         torch.zeros(20_000_000)  # 80 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-without, kept = faults(), keep_freed_memory()
+without, enabled = faults(), keep_freed_memory()
 faults()  # takes the memory that will be kept
-print(kept, without, faults())
+print(enabled, without, faults())
 """
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    kept, without, faults = run.stdout.split()
-    if kept == "False":
+    enabled, without, faults = run.stdout.split()
+    if enabled == "False":
         pytest.skip("no glibc")
     assert int(faults) < int(without) / 20
 

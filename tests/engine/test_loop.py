@@ -41,15 +41,15 @@ def trained(name: str, loop: Loop | None = None, **settings) -> tuple[list[dict]
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict:
+def unsplit() -> dict:
     """Every run with its batches in one piece."""
     return {name: trained(name) for name in ALL}
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_run_in_parts_is_the_run_in_one_piece(name, size, whole):
-    expected, model = whole[name]
+def test_a_run_in_parts_is_the_run_in_one_piece(name, size, unsplit):
+    expected, model = unsplit[name]
     history, parts = trained(name, micro_batch=size)
     assert len(expected) >= 3
     close = {"rel": 2e-3, "abs": 2e-4}
@@ -145,8 +145,8 @@ def test_shares_by_hand():
 
 def as_process(monkeypatch, rank: int, world: int) -> None:
     """Rows as they fall to one of several processes."""
-    own = lambda rows: range(rank, rows, world)  # noqa: E731
-    monkeypatch.setattr(engine_loop, "own_rows", own)
+    local = lambda rows: range(rank, rows, world)  # noqa: E731
+    monkeypatch.setattr(engine_loop, "own_rows", local)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8])
@@ -213,7 +213,7 @@ def tight(monkeypatch, most: int, error: Exception) -> None:
 @pytest.mark.parametrize(
     "name, error", [*((name, LACKS[0]) for name in STAGES), ("pretrain", LACKS[1])]
 )
-def test_parts_get_smaller_until_they_fit(name, error, whole, monkeypatch, capsys):
+def test_parts_get_smaller_until_they_fit(name, error, unsplit, monkeypatch, capsys):
     """A machine that holds at most three rows at once: the run is the one in small parts."""
     expected, _ = trained(name, micro_batch=2)
     tight(monkeypatch, 3, error)

@@ -64,8 +64,8 @@ def test_weights_gradients_and_optimisers_are_counted(muon_lr, capsys):
     ids = torch.randint(90, (8, 32))
     loop = Loop("toy")
     with loop.run(1, model=model, optimizers=optimizers):
-        whole = (ids, torch.ones_like(ids).bool())
-        for batch, share in loop.parts(whole, token_counts, 4):
+        full_batch = (ids, torch.ones_like(ids).bool())
+        for batch, share in loop.parts(full_batch, token_counts, 4):
             optimizers.backward(share * next_token_loss(model, *batch))
     held["gradients"] = nbytes(p.grad for p in model.parameters())
     optimizers.step()
@@ -165,8 +165,8 @@ def test_ppo_of_gpt2_fits_a_t4():
     """32 prompts of 512 tokens with responses of 64."""
     config = PPOConfig(rollout_size=32, minibatch_size=8, response_tokens=64, muon_lr=0.0)
     assert 5e9 < ppo_bytes(GPT2, config, 576) < 14e9
-    whole = PPOConfig(rollout_size=32, minibatch_size=32, response_tokens=64, muon_lr=0.0)
-    assert ppo_bytes(GPT2, whole, 576) > 14e9, "smaller minibatches must be what makes it fit"
+    unsplit = PPOConfig(rollout_size=32, minibatch_size=32, response_tokens=64, muon_lr=0.0)
+    assert ppo_bytes(GPT2, unsplit, 576) > 14e9, "smaller minibatches must be what makes it fit"
 
 
 @pytest.mark.parametrize("preset", MACHINES)

@@ -63,12 +63,12 @@ def write_real(write_metrics):
 
 
 def test_fields(tmp_path, write_metrics):
-    made = assemble(write_metrics(tmp_path))
-    assert list(made) == [*report.IDENTITY, "seconds", *report.REQUIRED]
-    assert made["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
+    assembled = assemble(write_metrics(tmp_path))
+    assert list(assembled) == [*report.IDENTITY, "seconds", *report.REQUIRED]
+    assert assembled["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
     for stage in report.REQUIRED:
-        assert set(required(stage, "embedded")) <= set(made[stage])
-        assert "seconds" not in made[stage] and "curves" not in made[stage]
+        assert set(required(stage, "embedded")) <= set(assembled[stage])
+        assert "seconds" not in assembled[stage] and "curves" not in assembled[stage]
 
 
 def test_only_seconds_differ_between_two_runs(tmp_path, write_metrics):
@@ -134,8 +134,8 @@ def test_the_page_stands_alone(tmp_path, write_metrics):
     out = write_metrics(tmp_path, {("ppo", "table"): rows})
     (out / "figures").mkdir()
     (out / "figures" / "sft-stop-rate.png").write_bytes(PIXEL)
-    made = write_report(out)
-    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == made
+    assembled = write_report(out)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == assembled
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and str(tmp_path) not in page
     assert set(re.findall(r'src="(\w+):', page)) == {"data"}, "nothing is fetched from elsewhere"
@@ -158,8 +158,8 @@ def test_the_page_stands_alone(tmp_path, write_metrics):
 
 
 def test_real_rows_need_no_floor_and_no_gold_reward_but_the_table(tmp_path, write_real):
-    made = assemble(write_real(tmp_path / "a"))
-    assert made["source"] == "local" and "entropy_floor" not in made["pretrain"]
+    assembled = assemble(write_real(tmp_path / "a"))
+    assert assembled["source"] == "local" and "entropy_floor" not in assembled["pretrain"]
     changes = {
         ("ppo", "table"): {"SFT": {"name": "x"}},
         ("reward", "accuracy_ci95"): ...,
@@ -180,13 +180,13 @@ def test_an_embedded_world_needs_what_real_rows_lack(tmp_path, write_real):
 
 
 def test_the_final_table_of_real_rows_shows_what_there_is(tmp_path, write_real):
-    made = assemble(write_real(tmp_path / "a"))
-    cells = {title: row for header, body in tables(made) for title, *row in zip(header, *body)}
+    assembled = assemble(write_real(tmp_path / "a"))
+    cells = {title: row for header, body in tables(assembled) for title, *row in zip(header, *body)}
     assert cells["score (SFT sd)"] == ["0.00 [-0.10, 0.10]", "1.50 [1.40, 1.60]"]
     assert cells["second judge"] == ["0.50", "0.70 [0.65, 0.75]"]
     assert cells["perplexity"][1] == "30.0"
     assert "ROUGE-L" not in cells, "a column that no policy has is left out"
-    text = final_table(made)
+    text = final_table(assembled)
     for line in (
         "loss 4.500, bigram 5.250",
         "loss 3.500, base model 4.750, stop rate 98.0%",
