@@ -7,6 +7,7 @@ and sft-qlora: 3-PPO's table on real rows shows them too.
 """
 
 import re
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,9 +29,10 @@ from helpers.model import GPT, GPTConfig
 from helpers.records import fingerprint
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import save_stage
+from helpers.run.course import Course
 from helpers.run.memory import adapter_bytes
-from helpers.run.options import add_settings, fail
-from helpers.run.setup import Course, setup
+from helpers.run.options import add_settings
+from helpers.run.setup import setup
 from helpers.stages.adapters import add_adapters, merge_adapters
 from helpers.stages.cli import ERRORS
 
@@ -235,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(setup("1-SFT", **options), options)
     except ERRORS as error:
-        fail("adapters", error)
+        sys.exit(f"adapters: {error}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ def toy_metrics() -> dict:
             "stop_rate": 0.99,
             "flaws": {"hallucination": 0.05},
             "sft_flaws": {"hallucination": 0.2},
+            "table": {
+                "SFT": {
+                    "gold_reward": 0.5,
+                    "flaws": {"hallucination": 0.2},
+                    "kl": 0.0,
+                    "stop_rate": 0.995,
+                },
+                "PPO": {
+                    "gold_reward": 0.9,
+                    "flaws": {"hallucination": 0.05},
+                    "kl": 4.2,
+                    "stop_rate": 0.99,
+                },
+            },
         },
     }
 

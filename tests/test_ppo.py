@@ -12,7 +12,7 @@ from helpers import ppo
 from helpers.config import PPOConfig
 from helpers.engine.hardware import cpu_has_bfloat16
 from helpers.engine.loop import Loop
-from helpers.engine.snapshots import Keeper
+from helpers.engine.snapshots import Snapshots
 from helpers.evaluation import judge, respond
 from helpers.losses import kl_k3, missing_eos_scores
 from helpers.model import GPT, GPTConfig, RewardModel
@@ -479,11 +479,11 @@ def test_a_broken_start_is_noticed():
 
 def test_every_iteration_is_logged(models, prompts, tokenizer, tmp_path, capsys):
     seen: list[int] = []
-    keeper = Keeper(tmp_path / "log.jsonl", tmp_path / "snapshots")
-    loop = Loop("toy", keeper=keeper, watch=lambda history: seen.append(len(history)))
+    snapshots = Snapshots(tmp_path / "log.jsonl", tmp_path / "snapshots")
+    loop = Loop("toy", snapshots=snapshots, watch=lambda history: seen.append(len(history)))
     history = train(own(models), prompts, SETTINGS, tokenizer, loop)
     assert seen == [1, 2] and history is loop.history
-    lines = keeper.log.read_text(encoding="utf-8").splitlines()
+    lines = snapshots.log.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == history
     names = {"score", "gold", "kl", "kl_k3", "entropy", "clip_fraction", "explained_variance"}
     names |= {"length", "stop_rate", "step", "value_loss"}

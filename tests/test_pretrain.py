@@ -14,7 +14,7 @@ import torch
 from helpers.batching import batch_plan, right_pad
 from helpers.config import PretrainConfig
 from helpers.engine.loop import Loop
-from helpers.engine.snapshots import Keeper, Stopped
+from helpers.engine.snapshots import Snapshots, Stopped
 from helpers.model import GPT, GPTConfig
 from helpers.pretrain import (
     document_batches,
@@ -204,7 +204,7 @@ def test_the_first_step_by_hand(capsys):
     rate = config.lr * schedule(0, len(batches))
     torch.optim.AdamW(twin.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.0).step()
     assert 0 < schedule(0, len(batches)) < 1
-    loop = Loop("toy", keeper=Keeper(Path("unused"), Path("unused"), limit=1))
+    loop = Loop("toy", snapshots=Snapshots(Path("unused"), Path("unused"), limit=1))
     with pytest.raises(Stopped):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Loop, "write_log", lambda *args: None)

@@ -37,7 +37,7 @@ from helpers.reward import (
 )
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.stages.reward import label_metrics, measure, set_apart, train_judge
 from helpers.training import schedule
 from tests.support.courses import course_in

@@ -21,8 +21,9 @@ from typing import Any
 
 from helpers.engine.files import ROOT
 from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
-from helpers.run.headless import Display, kernel_env
+from helpers.run.headless import kernel_env
 from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook
+from helpers.run.progress import Display
 from helpers.run.settings import read_settings
 from tools import hygiene
 from tools.definitions import coverage, definition, same

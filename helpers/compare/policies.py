@@ -26,8 +26,8 @@ from helpers.records import Prompt
 from helpers.reward import score_responses
 from helpers.rollouts import Models
 from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.course import Course
 from helpers.run.policy_table import table_text
-from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
 PEOPLE = "people"  # the name of what people wrote, in win rates

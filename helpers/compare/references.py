@@ -14,7 +14,7 @@ from helpers.compare.text_metrics import rouge, text_metrics, text_shape
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.model import GPT
 from helpers.records import Prompt
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 CHOSEN_ON = 200  # training rows that the length of the lead is chosen on

@@ -14,7 +14,7 @@ from helpers.compare.classifier import fit_rows
 from helpers.evaluation import Responses
 from helpers.reward import score_responses
 from helpers.run.checkpoints import load_stage
-from helpers.run.setup import Course
+from helpers.run.course import Course
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,9 @@ def own_rows(rows: int) -> range:
 
 @contextmanager
 def process_group(of: torch.device) -> Iterator[None]:
-    """For `with`: join the processes that torchrun has started, NCCL between GPUs, gloo between
-    CPUs.
+    """For `with`: join the processes that torchrun has started; without torchrun, do nothing.
 
-    Does nothing in a process that torchrun has not started. Raises ConnectionError when another
-    process is gone.
+    NCCL between GPUs, gloo between CPUs. Raises ConnectionError when another process is gone.
     """
     if "RANK" not in os.environ:
         yield
@@ -107,37 +105,37 @@ def add_numbers(numbers: list[float]) -> list[float]:
     return sums.tolist()
 
 
-def gather_rows(own: Tensor, fill: float = 0) -> Tensor:
+def gather_rows(local: Tensor, fill: float = 0) -> Tensor:
     """The batch (B, ...) from the rows of each process (B / W, ...), in the order of `own_rows`.
 
     Rows (B / W, R) may differ in length R between processes: shorter ones are padded on the right
     with `fill`.
     """
     if world() == 1:
-        return own
-    if own.dim() == 2:
+        return local
+    if local.dim() == 2:
         widths = [0.0] * world()
-        widths[rank()] = own.size(1)
-        own = F.pad(own, (0, int(max(add_numbers(widths))) - own.size(1)), value=fill)
-    parts = [torch.empty_like(own) for _ in range(world())]
-    dist.all_gather(parts, own.contiguous())
+        widths[rank()] = local.size(1)
+        local = F.pad(local, (0, int(max(add_numbers(widths))) - local.size(1)), value=fill)
+    parts = [torch.empty_like(local) for _ in range(world())]
+    dist.all_gather(parts, local.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)  # (B / W, W, ...) to (B, ...)
 
 
-def furthest(found: T | None, key: Callable[[T], float]) -> T | None:
+def furthest(value: T | None, key: Callable[[T], float]) -> T | None:
     """The value with the largest `key` among those of all processes; None if all have None.
 
-    Machines need not share a disk: snapshots lie where rank 0 ran when it wrote them.
+    Machines need not share a disk: a snapshot is on the machine that ran rank 0 at the time.
     """
     if world() == 1:
-        return found
+        return value
     keys = [0.0] * world()
-    keys[rank()] = -1.0 if found is None else float(key(found))
+    keys[rank()] = -1.0 if value is None else float(key(value))
     keys = add_numbers(keys)
     best = max(range(world()), key=keys.__getitem__)
     if keys[best] < 0:
         return None
-    box = [found if rank() == best else None]
+    box = [value if rank() == best else None]
     dist.broadcast_object_list(box, src=best)
     return box[0]
 

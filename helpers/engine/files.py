@@ -15,9 +15,7 @@ OUT_OF_TIME = 75  # the exit code for "try again later", so that a script can te
 
 
 def plain(value: Any) -> Any:
-    """Tensors, numpy scalars and arrays, tuples and paths as JSON knows them; NaN and infinities
-    become None.
-    """
+    """A value as JSON has it: tensors and arrays become lists, NaN and infinities None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -34,7 +32,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON atomically: a reader sees the old file or the new one, never half of it."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -56,9 +54,7 @@ def sha256(path: Path) -> str:
 
 
 def flush(*paths: Path) -> None:
-    """Have the system put files and folders on the disk now: a power cut must not find only their
-    names there.
-    """
+    """Write files and folders through to the disk, so that a power cut leaves no empty files."""
     for path in paths:
         if os.name == "nt" and path.is_dir():
             continue  # Windows opens no folders
@@ -71,10 +67,8 @@ def flush(*paths: Path) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to write in; takes the place of `folder` only when everything in it is
-    written.
-
-    Whatever is raised inside leaves an old `folder` as it was.
+    """For `with`: an empty folder to write in, which replaces `folder` once everything is written.
+    Whatever is raised inside leaves the old `folder` as it was.
     """
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     restore_folder(folder)
@@ -93,9 +87,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Put the old checkpoint back if a run was killed between moving it away and moving the new one
-    in.
-    """
+    """Restore a folder that a run, killed while replacing it, had moved away."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         os.replace(old, folder)
@@ -103,11 +95,9 @@ def restore_folder(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder, if it is there. It loses its name first, so that nobody who looks for it
-    finds half of it.
-    """
+    """Delete a folder if it exists. It is renamed first, so that no reader finds half of it."""
     gone = folder.with_name(f".{folder.name}.gone")
-    for rest in (gone, *folder.parent.glob(".*.gone")):  # left by a run that was killed
+    for rest in folder.parent.glob(".*.gone"):  # left by a run that was killed
         shutil.rmtree(rest, ignore_errors=True)
     if folder.exists():
         os.replace(folder, gone)

@@ -3,7 +3,6 @@
 import ctypes
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from torch import nn
 
 
 def choose_device(wanted: str | None = None) -> torch.device:
-    """CUDA where there is one, else the CPU; Apple's mps only on request. Of several processes each
-    takes a GPU of its own. Raises ValueError for a device that is not there.
+    """CUDA if there is any, else the CPU; Apple's mps only on request. Each process of torchrun
+    takes another GPU. Raises ValueError for a device that is not available.
     """
     wanted = (wanted or "").strip().lower()
     available = {
@@ -33,16 +32,13 @@ def choose_device(wanted: str | None = None) -> torch.device:
 
 
 def choose_dtype(device: torch.device, wanted: str | None = None) -> torch.dtype:
-    """The number format for matrix products on this device, unless one is wanted by name.
+    """The number format of matrix products on this device, unless one is wanted by name.
 
-    CUDA: bfloat16 from compute capability 8.0 on, float16 below (a T4 has no bfloat16 units
-    although it can emulate them). CPU: bfloat16 where AVX512-BF16 or AMX multiplies it in hardware,
-    else float32.
+    CUDA: bfloat16 from compute capability 8.0 on, float16 below (a T4 only emulates bfloat16). CPU:
+    bfloat16 where AVX512-BF16 or AMX multiplies it in hardware, else float32.
     """
     if wanted:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-            wanted
-        ]
+        return getattr(torch, wanted)
     if device.type == "cuda":
         enough = torch.cuda.get_device_capability(device)[0] >= 8
         return torch.bfloat16 if enough else torch.float16
@@ -53,15 +49,13 @@ def choose_dtype(device: torch.device, wanted: str | None = None) -> torch.dtype
 
 def cpu_has_bfloat16() -> bool:
     """True if this CPU multiplies bfloat16 in hardware and a small product comes out right."""
-    # These probes are not public and came one by one with new versions of torch; without one the
-    # answer is no.
+    # not public, and absent from older versions of torch
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     try:
         if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
             return False
-        a = torch.linspace(-1, 1, 64 * 64).reshape(
-            64, 64
-        )  # no random numbers: seeds must not depend on the CPU
+        # no random numbers: seeds must not depend on the CPU
+        a = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
         product = (a.bfloat16() @ a.bfloat16()).float()
         return bool((product - a @ a).abs().max() < 0.2)
     except RuntimeError:
@@ -81,16 +75,12 @@ def physical_cores() -> int:
             siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
             cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
         return max(1, min(len(cores), cpu_quota()))
-    if sys.platform == "darwin":
-        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True)
-        return int(answer.stdout) if answer.stdout.strip().isdigit() else os.cpu_count() or 1
-    return max(1, (os.cpu_count() or 2) // 2)
+    threads_per_core = 1 if sys.platform == "darwin" else 2  # Apple's have no hyperthreads
+    return max(1, (os.cpu_count() or 1) // threads_per_core)
 
 
 def cpu_quota() -> int:
-    """The number of CPUs a container may use (cgroup version 2 or 1); a large number where there is
-    no limit.
-    """
+    """The number of CPUs a container may use (cgroup version 2 or 1); 1024 without a limit."""
     group = Path("/sys/fs/cgroup")
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         if all((group / name).exists() for name in names):
@@ -101,11 +91,11 @@ def cpu_quota() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory of freed tensors for the next ones; False where there is no glibc.
+    """Have glibc keep the memory of freed tensors for the next ones; False without glibc.
 
-    It would give large blocks back at once, and Linux would have to find and clear their pages
-    again for the next tensor: a fifth of a small GPT's training step on a CPU. The price is that a
-    process stays as large as it once was.
+    By default it returns large blocks at once, and Linux must find and clear their pages again for
+    the next tensor: a fifth of a small GPT's training step on a CPU. In return, a process never
+    shrinks.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -116,10 +106,10 @@ def keep_freed_memory() -> bool:
 
 
 def set_memory_options(gpt: nn.Module, checkpointing: bool, compiled: bool) -> None:
-    """Have a GPT trained with less memory (checkpointing) or, after a slow start, faster.
+    """Train a GPT with less memory (checkpointing) or, after a slow start, faster (compiled).
 
     Checkpointing recomputes activations for the gradients instead of keeping them: a third more
-    time. Compiled blocks take a minute or more to begin with, and a C++ compiler or Triton.
+    time. Compiling blocks takes a minute or more, and a C++ compiler or Triton.
     """
     gpt.checkpointing = checkpointing
     if compiled:

@@ -1,5 +1,5 @@
-"""What a training loop stands on, as calls that the loop makes: which steps are left, which rows of
-a batch this process takes at once, what was measured.
+"""The bookkeeping of a training loop, as calls that the loop makes: which steps are left, which
+rows of a batch this process takes at once, what was measured.
 
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
         for step in steps:  # from 0, or from where the last snapshot was taken
@@ -12,9 +12,9 @@ a batch this process takes at once, what was measured.
             ...
             loop.log(**metrics)
 
-A loss that is a mean over a batch is the sum of its parts' means, each times the part's share of
-what is averaged. So the gradients of the parts add up to those of the batch, whatever the memory
-holds at once and however many processes share the work.
+A loss that is a mean over a batch is the sum of its parts' means, each times the part's share. So
+the gradients of the parts add up to those of the batch, whatever the memory holds at once and
+however many processes share the work.
 """
 
 import json
@@ -28,28 +28,29 @@ import torch
 from torch import OutOfMemoryError, Tensor, nn
 
 from helpers.engine.distributed import add_numbers, is_main, own_rows
-from helpers.engine.snapshots import Keeper, resumable
+from helpers.engine.files import plain
+from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
-from helpers.engine.transfer import mapped, moved
+from helpers.engine.transfer import moved, select
 
 
 class Loop:
     """The bookkeeping of one training run: resuming, saving, logging, parts of a batch.
 
     title: of the run, in its progress lines. dtype: the number format of its matrix products.
-    keeper: where its log and its snapshots go; without one nothing is written. watch: called with
-    the history after every step, for a live figure. lines: how many progress lines it prints.
+    snapshots: where its log and its snapshots go; without them nothing is written. watch: called
+    with the history after every step, for a live figure. lines: how many progress lines it prints.
     """
 
     def __init__(
         self,
         title: str,
         dtype: torch.dtype = torch.float32,
-        keeper: Keeper | None = None,
+        snapshots: Snapshots | None = None,
         watch: Callable[[list[dict]], None] | None = None,
         lines: int = 10,
     ):
-        self.title, self.dtype, self.keeper = title, dtype, keeper
+        self.title, self.dtype, self.snapshots = title, dtype, snapshots
         self.watch, self.lines = watch, lines
         self.history: list[dict[str, float]] = []  # the metrics of every step
         self.totals: dict[str, Any] = {}  # of the batch at hand: sums of share * value
@@ -60,40 +61,42 @@ class Loop:
     # ------------------------------------------------------------ steps
 
     @contextmanager
-    def run(self, steps: int, **parts: Any) -> Iterator[Iterator[int]]:
-        """Give the numbers of the steps that are left. `parts` is all that the next step depends
-        on: models, optimisers, random generators; snapshots hold its state.
+    def run(self, steps: int, **objects: Any) -> Iterator[Iterator[int]]:
+        """Yield the numbers of the steps that are left. `objects` are all that the next step
+        depends on: models, optimisers, random generators; snapshots hold their state.
 
         Raises FloatingPointError, with the step and the batch saved, if a number is not finite.
         """
         self.steps, self.every = steps, max(1, steps // self.lines)
-        self.modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+        self.modules = [item for item in objects.values() if isinstance(item, nn.Module)]
         self.device = next(self.modules[0].parameters()).device
         self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, we began
+        objects["progress"] = self
         try:
-            with resumable(self.title, steps, self.keeper, {**parts, "progress": self}) as left:
+            with resumable(self.title, steps, self.snapshots, objects) as left:
                 yield left
         except FloatingPointError as error:
             step, where = len(self.history) + 1, ""
-            if self.keeper and is_main():
-                log = self.keeper.log
+            if self.snapshots and is_main():
+                log = self.snapshots.log
                 folder = log.with_name(f"{log.stem}-batch-of-step-{step}")
                 batch = vars(self.batch) if hasattr(self.batch, "ids") else self.batch
                 write_state(folder, {"step": step, "batch": batch})
                 where = f" Its batch is saved in {folder}."
-            message = f"{self.title}: {error} at step {step}; lower the learning rate.{where}"
-            raise FloatingPointError(message) from None
+            raise FloatingPointError(
+                f"{self.title}: {error} at step {step}; lower the learning rate.{where}"
+            ) from None
 
     # ------------------------------------------------------------ parts of a batch
 
     def parts(
         self, batch: Any, weights: Callable[[Any], Tensor], size: int = 0
     ) -> Iterator[tuple[Any, Any]]:
-        """This process's rows of a batch, at most `size` at once (0: all), where the model is, each
-        part with its share of the batch's mean.
+        """This process's rows of a batch, at most `size` at once (0: all), on the model's device;
+        each part with its share of the batch's mean.
 
         batch: a tensor, a tuple of tensors, or an object that holds only tensors; rows first.
-        weights(batch): what each row counts in the mean, (B,), such as its tokens; or (B, K) for a
+        weights(batch): each row's weight in the mean, (B,), such as its tokens; or (B, K) for a
         loss with K means, whose shares then come as a list of K numbers.
         """
         self.batch, counts = batch, weights(batch).double()
@@ -112,8 +115,8 @@ class Loop:
 
     @contextmanager
     def retry_smaller(self) -> Iterator[None]:
-        """If the memory runs out inside, have `parts` begin the batch again with half as many rows
-        at once. Any other error, or one row that does not fit, goes through.
+        """If memory runs out inside, have `parts` begin the batch again with half as many rows at
+        once. Any other error, or a single row that does not fit, is raised.
         """
         try:
             yield
@@ -123,10 +126,8 @@ class Loop:
             if not out_of_memory or rows < 2:
                 raise
             self.size, self.retrying = rows // 2, True
-            print(
-                f"{self.title}: out of memory with {rows} rows at once; from now on {self.size} "
-                "at once, the batch stays the same"
-            )
+            message = f"out of memory with {rows} rows at once; from now on {self.size} at once"
+            print(f"{self.title}: {message}, the batch stays the same")
 
     # ------------------------------------------------------------ metrics
 
@@ -137,9 +138,7 @@ class Loop:
             self.totals[name] = self.totals.get(name, 0.0) + share * value
 
     def means(self) -> dict[str, float]:
-        """The batch's means, over all parts and processes. Raises FloatingPointError if one is not
-        finite, before any weight has changed.
-        """
+        """The batch's means over parts and processes; FloatingPointError if one is not finite."""
         values = [torch.as_tensor(value, device=self.device) for value in self.totals.values()]
         means = dict(zip(self.totals, add_numbers(torch.stack(values).tolist()), strict=True))
         for name, value in means.items():
@@ -155,7 +154,7 @@ class Loop:
             self.watch(self.history)
         if not is_main():
             return
-        if self.keeper:
+        if self.snapshots:
             self.write_log(self.history[-1:], "w" if done == 1 else "a")
         if done % self.every == 0 or done in (self.resumed + 1, self.steps):
             seconds = time.perf_counter() - self.start
@@ -165,14 +164,10 @@ class Loop:
             print(f"{line}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
 
     def write_log(self, rows: list[dict[str, float]], mode: str) -> None:
-        """Put steps into the log, one per line: into a new one (mode "w"), or at its end ("a")."""
-        self.keeper.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.keeper.log.open(mode, encoding="utf-8") as file:
-            for row in rows:  # JSON has no NaN
-                known = {
-                    name: value if math.isfinite(value) else None for name, value in row.items()
-                }
-                file.write(json.dumps(known) + "\n")
+        """Write steps to the log, one per line: to a new one (mode "w"), or at its end ("a")."""
+        self.snapshots.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.snapshots.log.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
 
     def state_dict(self) -> dict:
         return {"history": self.history}
@@ -180,7 +175,7 @@ class Loop:
     def load_state_dict(self, state: dict) -> None:
         self.history[:] = state["history"]
         self.start, self.resumed = time.perf_counter(), len(self.history)
-        if self.keeper and is_main():
+        if self.snapshots and is_main():
             self.write_log(self.history, "w")
 
 
@@ -191,25 +186,18 @@ def rows_of(batch: Any) -> int:
     return len(batch[0] if isinstance(batch, tuple) else next(iter(vars(batch).values())))
 
 
-def select(batch: Any, rows: slice) -> Any:
-    """Some rows of a batch."""
-    return mapped(batch, lambda tensor: tensor[rows])
-
-
 def row_slices(rows: int, size: int) -> Iterator[slice]:
-    """Slices of this process's rows of so many, at most `size` per slice. The first row, where it
-    has none of its own: then it takes part in adding up, with a share of 0.
+    """This process's rows of a batch of `rows`, as slices of at most `size`. A process without rows
+    gets the first row, with a share of 0: it must take part in the sums.
     """
-    own = own_rows(rows) or range(1)
-    for start in range(0, len(own), size or len(own)):
-        part = own[start : start + (size or len(own))]
+    local = own_rows(rows) or range(1)
+    for start in range(0, len(local), size or len(local)):
+        part = local[start : start + (size or len(local))]
         yield slice(part.start, part.stop, part.step)
 
 
 def share_of(counts: Tensor, rows: slice) -> Any:
-    """What part of a batch's counts (B,) or (B, K) these rows have: a number, or K of them; 0 for
-    rows that are another process's.
-    """
+    """The share of these rows in a batch's counts, (B,) or (B, K); 0 in a process without rows."""
     if not len(own_rows(len(counts))):
         return torch.zeros(counts.shape[1:]).tolist()
     total = counts.sum(0)

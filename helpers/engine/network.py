@@ -4,6 +4,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
@@ -15,23 +16,18 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
     In a thread, because a DNS lookup is bound by no library's own limit (HF_HUB_ETAG_TIMEOUT and
     HF_HUB_DOWNLOAD_TIMEOUT neither).
     """
-    outcome: list = []
+    answer: Future = Future()
 
     def work() -> None:
         try:
-            outcome.append((call(), None))
+            answer.set_result(call())
         except BaseException as error:
-            outcome.append((None, error))
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([answer], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} seconds")
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
+    return answer.result()
 
 
 def redact(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Command lines that complain in one line."""
+"""Command lines whose errors are one line."""
 
 import argparse
 import difflib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, with the nearest valid option."""
+    """A parser whose error is one line, with the nearest valid option."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -15,10 +15,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None):
-        found, unknown = self.parse_known_args(args, namespace)
+        options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"no option {unknown[0]}{self.nearest(unknown[0])}; --help lists them")
-        return found
+        return options
 
     def nearest(self, option: str) -> str:
         valid = [name for action in self._actions for name in action.option_strings]

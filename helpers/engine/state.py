@@ -1,8 +1,7 @@
-"""The state of a training run on disk: torch.save with a checksum, in a folder that appears as a
-whole.
+"""The state of a training run on disk: torch.save with a checksum, in an atomic folder.
 
-A state is what `state_dict` gives: nested dicts, lists and tuples of tensors, numbers, strings and
-None. It is read with weights_only=True, which refuses everything that could execute code.
+A state is nested dicts, lists and tuples of tensors, numbers, strings and None. It is read with
+weights_only=True, which refuses everything that could execute code.
 """
 
 import pickle
@@ -40,8 +39,7 @@ def read_state(folder: Path) -> dict:
     """A state from its folder, on the CPU. Raises DamagedState if it is not what was written."""
     try:
         restore_folder(folder)
-        intact = sha256(folder / STATE) == (folder / CHECKSUM).read_text(encoding="ascii")
-        if intact:
+        if sha256(folder / STATE) == (folder / CHECKSUM).read_text(encoding="ascii"):
             return torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise DamagedState(f"{folder} is damaged: {error}") from None
@@ -55,7 +53,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Restore what `random_state` gave; a CUDA state is ignored without such a device."""
+    """Restore what `random_state` returned; a CUDA state is ignored without such a device."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: made ahead of time, pinned, and moved where the model is."""
+"""Batches on their way to a GPU: made ahead of time, pinned, moved to the model's device."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 class Ahead(Sequence):
-    """The same batches; while one is learned from, a thread makes the next, in memory that a GPU
-    can fetch from.
-    """
+    """The same batches; during a training step a thread makes the next one, in pinned memory."""
 
     def __init__(self, batches: Sequence):
         self.batches, self.thread = batches, ThreadPoolExecutor(1)
@@ -33,16 +31,12 @@ class Ahead(Sequence):
 
 
 def ahead(batches: Sequence, device: torch.device) -> Sequence:
-    """Batches that are made while a GPU works; on a CPU, which has nothing to spare, the batches as
-    they are.
-    """
+    """Batches made while a GPU works; on a CPU, which has no time to spare, the same batches."""
     return Ahead(batches) if device.type == "cuda" else batches
 
 
 def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A batch (a tensor, a tuple of tensors, or an object that holds only tensors) with every
-    tensor changed.
-    """
+    """A batch with `change` applied to each tensor: a tensor, a tuple, or an object of tensors."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, tuple):
@@ -50,6 +44,11 @@ def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(batch)(*map(change, vars(batch).values()))
 
 
+def select(batch: Any, rows: slice) -> Any:
+    """Some rows of a batch."""
+    return mapped(batch, lambda tensor: tensor[rows])
+
+
 def moved(batch: Any, device: torch.device) -> Any:
-    """A batch where the model is."""
+    """A batch on the model's device."""
     return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))

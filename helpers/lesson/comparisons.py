@@ -20,7 +20,7 @@ from helpers.lesson.widgets.reward import score_by_token, starts_of
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.reward import bayes_accuracy
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from data.tldr.posts import Post, draw_split_post
 from data.tldr.threads import draw_document
 from data.tldr.vocabulary import VALUES
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 SLOTS = ("who", "deed", "thing", "since", "place")  # the facts that documents name again

@@ -15,7 +15,7 @@ from helpers.model import GPT
 from helpers.records import Comparison, Prompt
 from helpers.reward import score_responses
 from helpers.rollouts import Models
-from helpers.run.setup import Course
+from helpers.run.course import Course
 
 # Pairs of an embedded world that differ in one thing only, and in nothing else that matters.
 ONE_THING = {"tldr": "verbose", "sentiment": "sentiment"}

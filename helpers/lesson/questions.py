@@ -3,7 +3,7 @@
 from helpers.compare.hellaswag import hellaswag, load_hellaswag
 from helpers.model import GPT
 from helpers.rows.tracks import SourceError
-from helpers.run.setup import Course
+from helpers.run.course import Course
 
 
 def hellaswag_score(course: Course, model: GPT) -> dict[str, float]:

@@ -1,57 +1,52 @@
-"""The base model that 1-SFT starts from: the learner's own, or weights from elsewhere (`init`)."""
+"""The base model that 1-SFT starts from: the learner's own, or external weights (`init`)."""
 
 from pathlib import Path
 
 from helpers.engine.files import sha256
 from helpers.model import GPT
-from helpers.run.checkpoints import CheckpointError, load_stage, save_stage
-from helpers.run.import_weights import WeightsError, find_weights, load_foreign, weights_file
-from helpers.run.setup import PRETRAINED, Course
+from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.course import PRETRAINED, Course
+from helpers.run.import_weights import (
+    WeightsError,
+    find_weights,
+    load_external,
+    save_base,
+    weights_file,
+)
+from helpers.run.settings import data_folder
 
 
 def load_base(course: Course) -> tuple[GPT, dict]:
     """The base model and the contents of its stage.json.
 
-    Weights from elsewhere are read once and kept as a checkpoint of stage "base", which says where
-    they are from. Raises CheckpointError, WeightsError.
+    External weights are imported once, as a checkpoint of stage "base", which records where they
+    are from. Raises CheckpointError, WeightsError.
     """
-    asked = {"track": course.track, "tokenizer": course.tokenizer, "device": course.device}
+    run = {"track": course.track, "tokenizer": course.tokenizer, "device": course.device}
     if course.init == PRETRAINED:
-        return load_stage(course.base_folder, stage="pretrain", **asked)
+        return load_stage(course.base_folder, stage="pretrain", **run)
     try:
-        model, info = load_stage(course.base_folder, stage="base", **asked)
+        model, info = load_stage(course.base_folder, stage="base", **run)
         if matches(info["config"], course.init):
             return model, info
     except CheckpointError:
-        pass  # not read yet, damaged, or made with another tokenizer: read it (again)
-    save_base(course)
-    return load_stage(course.base_folder, stage="base", **asked)
+        pass  # not imported yet, damaged, or made with another tokenizer: import (again)
+    import_base(course)
+    return load_stage(course.base_folder, stage="base", **run)
 
 
-def save_base(course: Course) -> None:
-    """Read the weights that `course.init` names and write the checkpoint. Raises WeightsError when
-    they don't fit.
-    """
-    path, came_from = find_weights(course.init, course.data_dir)
-    model = load_foreign(path, course.tokenizer)
+def import_base(course: Course) -> None:
+    """Import the weights that `course.init` names. Raises WeightsError when they don't fit."""
+    path, origin = find_weights(course.init, data_folder(course.settings))
+    model = load_external(path, course.tokenizer)
     longest = course.limits().context
     if model.config.context < longest:
         raise WeightsError(
-            f"{came_from['source']} reads at most {model.config.context} tokens, but preset "
+            f"{origin['source']} reads at most {model.config.context} tokens, but preset "
             f"{course.preset} has rows of up to {longest}: take other weights or another preset"
         )
-    config = {"init": course.init_name, **came_from}
-    save_stage(
-        course.base_folder,
-        model,
-        course.tokenizer,
-        stage="base",
-        track=course.track,
-        config=config,
-        metrics={},
-        parent=None,
-        data_fingerprint="",
-    )
+    origin = {"init": course.init_name, **origin}
+    save_base(course.base_folder, model, course.tokenizer, course.track, origin)
 
 
 def matches(config: dict, init: str) -> bool:

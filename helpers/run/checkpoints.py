@@ -1,9 +1,5 @@
 """Handing a stage's model to the next notebook: a folder that transformers opens, plus stage.json
-(where it came from).
-
-model.safetensors, config.json and the tokenizer files are transformers' own formats; nothing is
-pickled. A folder is written beside its final place and then moved there, so that an interruption
-never leaves half a checkpoint.
+(where it came from). Nothing is pickled, and an interruption never leaves half a checkpoint.
 """
 
 import json
@@ -14,18 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers.engine.files import replaced_folder, restore_folder, sha256
+from helpers.engine.files import replaced_folder, restore_folder, sha256, write_json, write_text
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.run.cards import base_of, model_card
+from helpers.run.folders import NOTEBOOKS
 
-NOTEBOOKS = {  # stage: the notebook that makes its checkpoint
-    # weights from elsewhere, in the place of pretrain's (helpers/run/base_model.py)
-    "base": "1-SFT.ipynb",
-    "pretrain": "0-Pretrain.ipynb",
-    "sft": "1-SFT.ipynb",
-    "reward": "2-RM-Training.ipynb",
-    "ppo": "3-PPO.ipynb",
-}
+# stage: the notebook that makes its checkpoint; "base": external weights in the place of pretrain's
+MAKERS = {"base": "1-SFT.ipynb"} | {stage: f"{name}.ipynb" for stage, name in NOTEBOOKS.items()}
 
 
 class CheckpointError(RuntimeError):
@@ -36,22 +27,17 @@ class CheckpointError(RuntimeError):
 
 
 def is_conv1d(name: str) -> bool:
-    """Whether transformers keeps this weight as a Conv1D: (in, out), the transpose of nn.Linear's
-    (out, in).
-    """
+    """Whether transformers keeps this weight as a Conv1D: (in, out), not (out, in)."""
     return name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))
 
 
 def is_reward_model(model: GPT | RewardModel) -> bool:
-    """Whether a model has a score head. By its parts, not its class: 2-RM-Training defines
-    RewardModel once more.
-    """
+    """Whether a model has a score head. Not by its class: 2-RM-Training defines it once more."""
     return hasattr(model, "score")
 
 
 def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
-    """Our weights under transformers' names and in its layout (the head is tied to wte, so it is
-    not listed).
+    """Our weights under transformers' names and in its layout, without the head, which is tied.
 
     Raises ValueError for a model with adapters or 4-bit layers, which GPT-2 has no names for.
     """
@@ -70,27 +56,25 @@ def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
 
 
 def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT | RewardModel:
-    """A model with transformers' GPT-2 weights: a RewardModel when they hold a score head, else a
-    GPT.
+    """A model with transformers' GPT-2 weights: with a score head a RewardModel, else a GPT.
 
-    Takes names with or without "transformer." and skips what we don't keep (tied head, old mask
-    buffers). Raises RuntimeError, naming the weights, when one is missing, left over or of another
-    shape.
+    Raises RuntimeError, naming the weights, when one is missing, left over or of another shape.
     """
-    ours = {}
-    for name, weight in state.items():
-        name = name.removeprefix("transformer.")
-        if name not in ("score.weight", "lm_head.weight") and not name.endswith(
-            (".attn.bias", ".attn.masked_bias")
-        ):
-            ours[name] = weight.T if is_conv1d(name) else weight
-    gpt = GPT(config)
-    gpt.load_state_dict(ours)
-    if "score.weight" not in state:
+    gpt, weights = GPT(config), without_copies(state)
+    score = weights.pop("score.weight", None)
+    gpt.load_state_dict({name: w.T if is_conv1d(name) else w for name, w in weights.items()})
+    if score is None:
         return gpt
     model = RewardModel(gpt)
-    model.score.load_state_dict({"weight": state["score.weight"]})
+    model.score.load_state_dict({"weight": score})
     return model
+
+
+def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """GPT-2's weights without "transformer." in their names, the tied head and mask buffers."""
+    names = {name: name.removeprefix("transformer.") for name in state}
+    skipped = ("lm_head.weight", ".attn.bias", ".attn.masked_bias")
+    return {names[name]: state[name] for name in state if not name.endswith(skipped)}
 
 
 # ---------------------------------------------------------------- the files transformers reads
@@ -114,35 +98,25 @@ def transformers_config(model: GPT | RewardModel, tokenizer) -> dict:
         "attn_pdrop": 0.0,
         "resid_pdrop": 0.0,
         "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
+        **special_ids(tokenizer),
         "dtype": str(gpt.wte.weight.dtype).removeprefix("torch."),
     }
     if reward:  # one label: a number
-        config |= {
-            "id2label": {"0": "score"},
-            "label2id": {"score": 0},
-            "problem_type": "regression",
-        }
+        labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
+        config |= labels | {"problem_type": "regression"}
     return config
 
 
-def generation_config(tokenizer) -> dict:
-    """The contents of generation_config.json: sample from the whole distribution (transformers
-    keeps the top 50).
-    """
-    ids = {
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    return ids | {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+def special_ids(tokenizer) -> dict[str, int]:
+    """The special tokens in transformers' words."""
+    eos, pad = tokenizer.eos_id, tokenizer.pad_id
+    return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": pad}
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file of a checkpoint, which `save_stage` moves into place as a whole."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def gpt_config(config: dict) -> GPTConfig:
+    """Our sizes from the contents of a config.json."""
+    names = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+    return GPTConfig(*(config[name] for name in names))
 
 
 # ---------------------------------------------------------------- save
@@ -161,26 +135,21 @@ def save_stage(
     data_fingerprint: str,
     adapter=None,
 ) -> None:
-    """Write a stage's checkpoint with its model card, replacing an old one of the same name in one
-    move.
+    """Write a stage's checkpoint with its model card, replacing an old one atomically.
 
-    parent is the folder of the checkpoint this one was trained from (None for pretraining); its
-    stage and checksum are recorded. config and metrics are the run's, as JSON values. adapter
-    (`helpers.stages.adapters.Adapter`) is what was merged into the model, kept in the folder
-    adapter/. Raises CheckpointError when `folder` holds something that is not a checkpoint,
-    ValueError when stage and model don't belong together.
+    parent: the folder of the checkpoint that this one was trained from (None for pretraining).
+    config and metrics: the run's, as JSON values. adapter (`helpers.stages.adapters.Adapter`): what
+    was merged into the model; it is saved in the folder adapter/. Raises CheckpointError when
+    `folder` holds something that is not a checkpoint, ValueError when stage and model don't belong
+    together.
     """
     folder = Path(folder).absolute()
-    if stage not in NOTEBOOKS or is_reward_model(model) != (stage == "reward"):
-        kind, stages = type(model).__name__, ", ".join(NOTEBOOKS)
-        raise ValueError(
-            f"a {kind} is no checkpoint of stage {stage!r} (stages: {stages}; reward is a "
-            "RewardModel)"
-        )
+    if stage not in MAKERS or is_reward_model(model) != (stage == "reward"):
+        kind, stages = type(model).__name__, ", ".join(MAKERS)
+        known = f"stages: {stages}; reward is a RewardModel"
+        raise ValueError(f"a {kind} is no checkpoint of stage {stage!r} ({known})")
     if folder.exists() and not (folder / "stage.json").exists():
-        raise CheckpointError(
-            f"{folder} exists and is not a checkpoint of this course: not replacing it"
-        )
+        raise CheckpointError(f"{folder} is not a checkpoint of this course: not replacing it")
     info = {
         "stage": stage,
         "track": track,
@@ -193,99 +162,68 @@ def save_stage(
     }
     if adapter is not None:
         info["adapter"] = adapter.note()
+    # sample from the whole distribution: transformers' default is the top 50
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     with replaced_folder(folder) as fresh:
-        save_file(
-            to_transformers_state(model), fresh / "model.safetensors", metadata={"format": "pt"}
-        )
+        state = to_transformers_state(model)
+        save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
         write_json(fresh / "config.json", transformers_config(model, tokenizer))
-        write_json(fresh / "generation_config.json", generation_config(tokenizer))
+        write_json(fresh / "generation_config.json", special_ids(tokenizer) | sampling)
         tokenizer.save(fresh)
         info["files"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         if adapter is not None:
             adapter.write(fresh / "adapter")
         write_json(fresh / "stage.json", info)
-        (fresh / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
+        write_text(fresh / "README.md", model_card(info))
 
 
 def checksum_of(folder: Path) -> str | None:
-    """The checksum of a checkpoint's weights, as its stage.json has it; None where there is no
-    checkpoint.
-    """
+    """The checksum of a checkpoint's weights by its stage.json; None without a checkpoint."""
     try:
-        return read_info(folder, None)["files"]["model.safetensors"]
+        return read_info(folder)["files"]["model.safetensors"]
     except (CheckpointError, KeyError):
         return None
 
 
 def parent_record(folder: Path) -> dict:
-    """What a checkpoint keeps of its parent: the stage, the checksum of the weights, and where the
-    first ones are from.
-
-    The last ("base") only where that is not the learner's own pretraining.
+    """What a checkpoint records of its parent: the stage, the checksum of the weights and, if it
+    descends from external weights, where these are from ("base").
     """
-    info = read_info(folder, None)
-    record, base = (
-        {"stage": info["stage"], "checksum": info["files"]["model.safetensors"]},
-        base_of(info),
-    )
+    info = read_info(folder)
+    record = {"stage": info["stage"], "checksum": info["files"]["model.safetensors"]}
+    base = base_of(info)
     return record | {"base": base} if base else record
 
 
 # ---------------------------------------------------------------- load
 
 
-def read_info(folder: Path, stage: str | None) -> dict:
-    """The contents of stage.json. `stage` is the one wanted, for the message when there is
-    nothing.
-    """
+def read_info(folder: Path, stage: str | None = None) -> dict:
+    """The contents of stage.json. stage: the one wanted, for the message when there is none."""
     restore_folder(folder)
+    path, remedy = folder / "stage.json", f": run {MAKERS[stage]} first" if stage else ""
     if not folder.is_dir():
-        maker = f": run {NOTEBOOKS[stage]} first" if stage else ""
-        raise CheckpointError(f"no checkpoint at {folder}{maker}")
+        raise CheckpointError(f"no checkpoint at {folder}{remedy}")
     try:
-        info = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        maker = f"; {NOTEBOOKS[stage]} makes the one needed here" if stage else ""
-        raise CheckpointError(
-            f"{folder} is not a checkpoint of this course (it has no stage.json){maker}"
-        ) from None
+        message = f"{folder} is not a checkpoint of this course (it has no stage.json)"
+        raise CheckpointError(f"{message}{remedy}") from None
     except ValueError as error:
-        raise CheckpointError(f"{folder / 'stage.json'} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {error}") from None
     if not isinstance(info, dict) or not {"stage", "track", "tokenizer", "files"} <= info.keys():
-        raise CheckpointError(f"{folder / 'stage.json'} is not one of this course")
+        raise CheckpointError(f"{path} is not one of this course")
     return info
 
 
-def check_info(folder: Path, info: dict, stage: str, track: str, tokenizer) -> None:
-    """Raise CheckpointError, with both names, when a checkpoint is not the one asked for, or its
-    files have changed.
-    """
-    if info["stage"] != stage:
-        found = f"{folder} holds stage {info['stage']!r}, not {stage!r}"
-        raise CheckpointError(f"{found}: {NOTEBOOKS[stage]} makes the one needed here")
-    if info["track"] != track:
-        raise CheckpointError(
-            f"{folder} was made for track {info['track']!r}, but this run is on track {track!r}"
-        )
-    theirs = info["tokenizer"]
-    if tokenizer is not None and theirs["fingerprint"] != tokenizer.fingerprint:
-        made = f"{theirs['name']!r} ({theirs['fingerprint'][:8]})"
-        mine = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
-        raise CheckpointError(f"{folder} was made with tokenizer {made}, but this run uses {mine}")
-    check_files(folder, info)
-
-
 def check_files(folder: Path, info: dict) -> None:
-    """Raise CheckpointError when a file of the checkpoint is missing or has changed. The model card
-    may change.
-    """
+    """Raise CheckpointError when a file is missing or has changed; the model card may change."""
     for name, checksum in info["files"].items():
         path = folder / name
         if not path.exists() or sha256(path) != checksum:
             state = "has changed since it was saved" if path.exists() else "is missing"
-            raise CheckpointError(
-                f"{path} {state} (checksum mismatch): run {NOTEBOOKS[info['stage']]} again"
-            )
+            maker = MAKERS[info["stage"]]
+            raise CheckpointError(f"{path} {state} (checksum mismatch): run {maker} again")
 
 
 def load_stage(
@@ -302,17 +240,22 @@ def load_stage(
     foreign, of another stage, track or tokenizer (checked when one is given), or damaged.
     """
     folder = Path(folder).absolute()
-    if stage not in NOTEBOOKS:
-        raise ValueError(f"no stage {stage!r}; stages: {', '.join(NOTEBOOKS)}")
+    if stage not in MAKERS:
+        raise ValueError(f"no stage {stage!r}; stages: {', '.join(MAKERS)}")
     info = read_info(folder, stage)
-    check_info(folder, info, stage, track, tokenizer)
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = GPTConfig(
-        vocab_size=written["vocab_size"],
-        context=written["n_positions"],
-        layers=written["n_layer"],
-        heads=written["n_head"],
-        channels=written["n_embd"],
-    )
+    if info["stage"] != stage:
+        other = f"{folder} holds stage {info['stage']!r}, not {stage!r}"
+        raise CheckpointError(f"{other}: {MAKERS[stage]} makes the one needed here")
+    if info["track"] != track:
+        raise CheckpointError(
+            f"{folder} was made for track {info['track']!r}, but this run is on track {track!r}"
+        )
+    theirs = info["tokenizer"]
+    if tokenizer is not None and theirs["fingerprint"] != tokenizer.fingerprint:
+        saved = f"{theirs['name']!r} ({theirs['fingerprint'][:8]})"
+        ours = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
+        raise CheckpointError(f"{folder} was made with tokenizer {saved}, but this run uses {ours}")
+    check_files(folder, info)
+    config = gpt_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     model = from_transformers_state(config, load_file(folder / "model.safetensors"))
     return model.to(device), info

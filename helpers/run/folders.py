@@ -9,8 +9,6 @@ REPOSITORY = "https://github.com/rlhf-from-scratch/rlhf-from-scratch"
 
 
 def default_out(preset: str, track: str, seed: int, source: str = "embedded") -> str:
-    """The run folder, relative to the repository, when none is named: one for each world or
-    source.
-    """
+    """The run folder, relative to the repository, when none is named."""
     rows = "" if source == "embedded" else f"-{source}"
     return f"runs/{preset}-{track}{rows}-seed{seed}"

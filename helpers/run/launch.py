@@ -3,9 +3,9 @@
     launch("ppo", course, processes=2, steps=6)               # in a cell
     python -m helpers launch ppo --processes 2 --steps 6      # in a shell
 
-Both are torch.distributed.run (torchrun), which starts `python -m helpers ppo --steps 6` once per
-process and stops all of them when one fails. What this wrapper adds: the threads are divided among
-the processes, and a failure becomes one line. For several machines call torchrun directly.
+Both are torchrun (torch.distributed.run), which starts `python -m helpers ppo --steps 6` in each
+process and stops all when one fails. This wrapper divides the threads among the processes and
+reports a failure in one line. For several machines call torchrun directly.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.hardware import choose_device, choose_threads
 from helpers.engine.parser import Parser
 from helpers.engine.snapshots import Stopped
+from helpers.run.course import Course
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.options import as_options
-from helpers.run.settings import read_settings
-from helpers.run.setup import Course
+from helpers.run.settings import as_environment, read_settings
 
 LAST_LINES = 12  # lines of output that an error quotes
 
@@ -40,11 +41,10 @@ LAST_LINES = 12  # lines of output that an error quotes
 def launch(stage: str, course: Course, processes: int = 2, **options: Any) -> list[dict]:
     """Train a stage in several processes; prints their output and returns the metrics of each step.
 
-    stage: "pretrain", "sft", "reward" or "ppo", with the preset, track, seed, source and run folder
-    of `course`. options: those of the stage's command line; `steps=6` becomes `--steps 6`. With a
-    single GPU it prints a notice and returns []. Raises RuntimeError with the last lines if a
-    process fails, and, once all have saved, KeyboardInterrupt after Ctrl-C or Stopped when the
-    session is over.
+    The stage has the settings and the run folder of `course`. options: those of the stage's command
+    line; `steps=6` becomes `--steps 6`. With a single GPU it prints a notice and returns []. Raises
+    RuntimeError with the last lines if a process fails, and, once all have saved, KeyboardInterrupt
+    after Ctrl-C or Stopped when the session is over.
     """
     if processes > 1 and gpus(course.device) == 1:
         print(f"skipped: one GPU; {processes} processes would share it and gain nothing")
@@ -60,11 +60,11 @@ def launch(stage: str, course: Course, processes: int = 2, **options: Any) -> li
 
 
 def on_all_gpus(course: Course) -> None:
-    """With real rows and several GPUs: train the stage in one process per GPU.
+    """With real rows and several GPUs: train the stage in one process per GPU; else do nothing.
 
     The processes leave a snapshot of the trained model, from which the training cell below resumes
-    with no step left to take. Elsewhere nothing happens: the small models of the embedded worlds
-    train on one GPU in less time than the processes take to start.
+    with no step left to take. The small models of the embedded worlds train on one GPU in less time
+    than the processes take to start.
     """
     processes = gpus(course.device) if course.source != "embedded" else 1
     if processes > 1 and course.stage == "ppo":  # its batches must divide evenly
@@ -76,25 +76,16 @@ def on_all_gpus(course: Course) -> None:
 
 def environment_of(course: Course) -> dict[str, str]:
     """The environment variables that give other processes the settings of a course."""
-    chosen = course.settings
-    settings = {
-        "preset": course.preset,
-        "track": course.track,
-        "seed": course.seed,
-        "source": course.source,
-        "data_dir": chosen.data_dir,
-        "out": course.out,
-        "init": chosen.init,
-        "adapter": chosen.adapter,
-        "device": chosen.device,
-        "dtype": chosen.dtype,
-    }
-    if course.deadline is not None:  # the time left in the notebook's session
-        settings["stop_after"] = f"{max(course.deadline - time.perf_counter(), 1):.0f}s"
-    return {f"RLHF_{k.upper()}": str(v) for k, v in settings.items() if v is not None}
+    left = course.deadline
+    if left is not None:  # of the notebook's session
+        left = max(left - time.perf_counter(), 1.0)
+    chosen = replace(course.settings, preset=course.preset, out=course.out, stop_after=left)
+    return as_environment(
+        replace(chosen, track=course.track, seed=course.seed, source=course.source)
+    )
 
 
-def stream(command: Sequence[str], environment: dict[str, str], what: str) -> None:
+def stream(command: Sequence[str], environment: dict[str, str], title: str) -> None:
     """Run a command and print its output line by line; Ctrl-C is passed on, for it to save and end.
 
     Raises RuntimeError with the last lines if it fails, Stopped if its time was over.
@@ -128,9 +119,9 @@ def stream(command: Sequence[str], environment: dict[str, str], what: str) -> No
         process.kill()  # does nothing unless a second Ctrl-C came first
         process.wait()
     if process.returncode == OUT_OF_TIME:
-        raise Stopped(lines[-1].strip() if lines else what, OUT_OF_TIME)
+        raise Stopped(lines[-1].strip() if lines else title, OUT_OF_TIME)
     if process.returncode:
-        raise RuntimeError(f"{what} failed:\n{''.join(lines).rstrip()}")
+        raise RuntimeError(f"{title} failed:\n{''.join(lines).rstrip()}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,20 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--processes", type=int, default=2, help="default: %(default)s")
     add("--max-restarts", type=int, default=0, help="restarts from the last snapshot (default: 0)")
     add("--with-parent", action="store_true", help=argparse.SUPPRESS)
-    args, for_stage = parser.parse_known_args(arguments)
+    args, stage_options = parser.parse_known_args(arguments)
     try:
-        torchrun(args, for_stage)
+        torchrun(args, stage_options)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"launch: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def torchrun(args: argparse.Namespace, for_stage: list[str]) -> None:
-    """Run a stage's module in several processes and wait for them.
-
-    Raises ValueError for an impossible number of processes, RuntimeError if one of them fails with
-    no restart left.
+def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
+    """Run a stage in several processes. Raises ValueError for an impossible number of them,
+    RuntimeError if one fails with no restart left.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -170,12 +159,12 @@ def torchrun(args: argparse.Namespace, for_stage: list[str]) -> None:
         raise ValueError(f"--processes {args.processes}: must be 1 or more")
     if device.type == "cuda" and 1 < gpus(device) < args.processes:
         raise ValueError(f"--processes {args.processes}: this machine has {gpus(device)} GPUs")
-    if args.max_restarts and ("--stop-after" in for_stage or settings.stop_after):
+    if args.max_restarts and ("--stop-after" in stage_options or settings.stop_after):
         raise ValueError("--stop-after with --max-restarts: a restart would reset the time")
     if args.with_parent:
         end_with_parent()
     sizes = [f"--nproc-per-node={args.processes}", f"--max-restarts={args.max_restarts}"]
-    command = ["--standalone", *sizes, "-m", "helpers", args.stage, *for_stage]
+    command = ["--standalone", *sizes, "-m", "helpers", args.stage, *stage_options]
     print(f"python -m torch.distributed.run {shlex.join(command)}", flush=True)
     threads = str(max(1, choose_threads(settings.threads) // args.processes))
     os.environ |= {"OMP_NUM_THREADS": threads, "RLHF_THREADS": threads}

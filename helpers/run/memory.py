@@ -1,8 +1,8 @@
 """How much memory a stage needs, counted by formula: weights, gradients, optimiser state,
 activations, logits.
 
-All in bytes, for float32 weights. What CUDA itself and the allocator's gaps take comes on top: half
-a gigabyte to one.
+All in bytes, for float32 weights. CUDA and gaps in the allocator's memory add half a gigabyte to
+one.
 Shapes: V vocabulary, C channels, L layers, T context.
 """
 
@@ -17,48 +17,38 @@ FLOAT = 4  # bytes
 # Bytes that a block keeps for its backward pass, for each token and channel. Float32: 16 numbers
 # (both LayerNorms' inputs and outputs, query, key, value, the heads' result, the MLP's 4 + 4, the
 # sums). In 16 bits the two LayerNorm inputs stay float32 and the other 14 take half.
-KEPT = {32: 16 * FLOAT, 16: 2 * FLOAT + 14 * 2}
+SAVED = {32: 16 * FLOAT, 16: 2 * FLOAT + 14 * 2}
 LOGIT = 12  # bytes for each logit of a loss, at its peak: the logit, its log-softmax, its gradient
 
 
 def parameters(model: GPTConfig) -> int:
-    """Numbers in a GPT: token and position tables, blocks, the last LayerNorm (the head is the
-    token table).
-    """
+    """Numbers in a GPT: token and position tables, blocks, the last LayerNorm; the head is tied."""
     V, T, L, C = model.vocab_size, model.context, model.layers, model.channels
     return V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
 
 
 def matrices(model: GPTConfig) -> int:
-    """Of these, how many are in the blocks' weight matrices, which Muon trains."""
+    """Numbers in the blocks' weight matrices, which Muon trains."""
     return 12 * model.layers * model.channels**2
 
 
 def state_bytes(model: GPTConfig, muon: bool, trained: bool = True) -> int:
-    """Weights, and when trained their gradients and what the optimisers remember: AdamW two
-    numbers, Muon one.
-    """
-    remembered = 2 * parameters(model) - (matrices(model) if muon else 0)
-    return FLOAT * (parameters(model) + (parameters(model) + remembered if trained else 0))
+    """Weights and, when trained, gradients and optimiser state: AdamW two numbers, Muon one."""
+    if not trained:
+        return FLOAT * parameters(model)
+    return FLOAT * (4 * parameters(model) - (matrices(model) if muon else 0))
 
 
 def activation_bytes(model: GPTConfig, tokens: int, bits: int) -> int:
-    """What the blocks keep of so many tokens until the backward pass; in 16 bits also a copy of the
-    matrices.
-    """
+    """Activations until the backward pass; in 16 bits also a copy of the matrices."""
     copies = 0 if bits == 32 else 2 * matrices(model)
-    return KEPT[bits] * tokens * model.channels * model.layers + copies
+    return SAVED[bits] * tokens * model.channels * model.layers + copies
 
 
-def training_bytes(model: GPTConfig, tokens: int, guessed: int, bits: int, muon: bool) -> int:
-    """One step of `helpers.training.fit` on so many tokens at once, of which `guessed` get
-    logits.
-    """
-    return (
-        state_bytes(model, muon)
-        + activation_bytes(model, tokens, bits)
-        + LOGIT * guessed * model.vocab_size
-    )
+def training_bytes(model: GPTConfig, tokens: int, predicted: int, bits: int, muon: bool) -> int:
+    """One training step on so many tokens at once, of which `predicted` get logits."""
+    logits = LOGIT * predicted * model.vocab_size
+    return state_bytes(model, muon) + activation_bytes(model, tokens, bits) + logits
 
 
 def cache_bytes(model: GPTConfig, rows: int, length: int) -> int:
@@ -73,44 +63,37 @@ def ppo_bytes(model: GPTConfig, config: PPOConfig, length: int) -> int:
     times the logits of all responses (the policy's, and the steps of their entropy) and a block's
     work. Learning keeps the activations of policy and value model for a minibatch.
     """
-    trained = state_bytes(model, config.muon_lr > 0) + state_bytes(
-        model, muon=False
-    )  # policy and value model
-    state = trained + 2 * state_bytes(model, muon=False, trained=False)
-    logits = config.rollout_size * config.response_tokens * model.vocab_size
-    sampling = cache_bytes(model, config.rollout_size, length)
-    scoring = 5 * FLOAT * logits + KEPT[32] * config.rollout_size * length * model.channels
-    learned = config.minibatch_size * config.response_tokens * model.vocab_size
-    learning = 2 * activation_bytes(model, config.minibatch_size * length, 32) + LOGIT * learned
-    return state + max(sampling, scoring, learning)
+    trained = state_bytes(model, config.muon_lr > 0) + state_bytes(model, muon=False)
+    frozen = 2 * state_bytes(model, muon=False, trained=False)
+    rows, minibatch = config.rollout_size, config.minibatch_size
+    logits = config.response_tokens * model.vocab_size  # of a row
+    sampling = cache_bytes(model, rows, length)
+    scoring = rows * (5 * FLOAT * logits + SAVED[32] * length * model.channels)
+    learning = 2 * activation_bytes(model, minibatch * length, 32) + LOGIT * minibatch * logits
+    return trained + frozen + max(sampling, scoring, learning)
 
 
 def adapter_bytes(sizes: GPTConfig, config: SFTConfig) -> dict[str, int]:
-    """Bytes of the weights, their gradients and the optimisers' state, counted on a model that
-    takes no memory.
-
-    float32; AdamW keeps two numbers for each that learns, Muon one. What the layers keep for the
-    backward pass comes on top; it depends on the batch.
+    """Bytes of the float32 weights, their gradients and the optimiser state, without activations;
+    "trained" is the number of trained weights. Counted on a model that takes no memory.
     """
     with torch.device("meta"):
         model = GPT(sizes)
         saved = 0
         if config.adapter == "qlora":
             blocks = linear_layers(model, ("c_attn", "c_proj", "c_fc")).values()
-            saved = sum(
-                4 * layer.weight.numel() - nf4_bytes(layer.weight.numel()) for layer in blocks
-            )
+            sizes_of = [layer.weight.numel() for layer in blocks]
+            saved = sum(FLOAT * size - nf4_bytes(size) for size in sizes_of)
         if config.adapter != "full":
             add_lora(model, config.rank, config.alpha, config.targets)
             model.wte.weight.requires_grad_(config.train_embeddings)
-    _, muon_lr = config.rates
-    learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    kept = [1 if muon_lr and ".h." in f".{name}" and p.dim() == 2 else 2 for name, p in learns]
+    muon = config.rates[1] > 0
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    by_muon = [p for name, p in trained if muon and ".h." in f".{name}" and p.dim() == 2]
+    numbers = sum(p.numel() for _, p in trained)
     return {
-        "trained": sum(p.numel() for _, p in learns),
+        "trained": numbers,
         "weights": memory_bytes(model) - saved,
-        "gradients": sum(4 * p.numel() for _, p in learns),
-        "optimizer": sum(
-            4 * number * p.numel() for number, (_, p) in zip(kept, learns, strict=True)
-        ),
+        "gradients": FLOAT * numbers,
+        "optimizer": FLOAT * (2 * numbers - sum(p.numel() for p in by_muon)),
     }

@@ -5,20 +5,23 @@ cell trains, and to receive Ctrl-C, which nbclient would otherwise turn into a d
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from helpers.engine.files import write_text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "Interactive: run this cell in Jupyter, Colab or Kaggle to use the controls."
 ARROW = re.compile(r"^-+> (\d+) (.*)$", re.MULTILINE)  # IPython's mark at the line that failed
+LINE_END = re.compile(r"[\r\n]")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -31,14 +34,12 @@ class CellFailure(Exception):
     total: int
     source: str
     error: str
-    traceback: str = ""
-    executed: Any = None  # the notebook as far as it got
+    traceback: str
+    executed: Any  # the notebook as far as it got
 
     def __str__(self) -> str:
         lines = self.source.strip().splitlines()
-        head = "\n".join(f"    {line}" for line in lines[:6]) + (
-            "\n    ..." if len(lines) > 6 else ""
-        )
+        head = "\n".join(f"    {line}" for line in lines[:6] + ["..."] * (len(lines) > 6))
         arrow = ARROW.search(self.traceback)
         line = f"line {arrow.group(1)}: {arrow.group(2).strip()}\n" if arrow else ""
         return (
@@ -49,15 +50,13 @@ class CellFailure(Exception):
 
 @dataclass
 class Progress:
-    """Where a running notebook is; filled by the thread that executes, read by the one that
-    prints.
-    """
+    """Where a running notebook is; written by the thread that executes, read by the main one."""
 
     notebook: str
     total: int  # code cells
     number: int = 0  # the running one, 1 for the first
     line: str = ""  # the last line that cell has printed
-    started: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def seconds(self) -> float:
@@ -77,8 +76,6 @@ def write_notebook(path: Path, notebook: Any) -> None:
     """Write a notebook atomically, in the form that keeps diffs small (LF, one space of indent)."""
     import nbformat
 
-    from helpers.engine.files import write_text
-
     write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
@@ -94,15 +91,15 @@ def run_notebook(
     """
     client = make_client(read_notebook(path))
     cells = [cell for cell in client.nb.cells if cell.cell_type == "code" and cell.source.strip()]
-    progress = Progress(path.stem, len(cells), started=time.perf_counter())
+    progress = Progress(path.stem, len(cells))
     watch(client, progress)
-    failure: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def execute() -> None:
         try:
             asyncio.run(client.async_execute(cwd=str(cwd), env=env, cleanup_kc=True))
         except BaseException as error:  # handed to the calling thread
-            failure.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=execute, daemon=True)
     thread.start()
@@ -114,37 +111,25 @@ def run_notebook(
     except KeyboardInterrupt:
         stop_kernel(client, thread)
         raise
-    if failure:
-        raise explain(failure[0], progress, cells, client.nb) from None
+    if errors:
+        source = cells[progress.number - 1].source if progress.number else ""
+        raise explain(errors[0], progress, source, clean(client.nb)) from None
     return clean(client.nb)
 
 
 def make_client(notebook: Any) -> Any:
-    """An nbclient whose kernel is this very Python, whatever kernels are registered on the
-    machine.
-    """
+    """An nbclient whose kernel is this very Python, whatever kernels the machine has registered."""
     from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
 
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            argv = [
-                sys.executable,
-                "-m",
-                "ipykernel_launcher",
-                "-f",
-                "{connection_file}",
-                "--log-level=ERROR",
-            ]
-            return KernelSpec(argv=argv, display_name="Python 3 (ipykernel)", language="python")
-
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    # No time limit: training cells are long. Widget state must be kept while running (without it
-    # nbclient fails with a KeyError as soon as an `interact` prints); `clean` drops it afterwards.
+    # Without folders of kernels only the running Python's own is left. No time limit: training
+    # cells are long. Widget state must be stored (without it nbclient fails with a KeyError as soon
+    # as an `interact` prints); `clean` drops it afterwards.
     return NotebookClient(
         notebook,
-        km=manager,
+        km=AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
+        extra_arguments=["--log-level=ERROR"],
         timeout=None,
         record_timing=False,
         coalesce_streams=True,
@@ -160,75 +145,54 @@ def watch(client: Any, progress: Progress) -> None:
         progress.number += 1
         progress.line = ""
 
-    show = client.process_message
+    process = client.process_message
 
     def process_message(message: dict, cell: Any, cell_index: int) -> Any:
         if message["msg_type"] == "stream":
-            lines = [
-                part.strip()
-                for part in re.split(r"[\r\n]", message["content"]["text"])
-                if part.strip()
-            ]
-            progress.line = ANSI.sub("", lines[-1]) if lines else progress.line
-        return show(message, cell, cell_index)
+            lines = [line for line in LINE_END.split(message["content"]["text"]) if line.strip()]
+            progress.line = ANSI.sub("", lines[-1].strip()) if lines else progress.line
+        return process(message, cell, cell_index)
 
     client.on_cell_execute = on_cell_execute
     client.process_message = process_message
 
 
 def stop_kernel(client: Any, thread: threading.Thread) -> None:
-    """Stop the kernel and what it started (torchrun's workers share its process group), then the
-    thread.
-    """
+    """Stop the kernel with the processes it started (they share its group), then the thread."""
     process = getattr(getattr(client.km, "provisioner", None), "process", None)
     if process is not None and process.poll() is None:
         if hasattr(os, "killpg"):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpgid(process.pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         else:
             process.kill()
     thread.join(10)
 
 
-def explain(error: BaseException, progress: Progress, cells: list, notebook: Any) -> CellFailure:
+def explain(error: BaseException, progress: Progress, source: str, executed: Any) -> BaseException:
     """An nbclient error as a CellFailure; any other error is returned as it is."""
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    place = (progress.notebook, progress.number, progress.total)
-    source = cells[progress.number - 1].source if progress.number else ""
     if isinstance(error, CellExecutionError):
-        failure = CellFailure(
-            *place, source, f"{error.ename}: {error.evalue}", ANSI.sub("", error.traceback)
-        )
+        message, traceback = f"{error.ename}: {error.evalue}", ANSI.sub("", error.traceback)
     elif isinstance(error, DeadKernelError):
-        failure = CellFailure(
-            *place, source, "the kernel died: out of memory, or killed from outside"
-        )
+        message, traceback = "the kernel died: out of memory, or killed from outside", ""
     else:
         return error
-    failure.executed = clean(notebook)
-    return failure
+    place = progress.notebook, progress.number, progress.total
+    return CellFailure(*place, source, message, traceback, executed)
 
 
 def clean(notebook: Any) -> Any:
-    """Keep of an executed notebook what a reader needs and what is the same at every run.
+    """Reduce an executed notebook, in place, to what a reader needs and every run repeats.
 
     Drops widget state, timings and the kernel's version; a widget's view, which nothing can draw
-    without its kernel, becomes a line that says how to get it. Changes the notebook in place and
-    returns it.
+    without its kernel, becomes a line that says how to get it.
     """
     from nbformat import NotebookNode
 
-    notebook.metadata = NotebookNode(
-        kernelspec={
-            "display_name": "Python 3 (ipykernel)",
-            "language": "python",
-            "name": "python3",
-        },
-        language_info={"name": "python"},
-    )
+    names = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata = NotebookNode(kernelspec=names, language_info={"name": "python"})
     for cell in notebook.cells:
         for key in ("execution", "collapsed", "scrolled", "ExecuteTime", "jupyter"):
             cell.metadata.pop(key, None)

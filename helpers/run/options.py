@@ -1,11 +1,10 @@
-"""The settings as options of a command line, with one clear line for a mistake."""
+"""The settings as options of a command line."""
 
 import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import fields
 
-from helpers.run.settings import Settings, kind_of
+from helpers.run.settings import Settings
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
@@ -16,14 +15,11 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] | None = 
         option, text = field.name.replace("_", "-"), field.metadata["help"]
         if field.metadata["variable"]:
             text += f" (also RLHF_{field.name.upper()})"
-        if kind_of(field) != "bool":
-            parser.add_argument(f"--{option}", metavar="VALUE", help=text)
-        elif field.default:  # on unless it is switched off
-            parser.add_argument(
-                f"--no-{option}", dest=field.name, action="store_const", const=False, help=text
-            )
+        if isinstance(field.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
         else:
-            parser.add_argument(f"--{option}", action="store_const", const=True, help=text)
+            kind = {"metavar": "VALUE"}
+        parser.add_argument(f"--{option}", default=None, help=text, **kind)
 
 
 def as_options(settings: dict) -> list[str]:
@@ -31,15 +27,8 @@ def as_options(settings: dict) -> list[str]:
     words: list[str] = []
     for name, value in settings.items():
         option = name.replace("_", "-")
-        if value is True:
-            words.append(f"--{option}")
-        elif value is False:
-            words.append(f"--no-{option}")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
             words += [f"--{option}", str(value)]
     return words
-
-
-def fail(program: str, error: BaseException) -> None:
-    """End the program with one line."""
-    sys.exit(f"{program}: {error}")

@@ -1,10 +1,8 @@
-"""The table of policies as text: what `helpers.compare.policies.on_real_rows` measured, with every
-interval, in a few blocks.
-"""
+"""The table of policies on real rows (`helpers.compare.policies`) as text, with every interval."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -45,51 +43,39 @@ BLOCKS: dict[str, list[Column]] = {
         Column("BLEU", "BLEU", 1),
         Column("ROUGE-L_over_lead", "ROUGE-L over lead", 3),
     ],
-    "against references, greedy": [
-        Column("greedy/ROUGE-1", "ROUGE-1", 3),
-        Column("greedy/ROUGE-2", "ROUGE-2", 3),
-        Column("greedy/ROUGE-L", "ROUGE-L", 3),
-        Column("greedy/BLEU", "BLEU", 1),
-        Column("greedy/ROUGE-L_over_lead", "ROUGE-L over lead", 3),
-        Column("greedy/stop_rate", "stop rate", 3),
-    ],
 }
+BLOCKS["against references, greedy"] = [
+    replace(column, key=f"greedy/{column.key}")
+    for column in [*BLOCKS["against references"], Column("stop_rate", "stop rate", 3)]
+]
 Cell = tuple[float, list[float] | None]  # a number, and its 95% interval where there is one
+Table = tuple[list[str], list[list[str]]]  # header and rows, as text
 
 
 def all_rows(metrics: Mapping) -> dict[str, dict[str, Cell]]:
-    """{policy: {column's key: cell}} of the policies, then of what people wrote and the
-    baselines.
-    """
+    """{row: {column's key: cell}} of the policies, of what people wrote, and of the baselines."""
     people = {"people": metrics["people"]} if "people" in metrics else {}
     rows = {}
     for name, row in {**metrics["table"], **people, **metrics.get("baselines", {})}.items():
         greedy = {f"greedy/{key}": value for key, value in row.get("greedy", {}).items()}
-        rows[name] = dict(
-            cells_of({**row, **greedy, **wins_of(metrics.get("win_rates", {}), name)})
-        )
+        numbers = {**row, **greedy, **wins_of(metrics.get("win_rates", {}), name)}
+        rows[name] = {
+            key: (value, numbers.get(f"{key}_ci95"))
+            for key, value in numbers.items()
+            if isinstance(value, (int, float))
+        }
     return rows
 
 
 def wins_of(win_rates: Mapping[str, Mapping], name: str) -> dict:
     """The win rates of a policy over SFT and people, as further numbers of its row."""
-    found = {}
-    if rate := win_rates.get(f"{name} over SFT"):
-        found |= {"win_rate": rate["rate"], "win_rate_ci95": rate["ci95"]}
-        found |= {
-            "win_rate_controlled": rate["controlled"],
-            "win_rate_controlled_ci95": rate["controlled_ci95"],
-        }
-    if rate := win_rates.get(f"{name} over people"):
-        found |= {"win_rate_people": rate["rate"], "win_rate_people_ci95": rate["ci95"]}
-    return found
-
-
-def cells_of(row: Mapping) -> Iterator[tuple[str, Cell]]:
-    """(key, cell) of each number of a row."""
-    for key, value in row.items():
-        if isinstance(value, (int, float)):
-            yield key, (value, row.get(f"{key}_ci95"))
+    numbers = {}
+    for opponent, key in (("SFT", "win_rate"), ("people", "win_rate_people")):
+        if rate := win_rates.get(f"{name} over {opponent}"):
+            numbers |= {key: rate["rate"], f"{key}_ci95": rate["ci95"]}
+            numbers |= {f"{key}_controlled": rate["controlled"]}
+            numbers |= {f"{key}_controlled_ci95": rate["controlled_ci95"]}
+    return numbers
 
 
 def number_text(
@@ -106,36 +92,37 @@ def number_text(
     return " ".join(parts) or "-"
 
 
-def used(columns: list[Column], rows: Mapping[str, Mapping[str, Cell]]) -> list[Column]:
-    """The columns with a number in at least one row."""
-    return [column for column in columns if any(column.key in row for row in rows.values())]
+def tables(metrics: Mapping) -> list[Table]:
+    """The blocks as tables of text, each with the columns and rows that have a number in it."""
+    rows, blocks = all_rows(metrics), []
+    for title, columns in BLOCKS.items():
+        columns = [column for column in columns if any(column.key in row for row in rows.values())]
+        body = [
+            [name, *(column.text(row) for column in columns)]
+            for name, row in rows.items()
+            if any(column.key in row for column in columns)
+        ]
+        if body:
+            blocks.append(([title, *(column.title for column in columns)], body))
+    return blocks
 
 
-def block(title: str, columns: list[Column], rows: Mapping[str, Mapping[str, Cell]]) -> list[str]:
-    """The lines of one block; rows without any of its numbers are left out."""
-    kept = {name: row for name, row in rows.items() if any(column.key in row for column in columns)}
-    lines = [[title, *(column.title for column in columns)]]
-    lines += [[name, *(column.text(row) for column in columns)] for name, row in kept.items()]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
+def aligned(header: list[str], body: list[list[str]]) -> str:
+    """A table as lines of text: the first column flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(header, *body)]
+    rows = [header, ["-" * width for width in widths], *body]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line) for line in lines)
 
 
 def table_text(metrics: Mapping) -> str:
     """The whole table, 95% intervals in brackets, and what must be known to read it."""
-    rows = all_rows(metrics)
-    lines: list[str] = []
-    for title, columns in BLOCKS.items():
-        if there := used(columns, rows):
-            lines += [*block(title, there, rows), ""]
-    return "\n".join(lines + notes(metrics))
+    return "\n\n".join([*(aligned(*table) for table in tables(metrics)), notes(metrics)])
 
 
-def notes(metrics: Mapping) -> list[str]:
+def notes(metrics: Mapping) -> str:
     """How good the judges are, and what PPO gained by them."""
-    found = [
+    lines = [
         f"{metrics['table']['PPO']['responses']} held-out prompts; 95% intervals by bootstrap "
         "over prompts (distinct-n: jackknife). KL of best of n is its upper bound."
     ]
@@ -144,19 +131,19 @@ def notes(metrics: Mapping) -> list[str]:
         weak = " It may be no better than chance: its columns say little." if low <= 0.5 else ""
         accuracy = number_text(metrics["judge_accuracy"], (low, high))
         gain = number_text(metrics["judge_gain"], metrics["judge_gain_ci95"])
-        found.append(
+        lines.append(
             f"Second judge ({metrics['judge_unit']}): accuracy {accuracy} on held-out rows."
             f"{weak} PPO over SFT by it: {gain}."
         )
     for pair, rate in metrics.get("asked", {}).items():
-        found.append(
+        lines.append(
             f"Judge behind the endpoint, {pair}: {number_text(rate['rate'], rate['ci95'], '.2f')} "
             f"of {rate['pairs']} pairs, {rate['unanswered']} unanswered; in {rate['flipped']:.0%} "
             "the order decided."
         )
     if "baselines" in metrics:
-        found.append(
+        lines.append(
             "ROUGE: F-measure of stemmed words. BLEU: sacrebleu's default (13a, mixed case, exp "
             "smoothing)."
         )
-    return found
+    return "\n".join(lines)

@@ -1,5 +1,4 @@
-"""The presets: what a size of machine, a source of rows and a track change of the defaults in
-helpers/config.py.
+"""The presets: what a machine, a source of rows and a track change in helpers/config.py.
 
     smoke   to see that everything runs: minutes on an embedded world, one minute on real rows
     cpu     the course, on two CPU cores; its defaults are those of helpers/config.py
@@ -22,181 +21,120 @@ from helpers.rows.tracks import TRACKS
 
 GPU_PRESETS = ("t4", "t4x2", "h100")
 PRESETS = ("cpu", "smoke", *GPU_PRESETS)
-Differences = dict[str, dict]  # stage -> field -> value
+Differences = dict[str, dict]  # stage -> field -> value; "responses": of all stages that sample
 
 # ---------------------------------------------------------------- embedded worlds
 
+ADVICE = {"pretrain": dict(documents=14_000), "reward": dict(comparisons=12_000)}
 EMBEDDED: dict[str, Differences] = {  # of a track
     "sentiment": {
-        "pretrain": {"documents": 12_000, "epochs": 3.0},
-        "reward": {"comparisons": 8_000, "epochs": 2.0},
+        "pretrain": dict(documents=12_000, epochs=3.0),
+        "reward": dict(comparisons=8_000, epochs=2.0),
     },
-    "assistant": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
-    "instruct": {"pretrain": {"documents": 14_000}, "reward": {"comparisons": 12_000}},
+    "assistant": ADVICE,
+    "instruct": ADVICE,
 }
 SMOKE: Differences = {  # on top, on every embedded world
-    "pretrain": {"documents": 7_200},
-    "sft": {"demonstrations": 4_000, "eval_prompts": 200},
-    "reward": {"comparisons": 2_400, "batch_size": 16, "eval_prompts": 64, "best_of": 4},
-    "ppo": {"iterations": 8, "kl_coef": 0.6, "eval_prompts": 400},
+    "pretrain": dict(documents=7_200),
+    "sft": dict(demonstrations=4_000, eval_prompts=200),
+    "reward": dict(comparisons=2_400, batch_size=16, eval_prompts=64, best_of=4),
+    "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=400),
 }
 
 # ---------------------------------------------------------------- real rows: two cores
 
-SMALL_GPT = {"layers": 6, "channels": 256, "eval_documents": 40}  # six million parameters
-SMALL_ROLLOUTS = {
-    "iterations": 20,
-    "rollout_size": 32,
-    "minibatch_size": 16,
-    "value_lr": 1e-3,
-    "kl_coef": 0.1,
+SMALL_GPT = dict(layers=6, channels=256, eval_documents=40)  # six million parameters
+SMALL_ROLLOUTS = dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3, kl_coef=0.1)
+REAL_ADVICE: Differences = {
+    "pretrain": SMALL_GPT | dict(context=256, documents=2_000),
+    "sft": dict(demonstrations=6_000),
+    "reward": dict(comparisons=6_000, muon_lr=1e-2),
+    "ppo": SMALL_ROLLOUTS,
 }
 REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
-        "pretrain": SMALL_GPT | {"context": 512, "documents": 2_600, "batch_size": 8},
-        "sft": {"demonstrations": 100_000, "copying_rows": 8_000, "adapt_epochs": 3.0},
-        "reward": {"comparisons": 100_000, "epochs": 2.0, "muon_lr": 1e-2},
+        "pretrain": SMALL_GPT | dict(context=512, documents=2_600, batch_size=8),
+        "sft": dict(demonstrations=100_000, copying_rows=8_000, adapt_epochs=3.0),
+        "reward": dict(comparisons=100_000, epochs=2.0, muon_lr=1e-2),
         "ppo": SMALL_ROLLOUTS,
     },
     "sentiment": {
-        "pretrain": SMALL_GPT | {"context": 128, "documents": 1_300, "batch_size": 32},
-        "sft": {"demonstrations": 100_000, "epochs": 3.0, "batch_size": 32, "response_tokens": 48},
-        "reward": {
-            "pointwise": True,
-            "comparisons": 100_000,
-            "epochs": 3.0,
-            "muon_lr": 1e-2,
-            "lm_coef": 0.1,
-            "response_tokens": 48,
-        },
-        "ppo": {"iterations": 40, "kl_coef": 0.1, "response_tokens": 48},
+        "pretrain": SMALL_GPT | dict(context=128, documents=1_300, batch_size=32),
+        "sft": dict(demonstrations=100_000, epochs=3.0, batch_size=32),
+        "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, muon_lr=1e-2, lm_coef=0.1),
+        "ppo": dict(iterations=40, kl_coef=0.1),
+        "responses": dict(response_tokens=48),
     },
-    "assistant": {
-        "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
-        "sft": {"demonstrations": 6_000},
-        "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
-        "ppo": SMALL_ROLLOUTS,
-    },
-    "instruct": {
-        "pretrain": SMALL_GPT | {"context": 256, "documents": 2_000},
-        "sft": {"demonstrations": 6_000},
-        "reward": {"comparisons": 6_000, "muon_lr": 1e-2},
-        "ppo": SMALL_ROLLOUTS,
-    },
+    "assistant": REAL_ADVICE,
+    "instruct": REAL_ADVICE,
 }
 SMOKE_REAL: Differences = {  # preset smoke, every track
-    "pretrain": {
-        "layers": 2,
-        "heads": 2,
-        "channels": 64,
-        "context": 192,
-        "vocabulary": 1024,
-        "documents": 100,
-        "eval_documents": 10,
-    },
-    "sft": {"demonstrations": 320, "eval_prompts": 16, "response_tokens": 24},
-    "reward": {
-        "comparisons": 320,
-        "muon_lr": 1e-2,
-        "best_of": 2,
-        "eval_prompts": 16,
-        "response_tokens": 24,
-    },
-    "ppo": {
-        "iterations": 2,
-        "rollout_size": 16,
-        "minibatch_size": 8,
-        "eval_prompts": 12,
-        "response_tokens": 24,
-    },
+    "pretrain": dict(layers=2, heads=2, channels=64, context=192, vocabulary=1024)
+    | dict(documents=100, eval_documents=10),
+    "sft": dict(demonstrations=320, eval_prompts=16),
+    "reward": dict(comparisons=320, muon_lr=1e-2, best_of=2, eval_prompts=16),
+    "ppo": dict(iterations=2, rollout_size=16, minibatch_size=8, eval_prompts=12),
+    "responses": dict(response_tokens=24),
 }
 SMOKE_REAL_OF: dict[str, Differences] = {
-    "tldr": {"sft": {"copying_rows": 64, "adapt_epochs": 0.2}},
-    "sentiment": {"reward": {"pointwise": True}},
+    "tldr": {"sft": dict(copying_rows=64, adapt_epochs=0.2)},
+    "sentiment": {"reward": dict(pointwise=True)},
 }
 
 # ---------------------------------------------------------------- real rows: GPUs
 
-GPT2_124M = {
-    "layers": 12,
-    "heads": 12,
-    "channels": 768,
-    "vocabulary": 0,
-    "lr": 2e-3,
-    "muon_lr": 1e-2,
-}
-ADAMW = {"muon_lr": 0.0}  # for weights that are trained already
-LORA = {"adapter_lr": 2e-4}  # where RLHF_ADAPTER or the track asks for adapters
+GPT2_124M = dict(layers=12, heads=12, channels=768, vocabulary=0, lr=2e-3, muon_lr=1e-2)
+ADAMW = dict(muon_lr=0.0)  # for weights that are trained already
+LORA = dict(adapter_lr=2e-4)  # where RLHF_ADAPTER or the track asks for adapters
 T4: Differences = {  # every track; micro_batch is what fits
     "pretrain": GPT2_124M
-    | {"documents": 20_000, "eval_documents": 200, "batch_size": 32, "micro_batch": 8},
+    | dict(documents=20_000, eval_documents=200, batch_size=32, micro_batch=8),
     "sft": ADAMW
     | LORA
-    | {"init": "gpt2", "batch_size": 32, "micro_batch": 16, "lr": 5e-5, "train_embeddings": False},
-    "reward": ADAMW | {"batch_size": 32, "micro_batch": 16, "lr": 1e-5, "lm_coef": 0.0},
+    | dict(init="gpt2", batch_size=32, micro_batch=16, lr=5e-5, train_embeddings=False),
+    "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5, lm_coef=0.0),
     "ppo": ADAMW
     | LORA
-    | {
-        "iterations": 150,
-        "rollout_size": 32,
-        "minibatch_size": 8,
-        "lr": 1e-5,
-        "value_lr": 1e-5,
-        "kl_coef": 0.05,
-    },
+    | dict(iterations=150, rollout_size=32, minibatch_size=8, lr=1e-5, value_lr=1e-5, kl_coef=0.05),
 }
 H100: Differences = {  # on top of T4
-    "pretrain": {"documents": 80_000, "eval_documents": 500, "batch_size": 64, "micro_batch": 32},
-    "sft": {"micro_batch": 0, "eval_prompts": 1000},
-    "reward": {"batch_size": 64, "micro_batch": 32, "eval_prompts": 1000},
-    "ppo": {"rollout_size": 128, "minibatch_size": 32, "eval_prompts": 1000},
+    "pretrain": dict(documents=80_000, eval_documents=500, batch_size=64, micro_batch=32),
+    "sft": dict(micro_batch=0, eval_prompts=1000),
+    "reward": dict(batch_size=64, micro_batch=32, eval_prompts=1000),
+    "ppo": dict(rollout_size=128, minibatch_size=32, eval_prompts=1000),
 }
 # Of a track, on both: whole data sets for one epoch where that is an hour or less on a T4. context:
 # the longest prompt and response (prompts of 512 and summaries of 64 tokens in tldr).
 GPU: dict[str, Differences] = {
     "tldr": {
-        "pretrain": {"context": 576},
-        "sft": {"demonstrations": 116_722, "response_tokens": 64},
-        "reward": {"comparisons": 92_858, "response_tokens": 64},
-        "ppo": {"response_tokens": 64},
+        "pretrain": dict(context=576),
+        "sft": dict(demonstrations=116_722),
+        "reward": dict(comparisons=92_858),
     },
     "sentiment": {
-        "pretrain": {"context": 128},
-        "sft": {"demonstrations": 67_349, "epochs": 2.0, "micro_batch": 0, "response_tokens": 48},
-        "reward": {
-            "pointwise": True,
-            "comparisons": 67_349,
-            "micro_batch": 0,
-            "response_tokens": 48,
-        },
-        "ppo": {"rollout_size": 128, "minibatch_size": 32, "response_tokens": 48, "kl_coef": 0.1},
+        "pretrain": dict(context=128),
+        "sft": dict(demonstrations=67_349, epochs=2.0, micro_batch=0),
+        "reward": dict(pointwise=True, comparisons=67_349, micro_batch=0),
+        "ppo": dict(rollout_size=128, minibatch_size=32, kl_coef=0.1),
+        "responses": dict(response_tokens=48),
     },
     "assistant": {
-        "pretrain": {"context": 512},
-        "sft": {
-            "adapter": "lora",
-            "rank": 32,
-            "alpha": 64.0,
-            "demonstrations": 49_401,
-            "epochs": 2.0,
-            "response_tokens": 128,
-        },
-        "reward": {"comparisons": 76_256, "response_tokens": 128},
-        "ppo": {"response_tokens": 128},
+        "pretrain": dict(context=512),
+        "sft": dict(adapter="lora", rank=32, alpha=64.0, demonstrations=49_401, epochs=2.0),
+        "reward": dict(comparisons=76_256),
+        "responses": dict(response_tokens=128),
     },
     "instruct": {
-        "pretrain": {"context": 512},
-        "sft": {"demonstrations": 33_143, "epochs": 2.0, "response_tokens": 128},
-        "reward": {"comparisons": 33_143, "response_tokens": 128},
-        "ppo": {"response_tokens": 128},
+        "pretrain": dict(context=512),
+        "sft": dict(demonstrations=33_143, epochs=2.0),
+        "reward": dict(comparisons=33_143),
+        "responses": dict(response_tokens=128),
     },
 }
 
 
 def differences(preset: str, source: str, track: str, stage: str) -> dict:
-    """The fields of a stage that differ from the defaults; of two layers that name a field, the
-    later one counts.
-    """
+    """The fields of a stage that differ from the defaults; later layers win over earlier ones."""
     if source == "embedded":
         layers = [EMBEDDED.get(track, {}), SMOKE if preset == "smoke" else {}]
     elif preset == "cpu":
@@ -205,10 +143,12 @@ def differences(preset: str, source: str, track: str, stage: str) -> dict:
         layers = [SMOKE_REAL, SMOKE_REAL_OF.get(track, {})]
     else:
         layers = [T4, H100 if preset == "h100" else {}, GPU[track]]
-    found: dict = {}
+    fields: dict = {}
     for layer in layers:
-        found |= layer.get(stage, {})
-    return found
+        fields |= layer.get(stage, {})
+        if stage != "pretrain":
+            fields |= layer.get("responses", {})
+    return fields
 
 
 def load_config(
@@ -218,20 +158,17 @@ def load_config(
 
     Raises ValueError with the names to choose from for an unknown stage, preset, track or source.
     """
-    for what, name, names in (
-        ("stage", stage, CONFIGS),
-        ("preset", preset, PRESETS),
-        ("track", track, TRACKS),
-        ("source", source, SOURCES),
-    ):
-        if name not in names:
-            raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
+    names = {"stage": stage, "preset": preset, "track": track, "source": source}
+    for (kind, name), valid in zip(names.items(), (CONFIGS, PRESETS, TRACKS, SOURCES)):
+        if name not in valid:
+            raise ValueError(f"no {kind} {name!r}: choose from {', '.join(valid)}")
     return replace(CONFIGS[stage](**differences(preset, source, track, stage)), seed=seed)
 
 
 def choose_init(init: str | None, preset: str, track: str, source: str) -> str:
-    """What 1-SFT starts from: `init`, else what the preset says. Raises ValueError on an embedded
-    world for anything but the run's own base model.
+    """What 1-SFT starts from: `init`, else the preset's choice.
+
+    Raises ValueError on an embedded world for anything but the run's own base model.
     """
     init = init or load_config("sft", preset, track, source=source).init
     if init != "pretrain" and source == "embedded":
@@ -243,9 +180,7 @@ def choose_init(init: str | None, preset: str, track: str, source: str) -> str:
 
 
 def choose_preset(named: str | None, source: str, device: torch.device) -> tuple[str, str]:
-    """The preset, and why it was chosen for this hardware; a named one wins. Embedded worlds take
-    `cpu` everywhere.
-    """
+    """The preset and the reason for it. A named one wins; embedded worlds take `cpu` everywhere."""
     if named:
         return named, ""
     if source == "embedded":

@@ -1,5 +1,4 @@
-"""Put a checkpoint folder on the Hugging Face Hub: `python -m helpers publish FOLDER
-owner/name`.
+"""A checkpoint folder on the Hugging Face Hub: `python -m helpers publish FOLDER owner/name`.
 
 The repository is private unless --public is given. The token is huggingface_hub's own (`hf auth
 login`, or HF_TOKEN); this program never prints or saves it.
@@ -16,6 +15,11 @@ from helpers.run.checkpoints import CheckpointError, check_files, read_info
 from helpers.run.session import quiet_libraries
 
 SECONDS = 8  # the longest wait for the Hub's first answer
+REFUSALS = {
+    401: "the Hub does not know this token; log in again with `hf auth login`",
+    403: "this token may not write there; it needs the right to write, and to be the owner's",
+    404: "there is no such owner, or this token may not see it",
+}
 
 
 class PublishError(RuntimeError):
@@ -25,14 +29,13 @@ class PublishError(RuntimeError):
 def push(folder: str | Path, repository: str, private: bool = True) -> str:
     """Upload a checkpoint with its model card; returns the repository's address.
 
-    repository: "owner/name"; made if it isn't there (one that is there keeps who may see it).
-    Raises CheckpointError when the folder is no whole checkpoint, PublishError for a bad name, no
-    token or a wrong one, a refusal, or no network (within ten seconds).
+    repository: "owner/name"; created if it doesn't exist. Raises CheckpointError for a damaged
+    checkpoint, PublishError for a bad name or token, a refusal, or no network (within 10 seconds).
     """
     from huggingface_hub import HfApi, get_token  # imported here: most runs never need it
 
     folder = Path(folder).absolute()
-    info = read_info(folder, None)
+    info = read_info(folder)
     check_files(folder, info)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
         raise PublishError(f"{redact(repository)!r} is no name of a repository: give owner/name")
@@ -49,27 +52,16 @@ def push(folder: str | Path, repository: str, private: bool = True) -> str:
             allow_patterns=[*info["files"], "adapter/*", "stage.json", "README.md"],
             commit_message=f"{info['track']}: {info['stage']}",
         )
-    except Exception as error:
-        raise PublishError(
-            f"{repository} {reason(error)}"
-        ) from None  # a library's own message may quote the request
+    except Exception as error:  # its own message may quote the request
+        raise PublishError(f"{repository} {reason(error)}") from None
     return f"https://huggingface.co/{repository}"
 
 
 def reason(error: Exception) -> str:
-    """What an answer of the Hub means, as the end of a sentence that begins with the repository's
-    name.
-    """
+    """What an answer of the Hub means, as the end of a sentence about the repository."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status == 401:
-        return "was refused: the Hub does not know this token; log in again with `hf auth login`"
-    if status == 403:
-        return (
-            "was refused: this token may not write there; it needs the right to write, and to "
-            "be the owner's"
-        )
-    if status == 404:
-        return "was refused: there is no such owner, or this token may not see it"
+    if status in REFUSALS:
+        return f"was refused: {REFUSALS[status]}"
     if status is not None:
         return f"could not be written: the Hub answered with HTTP {status}"
     return f"could not be reached, there may be no network ({type(error).__name__})"
@@ -78,13 +70,10 @@ def reason(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers publish`."""
     parser = Parser(prog="python -m helpers publish", description="A checkpoint on the Hub.")
-    parser.add_argument(
-        "folder", type=Path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo"
-    )
-    parser.add_argument("repository", help="owner/name")
-    parser.add_argument(
-        "--public", action="store_true", help="for everybody to see (default: private)"
-    )
+    add = parser.add_argument
+    add("folder", type=Path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo")
+    add("repository", help="owner/name")
+    add("--public", action="store_true", help="for everybody to see (default: private)")
     args = parser.parse_args(argv)
     quiet_libraries()
     try:

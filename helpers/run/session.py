@@ -1,5 +1,5 @@
-"""The Python session of a notebook: where it runs, the packages it needs, its seed, its libraries'
-manners.
+"""The Python session of a notebook: where it runs, the packages it needs, its seed, the manners of
+its libraries.
 """
 
 import importlib.util
@@ -8,21 +8,16 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
-NEEDED = ("transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib")
-NEEDED_IN_NOTEBOOKS = ("ipywidgets",)
-NEEDED_FOR_THE_HUB = ("datasets",)
-NEEDED_FOR_REAL_ROWS = ("sklearn",)  # the judge of sentiment, and win rates at equal lengths
-NEEDED_FOR_REFERENCES = ("rouge_score", "sacrebleu")  # only sentiment's rows have none
+NEEDED = ["transformers", "tokenizers", "safetensors", "tiktoken", "matplotlib"]
 PACKAGES = {"rouge_score": "rouge-score", "sklearn": "scikit-learn"}  # where pip's name differs
 
 
-def find_place() -> str:
-    """ "kaggle", "colab" or "local". Kaggle first: its image is built from Colab's and carries the
-    same marks.
-    """
+def find_platform() -> str:
+    """ "kaggle", "colab" or "local". Kaggle first: its image is built from Colab's."""
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         return "kaggle"
     if "COLAB_RELEASE_TAG" in os.environ or "google.colab" in sys.modules:
@@ -30,19 +25,23 @@ def find_place() -> str:
     return "local"
 
 
-def require_packages(where: str, source: str = "embedded", track: str = "tldr") -> None:
-    """Install what a hosted notebook lacks (usually nothing); at home say in one line what to
-    install.
+def require_packages(hosted_by: str, source: str = "embedded", track: str = "tldr") -> None:
+    """Install what a hosted notebook lacks (usually nothing); on a machine of one's own, raise
+    ModuleNotFoundError with the command to run.
     """
-    needed = NEEDED
-    needed += NEEDED_IN_NOTEBOOKS if "ipykernel" in sys.modules else ()
-    needed += NEEDED_FOR_THE_HUB if source == "hub" else ()
-    needed += NEEDED_FOR_REAL_ROWS if source != "embedded" else ()
-    needed += NEEDED_FOR_REFERENCES if source != "embedded" and track != "sentiment" else ()
+    needed = [*NEEDED]
+    if "ipykernel" in sys.modules:
+        needed += ["ipywidgets"]
+    if source == "hub":
+        needed += ["datasets"]
+    if source != "embedded":
+        needed += ["sklearn"]  # the second judge, and win rates at equal lengths
+    if source != "embedded" and track != "sentiment":
+        needed += ["rouge_score", "sacrebleu"]  # only sentiment's rows have no references
     missing = [
         PACKAGES.get(name, name) for name in needed if importlib.util.find_spec(name) is None
     ]
-    if missing and where == "local":
+    if missing and hosted_by == "local":
         raise ModuleNotFoundError(
             f"{', '.join(missing)} not found: run `pip install -r requirements.txt` "
             "or start with `make lab`, then restart the kernel"
@@ -56,15 +55,12 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("matplotlib.font_manager").setLevel(
-        logging.ERROR
-    )  # "building the font cache"
+    # "building the font cache"
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def set_seed(seed: int) -> None:
-    """Seed every random generator that the course uses: Python's and torch's (all devices), and
-    numpy if loaded.
-    """
+    """Seed the random generators of Python, torch (all devices) and, if it is loaded, numpy."""
     random.seed(seed)
     torch.manual_seed(seed)
     if "numpy" in sys.modules:
@@ -72,33 +68,7 @@ def set_seed(seed: int) -> None:
 
 
 def set_figure_style() -> None:
-    """One quiet look for all figures. Importing pyplot first lets the notebook's own defaults go
-    before ours.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        return
-    colours = ["#2f6f8f", "#d1703c", "#5b8c5a", "#8a5a9b", "#b8a13c", "#6b6f76"]
-    plt.rcParams.update(
-        {
-            "figure.dpi": 84,
-            "savefig.dpi": 84,
-            "figure.figsize": (7.2, 3.2),
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "axes.prop_cycle": plt.cycler(color=colours),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e6e6e2",
-            "grid.linewidth": 0.8,
-            "axes.axisbelow": True,
-            "axes.titlesize": 11,
-            "axes.titlelocation": "left",
-            "font.size": 10,
-            "legend.frameon": False,
-            "lines.linewidth": 1.8,
-            "image.cmap": "viridis",
-        }
-    )
+    """One look for all figures. Importing pyplot first lets the notebook's defaults come before."""
+    import matplotlib.pyplot as plt
+
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))

@@ -1,7 +1,5 @@
-"""The settings of a run, read once: environment variables and options meet here and become one
-frozen object, which is handed down. Nothing below helpers/run/ reads the environment.
-
-An option wins over its variable. In a notebook an option is a keyword: setup("3-PPO", seed=1).
+"""The settings of a run, read once, as one frozen object: options win over environment variables,
+which win over defaults. In a notebook an option is a keyword: setup("3-PPO", seed=1).
 """
 
 import difflib
@@ -24,7 +22,7 @@ class SettingsError(ValueError):
 
 
 def setting(text: str, variable: bool = False, **options: Any) -> Any:
-    """A field of `Settings` with its meaning; variable: whether RLHF_NAME sets it too."""
+    """A field of `Settings` with its help text; variable: whether RLHF_NAME sets it too."""
     return field(metadata={"help": text, "variable": variable}, **options)
 
 
@@ -52,7 +50,7 @@ class Settings:
     )
     save_every: float = setting("the time between snapshots, such as 10m", default=600.0)
     save_steps: int = setting("the steps between snapshots; 0: only the time counts", default=0)
-    resume: bool = setting("no: start over, without what an unfinished run saved", default=True)
+    resume: bool = setting("go on from the snapshots of an unfinished run", default=True)
     steps: int = setting("a trial: only so many steps, nothing measured or saved", default=0)
     shards: str | None = setting("a folder of shards that 0-Pretrain reads", default=None)
     checkpointing: bool = setting("less memory, a third more time", default=False)
@@ -64,65 +62,62 @@ class Settings:
 
 
 def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
-    """The settings from options, then environment variables, then the defaults.
+    """The settings. options: by field name, as texts or values; None counts as not given.
 
-    options: by field name, as texts or values; None counts as not given. Raises SettingsError, with
-    the nearest valid name or the values to choose from.
+    Raises SettingsError, with the nearest valid name or the values to choose from.
     """
     known = {field.name: field for field in fields(Settings) if field.metadata}
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given:
         if name not in known:
             raise SettingsError(f"no setting {name!r}{nearest(name, known)}")
-    found: dict[str, Any] = {}
-    for name, one in known.items():
+    values: dict[str, Any] = {}
+    for name, field_ in known.items():
         variable = f"RLHF_{name.upper()}"
         if name in given:
-            found[name] = value_of(given[name], one, name)
-        elif one.metadata["variable"] and os.environ.get(variable, "").strip():
-            found[name] = value_of(os.environ[variable].strip(), one, variable)
-    if "threads" not in found and os.environ.get("OMP_NUM_THREADS", "").strip():
-        found["threads"] = whole_number(os.environ["OMP_NUM_THREADS"], "OMP_NUM_THREADS", 1)
-    if "source" not in found and found.get("data_dir"):
-        found["source"] = "local"
-    if found.get("judge_url"):
-        found["judge_key"] = os.environ.get("OPENAI_API_KEY", "").strip()
-    return Settings(**found)
+            values[name] = value_of(given[name], name, label=name)
+        elif field_.metadata["variable"] and os.environ.get(variable, "").strip():
+            values[name] = value_of(os.environ[variable].strip(), name, label=variable)
+    if "threads" not in values and os.environ.get("OMP_NUM_THREADS", "").strip():
+        values["threads"] = value_of(os.environ["OMP_NUM_THREADS"], "threads", "OMP_NUM_THREADS")
+    if "source" not in values and values.get("data_dir"):
+        values["source"] = "local"
+    if values.get("judge_url"):
+        values["judge_key"] = os.environ.get("OPENAI_API_KEY", "").strip()
+    return Settings(**values)
 
 
-def kind_of(one: Any) -> str:
-    """The type of a field as text: "int", "int | None", ..."""
-    return one.type.__name__ if isinstance(one.type, type) else str(one.type)
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The environment variables that give another process these settings."""
+    names = [field.name for field in fields(Settings) if field.metadata.get("variable")]
+    values = {name: getattr(settings, name) for name in names}
+    return {
+        f"RLHF_{name.upper()}": f"{value:.0f}s" if name in TIMES else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
-CHOICES = {
-    "preset": PRESETS,
-    "track": TRACKS,
-    "source": SOURCES,
-    "adapter": ADAPTERS,
-    "dtype": DTYPES,
-}
+CHOICES = dict(preset=PRESETS, track=TRACKS, source=SOURCES, adapter=ADAPTERS, dtype=DTYPES)
 TIMES = ("stop_after", "save_every")
+LEAST = {"seed": 0, "threads": 1, "save_steps": 0, "steps": 0}  # of whole numbers
 
 
-def value_of(value: Any, one: Any, name: str) -> Any:
-    """A setting's value from text, or as it is. Raises SettingsError, naming the setting."""
-    if one.name in TIMES and isinstance(value, str):
-        return seconds_of(value, name)
-    kind = kind_of(one)
-    if kind == "bool":
-        return yes_or_no(value, name)
-    if kind.startswith("int"):
-        return whole_number(str(value), name, 1 if one.name == "threads" else 0)
-    if one.name in CHOICES:
-        choices, value = CHOICES[one.name], str(value).strip().lower()
+def value_of(value: Any, name: str, label: str) -> Any:
+    """A setting's value from text. Raises SettingsError, naming the setting by its label."""
+    if name in TIMES:
+        return seconds_of(value, label) if isinstance(value, str) else value
+    if name in LEAST:
+        return whole_number(str(value), label, LEAST[name])
+    if name in CHOICES:
+        choices, value = CHOICES[name], str(value).strip().lower()
         if value not in choices:
             raise SettingsError(
-                f"{name}: no {one.name} {value!r}, choose from {', '.join(choices)}"
+                f"{label}: no {name} {value!r}, choose from {', '.join(choices)}"
                 f"{nearest(value, choices)}"
             )
         return value
-    return str(value) if kind.startswith("str") else value
+    return yes_or_no(value, label) if isinstance(getattr(Settings, name), bool) else str(value)
 
 
 def nearest(name: str, valid: Any) -> str:
@@ -133,16 +128,14 @@ def nearest(name: str, valid: Any) -> str:
 
 def yes_or_no(value: Any, name: str) -> bool:
     """True or False from 1, yes, true, on or 0, no, false, off."""
-    words = {"1": True, "yes": True, "true": True, "on": True}
-    words |= {"0": False, "no": False, "false": False, "off": False}
-    try:
-        return words[str(value).strip().lower()]
-    except KeyError:
-        raise SettingsError(f"{name}: {value!r} is neither yes nor no") from None
+    word = str(value).strip().lower()
+    if word not in ("1", "yes", "true", "on", "0", "no", "false", "off"):
+        raise SettingsError(f"{name}: {value!r} is neither yes nor no")
+    return word in ("1", "yes", "true", "on")
 
 
 def whole_number(text: str, name: str, least: int) -> int:
-    """A whole number from text; SettingsError says what it was for and from where it may start."""
+    """A whole number from text, at least `least`. Raises SettingsError otherwise."""
     if not text.strip().isdecimal() or int(text) < least:
         raise SettingsError(f"{name} {text!r}: must be a whole number, {least} or more")
     return int(text)

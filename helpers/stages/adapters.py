@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from helpers.config import AdapterConfig, SFTConfig
-from helpers.engine.files import replaced_folder, sha256
+from helpers.engine.files import replaced_folder, sha256, write_json
 from helpers.lora import add_lora, lora_layers, merge_lora, shared_copy
 from helpers.model import GPT
 from helpers.quantization import dequantize_model, is_quantized, quantize_model
-from helpers.run.checkpoints import write_json
 
 EMBEDDING = "base_model.model.transformer.wte.weight"  # peft's name for the token embedding
 

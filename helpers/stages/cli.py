@@ -10,10 +10,11 @@ from helpers.engine.snapshots import ResumeError, Stopped
 from helpers.rows.shards import ShardError
 from helpers.rows.tracks import SourceError
 from helpers.run.checkpoints import CheckpointError
+from helpers.run.course import Course
 from helpers.run.folders import STAGES
 from helpers.run.import_weights import WeightsError
-from helpers.run.options import add_settings, fail
-from helpers.run.setup import Course, setup
+from helpers.run.options import add_settings
+from helpers.run.setup import setup
 
 ERRORS = (
     CheckpointError,
@@ -55,7 +56,7 @@ def stage_main(
     except KeyboardInterrupt:
         sys.exit(130)  # saved, and said so
     except ERRORS as error:
-        fail(notebook, error)
+        sys.exit(f"{notebook}: {error}")
 
 
 def loss_curve(

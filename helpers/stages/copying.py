@@ -27,7 +27,7 @@ from helpers.model import GPT
 from helpers.records import Demonstration, Document
 from helpers.rows import tldr
 from helpers.rows.common import completion
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")

@@ -17,7 +17,7 @@ from helpers.reward import score_responses
 from helpers.rollouts import Models, mean_kl
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import load_stage
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.stages.adapters import Adapter, merge_adapters, policy_and_reference
 from helpers.stages.cli import loss_curve, stage_main
 from helpers.stages.sft import sample

@@ -20,7 +20,7 @@ from helpers.pretrain import (
 )
 from helpers.records import Document, fingerprint
 from helpers.rows.shards import ShardError, ShardSet
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.stages.cli import loss_curve, stage_main
 
 

@@ -22,7 +22,7 @@ from helpers.reward import Pair, encode_comparison, encode_labelled
 from helpers.rows.common import digest
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import load_stage, save_stage
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.stages.cli import loss_curve, stage_main
 from helpers.tokenizer import Tokenizer
 

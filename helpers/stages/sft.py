@@ -14,7 +14,7 @@ from helpers.evaluation import Responses, entropy_floor, ratio_ci95, respond
 from helpers.model import GPT
 from helpers.records import Demonstration, Prompt, fingerprint
 from helpers.run.base_model import load_base
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.stages.adapters import Adapter, add_adapters, merge_adapters
 from helpers.stages.cli import loss_curve, stage_main
 from helpers.stages.copying import adapt_if_wanted

@@ -14,7 +14,7 @@ from helpers.evaluation import bootstrap_ci95
 from helpers.records import Demonstration, Prompt
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.instructions import INSTRUCT
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from tests.support.courses import course_in
 
 TRAIN = [

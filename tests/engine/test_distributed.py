@@ -12,26 +12,18 @@ import pytest
 import torch
 
 from helpers.engine import distributed
+from helpers.engine.files import ROOT
 from tests.support.runs import RUNS
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOSE = 1e-5
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess:
     """Run a module in several processes on this machine."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        "-m",
-    ]
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +38,8 @@ def two_processes(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("stage", RUNS)
 def test_two_processes_have_the_losses_of_one(stage, two_processes):
     expected, _ = RUNS[stage](0.01, None)
-    found = [
-        json.loads(line)
-        for line in (two_processes / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected):
+    lines = (two_processes / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
+    for ours, theirs in zip(map(json.loads, lines), expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ("loss", "score", "kl", "value_loss", "length"):
             if name in theirs:

@@ -3,15 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.engine import hardware
-from helpers.model import GPT, GPTConfig
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.engine.files import ROOT
+from tests.support.tiny_models import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -22,21 +20,20 @@ def clean_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize(
-    ("capability", "expected"),
-    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
-)
+CAPABILITIES = [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+
+
+@pytest.mark.parametrize(("capability", "expected"), CAPABILITIES)
 def test_dtype_by_compute_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert hardware.choose_dtype(torch.device("cuda")) is expected
+    assert hardware.choose_dtype(torch.device("cuda")) is getattr(torch, expected)
 
 
-def test_dtype_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)
-    assert hardware.choose_dtype(torch.device("cpu")) is torch.bfloat16
-    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: False)
-    assert hardware.choose_dtype(torch.device("cpu")) is torch.float32
-    assert hardware.choose_dtype(torch.device("cpu"), "bfloat16") is torch.bfloat16
+@pytest.mark.parametrize("has, expected", [(True, torch.bfloat16), (False, torch.float32)])
+def test_dtype_on_the_cpu(monkeypatch, has, expected):
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: has)
+    assert hardware.choose_dtype(torch.device("cpu")) is expected
+    assert hardware.choose_dtype(torch.device("cpu"), "float16") is torch.float16
 
 
 def test_the_dtype_probe_leaves_the_seed_alone():
@@ -48,13 +45,9 @@ def test_the_dtype_probe_leaves_the_seed_alone():
 
 
 def test_threads(monkeypatch):
-    monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
-    assert hardware.choose_threads() == 8
-    assert hardware.choose_threads(2) == 2
-
-
-def test_physical_cores_are_at_least_one():
     assert 1 <= hardware.physical_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
+    assert hardware.choose_threads() == 8 and hardware.choose_threads(2) == 2
 
 
 @pytest.mark.parametrize("wanted", ["", "cuda"])
@@ -80,15 +73,15 @@ def faults():
         torch.zeros(20_000_000)  # 80 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-without, kept = faults(), keep_freed_memory()
+without, enabled = faults(), keep_freed_memory()
 faults()  # takes the memory that will be kept
-print(kept, without, faults())
+print(enabled, without, faults())
 """
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    kept, without, faults = run.stdout.split()
-    if kept == "False":
+    enabled, without, faults = run.stdout.split()
+    if enabled == "False":
         pytest.skip("no glibc")
     assert int(faults) < int(without) / 20
 
@@ -99,16 +92,15 @@ def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
 
 
 def test_memory_options(monkeypatch):
-    gpt, ids = GPT(GPTConfig(30, 16, 2, 2, 16)), torch.randint(30, (2, 8))
-    plain = torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0]
-    hardware.set_memory_options(gpt, checkpointing=False, compiled=False)
-    assert not gpt.checkpointing
+    gpt, ids = tiny(), torch.randint(30, (2, 8))
+
+    def gradient():
+        return torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0]
+
+    plain, compiled = gradient(), []
     hardware.set_memory_options(gpt, checkpointing=True, compiled=False)
     assert gpt.checkpointing
-    torch.testing.assert_close(
-        torch.autograd.grad(gpt(ids).square().mean(), gpt.wte.weight)[0], plain
-    )
-    compiled = []
+    torch.testing.assert_close(gradient(), plain)
     monkeypatch.setattr(type(gpt.h[0]), "compile", lambda block, **options: compiled.append(block))
-    hardware.set_memory_options(gpt, checkpointing=True, compiled=True)
-    assert compiled == list(gpt.h)
+    hardware.set_memory_options(gpt, checkpointing=False, compiled=True)
+    assert compiled == list(gpt.h) and not gpt.checkpointing

@@ -1,6 +1,4 @@
-"""Jupyter's stop button: the running step ends, the run is saved, and the same cell goes on from
-there.
-"""
+"""Jupyter's stop button: the running step ends, the run is saved, and the same cell resumes it."""
 
 import json
 import queue
@@ -16,13 +14,13 @@ import time
 from pathlib import Path
 import torch
 from helpers import pretrain
-from helpers.engine.snapshots import Keeper
+from helpers.engine.snapshots import Snapshots
 from tests.support.runs import RUNS
 torch.set_num_threads(1)  # as in the tests' own process: sums depend on it
 step = pretrain.schedule
 pretrain.schedule = lambda *args: time.sleep(0.1) or step(*args)  # slow enough to be interrupted
 try:
-    history, _ = RUNS["pretrain"](0.01, Keeper(Path({log!r}), Path({folder!r})))
+    history, _ = RUNS["pretrain"](0.01, Snapshots(Path({log!r}), Path({folder!r})))
 finally:
     pretrain.schedule = step
 """
@@ -61,8 +59,5 @@ def test_the_stop_button_saves_and_the_cell_goes_on(tmp_path):
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    found = [
-        json.loads(line)
-        for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert found == expected
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert list(map(json.loads, lines)) == expected

@@ -1,5 +1,5 @@
-"""What a training loop stands on: a batch in parts is the batch as a whole, memory that runs out
-makes smaller parts, metrics are means over all parts, and the log says what happened.
+"""A loop's bookkeeping: a batch in parts is the whole batch, memory that runs out makes smaller
+parts, metrics are means over all parts, and the log says what happened.
 """
 
 import copy
@@ -12,23 +12,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import reward, sft
+from helpers import ppo, reward, sft
 from helpers.batching import right_pad
-from helpers.engine import distributed, loop as engine_loop
-from helpers.engine.loop import Loop, row_slices, rows_of, select, share_of
-from helpers.engine.snapshots import Keeper
+from helpers.engine import loop as engine_loop
+from helpers.engine.loop import Loop, row_slices, rows_of, share_of
+from helpers.engine.snapshots import Snapshots
 from helpers.engine.state import read_state
+from helpers.engine.transfer import select
 from helpers.model import GPT
 from helpers.pretrain import next_token_loss, token_counts
 from helpers.reward import label_loss, pair_batch, pair_counts, reward_loss, text_counts
 from helpers.training import Optimizers
-from tests.support.runs import ALL, LABELS, PAD, PAIRS, ROWS, SPLIT_ROWS, model
+from tests.support.runs import ALL, LABELS, PAD, PAIRS, ROWS, model
 from tests.support.tensors import shaken
 
-BIG = {
-    **{name: {"batch_size": 8} for name in ("pretrain", "sft", "lora", "pairs", "labels")},
-    "ppo": {"rollout_size": 16, "minibatch_size": 8, "iterations": 3, "lr": 1e-4},
-}
+STAGES = ("pretrain", "sft", "lora", "pairs", "labels")  # with batches that can run out of memory
+PPO = {"rollout_size": 16, "minibatch_size": 8, "iterations": 3, "lr": 1e-4}
+BIG = dict.fromkeys(STAGES, {"batch_size": 8}) | {"ppo": PPO}
 
 
 def trained(name: str, loop: Loop | None = None, **settings) -> tuple[list[dict], nn.Module]:
@@ -41,19 +41,19 @@ def trained(name: str, loop: Loop | None = None, **settings) -> tuple[list[dict]
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict:
+def unsplit() -> dict:
     """Every run with its batches in one piece."""
     return {name: trained(name) for name in ALL}
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_run_in_parts_is_the_run_in_one_piece(name, size, whole):
-    expected, model = whole[name]
-    found, parts = trained(name, micro_batch=size)
-    assert len(found) == len(expected) >= 3
+def test_a_run_in_parts_is_the_run_in_one_piece(name, size, unsplit):
+    expected, model = unsplit[name]
+    history, parts = trained(name, micro_batch=size)
+    assert len(expected) >= 3
     close = {"rel": 2e-3, "abs": 2e-4}
-    for a, b in zip(expected, found):
+    for a, b in zip(expected, history, strict=True):
         assert a.keys() == b.keys()
         names = a.keys() - {"clip_fraction", "explained_variance"}  # one token more or less
         assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, **close)
@@ -145,8 +145,8 @@ def test_shares_by_hand():
 
 def as_process(monkeypatch, rank: int, world: int) -> None:
     """Rows as they fall to one of several processes."""
-    own = lambda rows: range(rank, rows, world)  # noqa: E731
-    monkeypatch.setattr(engine_loop, "own_rows", own)
+    local = lambda rows: range(rank, rows, world)  # noqa: E731
+    monkeypatch.setattr(engine_loop, "own_rows", local)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8])
@@ -187,7 +187,6 @@ def test_metrics_are_added_up_over_processes(monkeypatch):
     loop.add(0.25, loss=torch.tensor(2.0), other=1.0)
     loop.add(0.5, loss=torch.tensor(4.0))
     assert loop.means() == {"loss": 7.5, "other": 0.75}
-    assert distributed.add_numbers([1.0]) == [1.0]
 
 
 # ---------------------------------------------------------------- when the memory runs out
@@ -199,13 +198,12 @@ LACKS = [
 ]
 
 
-def tight(monkeypatch, most: int, error: Exception, after: bool = False) -> None:
-    """A machine that holds at most so many rows; `after`: it fails once gradients are there."""
-    hidden, calls = GPT.hidden, []
+def tight(monkeypatch, most: int, error: Exception) -> None:
+    """A machine that holds at most so many rows."""
+    hidden = GPT.hidden
 
     def limited(self, ids, *rest, **options):
-        calls.append(len(ids))
-        if len(ids) > most and (not after or len(calls) > 1):
+        if len(ids) > most:
             raise error
         return hidden(self, ids, *rest, **options)
 
@@ -213,34 +211,29 @@ def tight(monkeypatch, most: int, error: Exception, after: bool = False) -> None
 
 
 @pytest.mark.parametrize(
-    "name, error",
-    [(name, LACKS[0]) for name in ("pretrain", "sft", "lora", "pairs", "labels")]
-    + [("pretrain", LACKS[1])],
+    "name, error", [*((name, LACKS[0]) for name in STAGES), ("pretrain", LACKS[1])]
 )
-def test_parts_get_smaller_until_they_fit(name, error, whole, monkeypatch, capsys):
+def test_parts_get_smaller_until_they_fit(name, error, unsplit, monkeypatch, capsys):
     """A machine that holds at most three rows at once: the run is the one in small parts."""
     expected, _ = trained(name, micro_batch=2)
     tight(monkeypatch, 3, error)
     capsys.readouterr()
     loop = Loop(name)
-    found, _ = trained(name, loop)
-    printed = re.findall(
-        r"out of memory with (\d) rows at once; from now on (\d)", capsys.readouterr().out
-    )
-    assert printed == [("8", "4"), ("4", "2")] and loop.size == 2
-    assert found == expected
+    history, _ = trained(name, loop)
+    message = r"out of memory with (\d) rows at once; from now on (\d)"
+    assert re.findall(message, capsys.readouterr().out) == [("8", "4"), ("4", "2")]
+    assert loop.size == 2 and history == expected
 
 
-class Part:
-    """What fails in the second part of a batch, when the first has left its gradients."""
+def failing(at: int):
+    """A call that fails the n-th time, when earlier parts have left their gradients."""
+    calls = iter(range(1, 99))
 
-    def __init__(self, at: list[int]):
-        self.at, self.calls = at, 0
-
-    def __call__(self) -> None:
-        self.calls += 1
-        if self.calls in self.at:
+    def fail() -> None:
+        if next(calls) == at:
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return fail
 
 
 def test_a_retry_begins_the_batch_again():
@@ -250,7 +243,7 @@ def test_a_retry_begins_the_batch_again():
     twin.load_state_dict(gpt.state_dict())
     loss = next_token_loss(twin, ids, mask)
     loss.backward()
-    loop, fails, sizes = Loop("toy"), Part([2]), []
+    loop, fails, sizes = Loop("toy"), failing(2), []
     for (part, seen), share in in_parts(loop, gpt, (ids, mask), token_counts, 4):
         with loop.retry_smaller():
             fails()
@@ -266,22 +259,20 @@ def test_a_retry_begins_the_batch_again():
 
 def test_ppo_retries_a_minibatch(monkeypatch):
     """Both models' gradients are dropped, and the random numbers stay those of the run."""
-    from helpers import ppo
-
     settings = {"iterations": 2}
     expected, weights = trained("ppo", **settings)
-    fails, whole_losses = Part([3]), ppo.minibatch_losses
+    fails, minibatch_losses = failing(3), ppo.minibatch_losses
 
     def limited(*args):
-        losses = whole_losses(*args)
+        losses = minibatch_losses(*args)
         fails()
         return losses
 
     monkeypatch.setattr(ppo, "minibatch_losses", limited)
     loop = Loop("ppo")
-    found, same = trained("ppo", loop, **settings)
+    history, same = trained("ppo", loop, **settings)
     assert loop.size == 4
-    for a, b in zip(expected, found):
+    for a, b in zip(expected, history):
         assert b == pytest.approx(a, rel=2e-3, abs=2e-4)
     for a, b in zip(weights.parameters(), same.parameters()):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
@@ -299,30 +290,26 @@ def test_one_row_that_does_not_fit_and_other_errors_go_through(rows, error):
 # ---------------------------------------------------------------- steps
 
 
-def toy_run(loop: Loop, steps: int, spoil=None, lr: float = 0.05):
+def toy_run(loop: Loop, steps: int, spoil=None):
     """Fit a linear layer; spoil(step, loss) may change a step's loss. Returns the layer."""
     torch.manual_seed(0)
     layer = nn.Linear(3, 1)
     x = torch.randn(steps, 16, 3)
     batches = [(rows, rows @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3) for rows in x]
-    optimizers = Optimizers(layer, lr, dtype=loop.dtype)
+    optimizers, ones = Optimizers(layer, 0.05), lambda batch: torch.ones(len(batch[0]))
     with loop.run(steps, model=layer, optimizers=optimizers) as left:
         for step in left:
-            for (rows, targets), share in loop.parts(
-                batches[step], lambda b: torch.ones(len(b[0]))
-            ):
+            for (rows, targets), share in loop.parts(batches[step], ones):
                 loss = ((layer(rows) - targets) ** 2).mean()
                 loss = spoil(step, loss) if spoil else loss
                 optimizers.backward(share * loss)
                 loop.add(share, loss=loss)
-            metrics = loop.means()
-            norm = optimizers.step()
-            loop.log(**metrics, grad_norm=norm)
+            loop.log(**loop.means(), grad_norm=optimizers.step())
     return layer
 
 
-def keeper_in(folder: Path) -> Keeper:
-    return Keeper(folder / "logs" / "toy.jsonl", folder / "snapshots")
+def snapshots_in(folder: Path) -> Snapshots:
+    return Snapshots(folder / "logs" / "toy.jsonl", folder / "snapshots")
 
 
 def test_every_step_is_taken_and_reported(capsys):
@@ -335,23 +322,17 @@ def test_every_step_is_taken_and_reported(capsys):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(bad, capsys):
-    kept = {}
-
-    def spoil(step, loss):
-        kept[step] = True
-        return loss * bad if step == 2 else loss
-
     loop = Loop("toy")
     with pytest.raises(FloatingPointError, match="toy: the loss is (nan|-?inf) at step 3; lower"):
-        toy_run(loop, 9, spoil)
-    assert list(kept) == [0, 1, 2] and len(loop.history) == 2
+        toy_run(loop, 9, lambda step, loss: loss * bad if step == 2 else loss)
+    assert len(loop.history) == 2
     assert all(p.isfinite().all() for p in loop.modules[0].parameters())
 
 
 @pytest.mark.parametrize("name", ["pretrain", "pairs"])
 def test_the_batch_that_led_to_nan_is_saved(name, tmp_path, monkeypatch, capsys):
     """As a whole, not the part in which it showed: a tuple as it is, an object by name."""
-    loop, hidden = Loop(name, keeper=keeper_in(tmp_path)), GPT.hidden
+    loop, hidden = Loop(name, snapshots=snapshots_in(tmp_path)), GPT.hidden
 
     def broken(self, ids, *rest, **options):
         return hidden(self, ids, *rest, **options) * (float("nan") if len(loop.history) == 2 else 1)
@@ -367,23 +348,6 @@ def test_the_batch_that_led_to_nan_is_saved(name, tmp_path, monkeypatch, capsys)
     assert len(ids) > 3 and len(loop.history) == 2
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight(capsys):
-    class Root(torch.autograd.Function):  # a finite loss whose gradient is infinite
-        @staticmethod
-        def forward(context, x):
-            return x * 0
-
-        @staticmethod
-        def backward(context, gradient):
-            return gradient * float("inf")
-
-    loop = Loop("toy")
-    with pytest.raises(FloatingPointError, match="toy: the gradient is not finite at step 1"):
-        toy_run(loop, 1, lambda step, loss: Root.apply(loss))
-    torch.manual_seed(0)
-    assert torch.equal(loop.modules[0].weight, nn.Linear(3, 1).weight)
-
-
 # ---------------------------------------------------------------- the log
 
 
@@ -396,40 +360,32 @@ def started(steps: int, **options) -> Loop:
 
 
 def lines_of(path: Path) -> list[dict]:
-    strict = lambda name: pytest.fail(f"{name} is not JSON")  # noqa: E731
-    return [
-        json.loads(line, parse_constant=strict) for line in path.read_text("utf-8").splitlines()
-    ]
+    strict = {"parse_constant": lambda name: pytest.fail(f"{name} is not JSON")}
+    return [json.loads(line, **strict) for line in path.read_text("utf-8").splitlines()]
 
 
 def test_a_line_a_step_at_once(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    loop = started(3, keeper=keeper)
-    for step in range(3):
-        loop.log(loss=1.0 / (step + 1), rate=0.5)
-        assert len(lines_of(keeper.log)) == step + 1  # an interrupted run keeps what it had
-    assert lines_of(keeper.log) == loop.history
+    snapshots = snapshots_in(tmp_path)
+    for _ in range(2):  # a new run starts a new log
+        loop = started(3, snapshots=snapshots)
+        for step in range(3):
+            loop.log(loss=1.0 / (step + 1), rate=0.5)
+            assert len(lines_of(snapshots.log)) == step + 1  # an interrupted run keeps what it had
+        assert lines_of(snapshots.log) == loop.history
     assert loop.history[2] == {"step": 3, "loss": pytest.approx(1 / 3), "rate": 0.5}
 
 
 def test_a_number_that_is_not_finite_is_null_in_the_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    started(1, keeper=keeper).log(explained=float("nan"), ratio=float("inf"), loss=1.0)
-    assert lines_of(keeper.log) == [{"step": 1, "explained": None, "ratio": None, "loss": 1.0}]
-
-
-def test_a_new_run_starts_a_new_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    for _ in range(2):
-        started(1, keeper=keeper).log(loss=1.0)
-    assert len(lines_of(keeper.log)) == 1
+    snapshots = snapshots_in(tmp_path)
+    started(1, snapshots=snapshots).log(explained=float("nan"), ratio=float("inf"), loss=1.0)
+    assert lines_of(snapshots.log) == [{"step": 1, "explained": None, "ratio": None, "loss": 1.0}]
 
 
 def test_only_the_first_process_prints_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(engine_loop, "is_main", lambda: False)
-    loop = started(2, keeper=keeper_in(tmp_path))
+    loop = started(2, snapshots=snapshots_in(tmp_path))
     loop.log(loss=1.0)
-    assert len(loop.history) == 1 and not keeper_in(tmp_path).log.exists()
+    assert len(loop.history) == 1 and not snapshots_in(tmp_path).log.exists()
     assert capsys.readouterr().out == ""
 
 
@@ -440,9 +396,8 @@ def test_some_lines_are_printed(lines, expected, capsys):
         loop.log(loss=0.25)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == expected
-    assert printed[0].startswith("toy    1/200  loss 0.25") and printed[-1].startswith(
-        "toy  200/200"
-    )
+    assert printed[0].startswith("toy    1/200  loss 0.25")
+    assert printed[-1].startswith("toy  200/200")
     assert all("left]" in line for line in printed) and printed[-1].endswith(" 0s left]")
 
 
@@ -462,15 +417,15 @@ def test_the_time_that_is_left(resumed, left, monkeypatch, capsys):
 
 
 def test_a_run_that_goes_on_has_its_whole_log(tmp_path, capsys):
-    keeper = keeper_in(tmp_path)
-    first = started(3, keeper=keeper)
+    snapshots = snapshots_in(tmp_path)
+    first = started(3, snapshots=snapshots)
     first.log(loss=3.0)
     state = copy.deepcopy(first.state_dict())
     first.log(loss=2.0)  # never saved: taken again
-    second = started(3, keeper=keeper)
+    second = started(3, snapshots=snapshots)
     second.load_state_dict(state)
     second.log(loss=2.5)
-    assert [row["loss"] for row in lines_of(keeper.log)] == [3.0, 2.5]
+    assert [row["loss"] for row in lines_of(snapshots.log)] == [3.0, 2.5]
 
 
 def test_values_are_taken_off_the_graph():
@@ -478,10 +433,3 @@ def test_values_are_taken_off_the_graph():
     weight = nn.Parameter(torch.ones(()))
     loop.add(0.5, loss=2 * weight)
     assert isinstance(loop.totals["loss"], Tensor) and not loop.totals["loss"].requires_grad
-
-
-def test_split_rows_are_split():
-    """The runs of tests/support/runs.py have completions of several lengths, or shares could not
-    show.
-    """
-    assert len({len(ids) - prompt for ids, prompt in SPLIT_ROWS}) > 5

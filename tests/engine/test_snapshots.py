@@ -1,9 +1,8 @@
-"""Stopped or killed, a run goes on as if nothing had happened; what it can't go on from is refused
-in one line.
-"""
+"""Stopped or killed, a run resumes exactly; what it can't resume from is refused in one line."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,14 +14,14 @@ import torch
 
 from helpers.engine import snapshots as resume
 from helpers.engine.files import OUT_OF_TIME, discard
-from helpers.engine.snapshots import Keeper, ResumeError, Signals, Stopped
+from helpers.engine.snapshots import ResumeError, Signals, Snapshots, Stopped
 from helpers.engine.state import STATE, read_state
 from helpers.run.setup import setup
 from tests.support.runs import RUNS, model
 
 
-def keeper_in(folder, **options) -> Keeper:
-    return Keeper(folder / "log.jsonl", folder / "snapshots" / "run", {"lr": 0.1}, **options)
+def snapshots_in(folder, **options) -> Snapshots:
+    return Snapshots(folder / "log.jsonl", folder / "snapshots" / "run", {"lr": 0.1}, **options)
 
 
 class Killed(BaseException):
@@ -31,10 +30,10 @@ class Killed(BaseException):
 
 def killed_at(monkeypatch, step: int):
     """The process dies in the middle of this step (from 1)."""
-    whole = resume.remaining_steps
+    remaining = resume.remaining_steps
 
-    def until(title, steps, keeper, parts, signals):
-        for number in whole(title, steps, keeper, parts, signals):
+    def until(title, steps, snapshots, parts, signals):
+        for number in remaining(title, steps, snapshots, parts, signals):
             if number == step - 1:
                 raise Killed
             yield number
@@ -42,42 +41,40 @@ def killed_at(monkeypatch, step: int):
     monkeypatch.setattr(resume, "remaining_steps", until)
 
 
-def lines(keeper: Keeper) -> list[dict]:
-    return [json.loads(line) for line in keeper.log.read_text(encoding="utf-8").splitlines()]
+def lines(snapshots: Snapshots) -> list[dict]:
+    return [json.loads(line) for line in snapshots.log.read_text(encoding="utf-8").splitlines()]
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(
-        torch.equal(x, y)
-        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
 
 
 @pytest.mark.parametrize("stage", RUNS)
 @pytest.mark.parametrize("moments", [(6,), (2, 7, 9)])
 def test_a_killed_run_ends_as_an_undisturbed_one(stage, moments, tmp_path, monkeypatch, capsys):
     expected, weights = RUNS[stage](0.01, None)
-    keeper = keeper_in(tmp_path, every_steps=3)
+    snapshots = snapshots_in(tmp_path, every_steps=3)
     for moment in moments:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_at(patch, moment)
-            RUNS[stage](0.01, keeper)
+            RUNS[stage](0.01, snapshots)
     torch.manual_seed(99)  # another process has other random numbers
-    history, resumed = RUNS[stage](0.01, keeper)
-    assert history == expected and lines(keeper) == expected
+    history, resumed = RUNS[stage](0.01, snapshots)
+    assert history == expected and lines(snapshots) == expected
     assert same_weights(weights, resumed)
     assert "going on after step" in capsys.readouterr().out
 
 
 def test_the_last_two_snapshots_are_kept_and_a_finished_run_is_not_trained_again(tmp_path, capsys):
-    keeper = keeper_in(tmp_path, every_steps=2)
-    expected, weights = RUNS["pretrain"](0.01, keeper)
-    assert keeper.steps() == [12, 14]
-    again, same = RUNS["pretrain"](0.01, keeper)
+    snapshots = snapshots_in(tmp_path, every_steps=2)
+    expected, weights = RUNS["pretrain"](0.01, snapshots)
+    assert snapshots.steps() == [12, 14]
+    again, same = RUNS["pretrain"](0.01, snapshots)
     assert again == expected and same_weights(weights, same)
     assert capsys.readouterr().out.count(" 1/14") == 1
-    keeper.clear()
-    assert not keeper.folder.exists()
+    snapshots.clear()
+    assert not snapshots.folder.exists()
 
 
 @pytest.mark.parametrize("stage", RUNS)
@@ -86,43 +83,36 @@ def test_what_another_process_has_trained_is_taken_over(stage, tmp_path, capsys)
     nothing to do.
     """
     expected, weights = RUNS[stage](0.01, None)
-    keeper = keeper_in(tmp_path)
+    snapshots = snapshots_in(tmp_path)
     for _ in range(2):
         with pytest.raises(Stopped, match="all 1[0-9] steps are taken and saved") as stopped:
-            RUNS[stage](0.01, replace(keeper, hand_over=True))
+            RUNS[stage](0.01, replace(snapshots, hand_over=True))
         assert stopped.value.code == 0
-    log = keeper.log.read_text()
+    log = snapshots.log.read_text()
     capsys.readouterr()
-    history, taken = RUNS[stage](0.01, keeper)
-    assert history == expected and same_weights(weights, taken) and keeper.log.read_text() == log
+    history, taken = RUNS[stage](0.01, snapshots)
+    assert history == expected and same_weights(weights, taken) and snapshots.log.read_text() == log
     printed = capsys.readouterr().out
     assert "going on after step" in printed and "[" not in printed, "no step is taken"
 
 
 def test_a_run_killed_while_it_deletes_leaves_whole_snapshots(tmp_path, monkeypatch):
     """Files go one by one: under its name a snapshot is there as a whole, or not at all."""
-    keeper, killed = keeper_in(tmp_path, every_steps=2), shutil.rmtree
+    snapshots, killed = snapshots_in(tmp_path, every_steps=2), shutil.rmtree
 
     def halfway(path, ignore_errors=False):
-        if (
-            Path(path).name.startswith(".step")
-            and Path(path).name.endswith(".gone")
-            and Path(path).exists()
-        ):
+        if re.fullmatch(r"\.step.*\.gone", Path(path).name) and Path(path).exists():
             (Path(path) / STATE).unlink()
             raise Killed
         killed(path, ignore_errors=ignore_errors)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(shutil, "rmtree", halfway)
-        RUNS["pretrain"](0.01, keeper)
-    assert keeper.steps() == [4, 6]
-    assert all(read_state(keeper.place(step))["step"] == step for step in keeper.steps())
-    assert RUNS["pretrain"](0.01, keeper)[0] == RUNS["pretrain"](0.01, None)[0]
-    assert sorted(path.name for path in keeper.folder.iterdir()) == [
-        "step-00000012",
-        "step-00000014",
-    ]
+        RUNS["pretrain"](0.01, snapshots)
+    assert snapshots.steps() == [4, 6]
+    assert all(read_state(snapshots.path(step))["step"] == step for step in snapshots.steps())
+    assert RUNS["pretrain"](0.01, snapshots)[0] == RUNS["pretrain"](0.01, None)[0]
+    assert {path.name for path in snapshots.folder.iterdir()} == {"step-00000012", "step-00000014"}
 
 
 @pytest.mark.parametrize("forget", ["clear", "end of the stage"])
@@ -132,10 +122,10 @@ def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path,
     """
     monkeypatch.setenv("RLHF_OUT", str(tmp_path))
     course = setup("0-Pretrain")
-    keeper = course.keeper()
-    delete = keeper.clear if forget == "clear" else lambda: discard(course.snapshots)
+    snapshots = course.snapshots()
+    delete = snapshots.clear if forget == "clear" else lambda: discard(course.snapshots_folder)
     for step in (2, 4):
-        keeper.save(step, {"model": model()})
+        snapshots.save(step, {"model": model()})
     rmtree = shutil.rmtree
 
     def killed(path, ignore_errors=False):
@@ -146,84 +136,68 @@ def test_a_run_killed_while_it_forgets_leaves_no_half_snapshot(forget, tmp_path,
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(shutil, "rmtree", killed)
         delete()
-    assert keeper.steps() == []
-    keeper.save(2, {"model": model()})
+    assert snapshots.steps() == []
+    snapshots.save(2, {"model": model()})
     delete()
     delete()  # there is nothing left, and that is no error
     assert not [path for path in (tmp_path / "snapshots").rglob("*") if path.is_file()]
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
-    keeper = keeper_in(tmp_path, every_steps=5)
-    expected, _ = RUNS["pretrain"](0.01, keeper)
-    newest = keeper.place(14) / STATE
+    snapshots = snapshots_in(tmp_path, every_steps=5)
+    expected, _ = RUNS["pretrain"](0.01, snapshots)
+    newest = snapshots.path(14) / STATE
     newest.write_bytes(newest.read_bytes()[:-100])
-    history, _ = RUNS["pretrain"](0.01, keeper)
+    history, _ = RUNS["pretrain"](0.01, snapshots)
     printed = capsys.readouterr().out
-    assert (
-        "changed since it was saved (checksum mismatch); taking the snapshot before it" in printed
-    )
+    assert "since it was saved (checksum mismatch); taking the snapshot before it" in printed
     assert "pretrain: going on after step 10 of 14" in printed and history == expected
-    for step in keeper.steps():
-        (keeper.place(step) / STATE).unlink()
-    history, _ = RUNS["pretrain"](0.01, keeper)
+    for step in snapshots.steps():
+        (snapshots.path(step) / STATE).unlink()
+    history, _ = RUNS["pretrain"](0.01, snapshots)
     assert history == expected  # from the start
 
 
-def test_other_settings_are_refused_and_named(tmp_path):
-    keeper = keeper_in(tmp_path, every_steps=5)
-    RUNS["pretrain"](0.01, keeper)
-    log = keeper.log.read_text()
-    with pytest.raises(
-        ResumeError, match=r"other settings \(lr was 0.1 and is 0.2\): delete .*--no-resume"
-    ):
-        RUNS["pretrain"](0.01, replace(keeper, settings={"lr": 0.2}))
-    assert keeper.log.read_text() == log
-    with pytest.raises(
-        ResumeError, match=r"run was 'pretrain' and is 'toy', steps was 14 and is 1"
-    ):
-        with resume.resumable("toy", 1, keeper, {}):
-            pass
-        other = replace(keeper, settings={"lr": 0.1, "run": "toy", "steps": 1})
-        list(resume.remaining_steps("toy", 1, other, {}, Signals()))
-
-
-def test_another_version_is_refused(tmp_path, monkeypatch):
-    keeper = keeper_in(tmp_path, every_steps=5)
+def test_other_settings_and_versions_are_refused_and_named(tmp_path, monkeypatch):
+    snapshots = snapshots_in(tmp_path, every_steps=5)
+    RUNS["pretrain"](0.01, snapshots)
+    log = snapshots.log.read_text()
+    message = r"other settings \(lr was 0.1 and is 0.2\): delete .*--no-resume"
+    with pytest.raises(ResumeError, match=message):
+        RUNS["pretrain"](0.01, replace(snapshots, settings={"lr": 0.2}))
+    assert snapshots.log.read_text() == log
+    message = r"run was 'pretrain' and is 'toy', steps was 14 and is 1"
+    with pytest.raises(ResumeError, match=message):
+        with resume.resumable("toy", 1, snapshots, {}) as left:
+            list(left)
     monkeypatch.setattr(resume, "VERSION", 3)
-    RUNS["pretrain"](0.01, keeper)
-    monkeypatch.undo()
-    with pytest.raises(
-        ResumeError, match="version 3 of snapshots, this is 2: use the version of the course that"
-    ):
-        RUNS["pretrain"](0.01, keeper)
+    with pytest.raises(ResumeError, match="snapshot version was 2 and is 3"):
+        RUNS["pretrain"](0.01, snapshots)
 
 
-@pytest.mark.parametrize(
-    "number, raised", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
-)
+SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+
+
+@pytest.mark.parametrize("number, raised", SIGNALS.items())
 def test_a_signal_ends_the_step_and_saves(number, raised, tmp_path, monkeypatch, capsys):
     expected, _ = RUNS["ppo"](0.01, None)
-    keeper, before = keeper_in(tmp_path), signal.getsignal(number)
+    snapshots, before = snapshots_in(tmp_path), signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            resume.Clock,
-            "is_due",
-            lambda self, step: step == 3 and os.kill(os.getpid(), number) or False,
-        )
+        send = lambda self, step: step == 3 and os.kill(os.getpid(), number) or False  # noqa: E731
+        patch.setattr(resume.SaveSchedule, "is_due", send)
         with pytest.raises(raised) as stopped:
-            RUNS["ppo"](0.01, keeper)
+            RUNS["ppo"](0.01, snapshots)
     assert signal.getsignal(number) is before
     assert raised is KeyboardInterrupt or stopped.value.code == 143
-    assert keeper.steps() == [4]  # the signal came while step 3 was looked after
+    assert snapshots.steps() == [4]  # the signal came while step 3 was looked after
     assert "ppo: stopped after step 4 of 10, saved" in capsys.readouterr().out
-    assert RUNS["ppo"](0.01, keeper)[0] == expected
+    assert RUNS["ppo"](0.01, snapshots)[0] == expected
 
 
 def test_a_second_ctrl_c_interrupts_at_once(capsys):
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert signal.SIGINT in signals.seen
+        assert signal.SIGINT in signals.received
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert capsys.readouterr().out.count("stopping after this step") == 1
@@ -232,42 +206,39 @@ def test_a_second_ctrl_c_interrupts_at_once(capsys):
 def test_the_session_limit_stops_in_time(tmp_path, monkeypatch, capsys):
     expected, _ = RUNS["pretrain"](0.01, None)
     started = time.perf_counter()
-    step_over = resume.Clock.is_over
-    monkeypatch.setattr(
-        resume.Clock, "is_over", lambda self: time.sleep(0.2) or step_over(self)
-    )  # slow steps
-    keeper = keeper_in(tmp_path, deadline=started + 2.5)
+    is_over = resume.SaveSchedule.is_over
+    slow_step = lambda self: time.sleep(0.2) or is_over(self)  # noqa: E731
+    monkeypatch.setattr(resume.SaveSchedule, "is_over", slow_step)
+    snapshots = snapshots_in(tmp_path, deadline=started + 2.5)
     with pytest.raises(Stopped, match=r"pretrain: stopped after step \d+ of 14, saved") as stopped:
-        RUNS["pretrain"](0.01, keeper)
+        RUNS["pretrain"](0.01, snapshots)
     assert time.perf_counter() < started + 2.5 and stopped.value.code == OUT_OF_TIME
-    assert 1 <= keeper.steps()[-1] < 14
+    assert 1 <= snapshots.steps()[-1] < 14
     monkeypatch.undo()
-    assert RUNS["pretrain"](0.01, replace(keeper, deadline=None))[0] == expected
+    assert RUNS["pretrain"](0.01, replace(snapshots, deadline=None))[0] == expected
 
 
 def test_a_trial_ends_early_and_leaves_no_snapshots(tmp_path):
     expected, _ = RUNS["sft"](0.01, None)
-    keeper = keeper_in(tmp_path, limit=5, every_steps=2)
+    snapshots = snapshots_in(tmp_path, limit=5, every_steps=2)
     with pytest.raises(Stopped, match="a trial of 5 of 14 steps") as stopped:
-        RUNS["sft"](0.01, keeper)
-    assert stopped.value.code == 0 and not keeper.folder.exists()
-    assert lines(keeper) == expected[:5]
+        RUNS["sft"](0.01, snapshots)
+    assert stopped.value.code == 0 and not snapshots.folder.exists()
+    assert lines(snapshots) == expected[:5]
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     expected, _ = RUNS["pretrain"](0.01, None)
-    keeper = keeper_in(tmp_path, every_steps=4)
-    whole = resume.write_state
+    snapshots = snapshots_in(tmp_path, every_steps=4)
+    write_state = resume.write_state
 
     def sometimes(folder, state):
         if state["step"] == 8:
             raise OSError(f"could not save to {folder}: No space left on device")
-        whole(folder, state)
+        write_state(folder, state)
 
     monkeypatch.setattr(resume, "write_state", sometimes)
-    assert RUNS["pretrain"](0.01, keeper)[0] == expected
-    assert (
-        "No space left on device; the run goes on, and older snapshots are kept"
-        in capsys.readouterr().out
-    )
-    assert keeper.steps() == [12, 14]
+    assert RUNS["pretrain"](0.01, snapshots)[0] == expected
+    message = "No space left on device; the run goes on, and older snapshots are kept"
+    assert message in capsys.readouterr().out
+    assert snapshots.steps() == [12, 14]

@@ -13,7 +13,7 @@ from helpers.batching import left_pad
 from helpers.config import PPOConfig, PretrainConfig
 from helpers.engine.hardware import choose_device, choose_dtype
 from helpers.engine.loop import Loop
-from helpers.engine.snapshots import Keeper, Stopped
+from helpers.engine.snapshots import Snapshots, Stopped
 from helpers.engine.transfer import Ahead
 from helpers.generation import sample
 from helpers.lora import LoRALinear
@@ -36,9 +36,9 @@ PPO |= {"lr": 1e-3, "muon_lr": 0.0, "value_lr": 1e-3}
 STAGES = [name for name in ALL if name != "ppo"]
 
 
-def history_of(stage: str, where: str, dtype=torch.float32, keeper=None) -> list[float]:
+def history_of(stage: str, where: str, dtype=torch.float32, snapshots=None) -> list[float]:
     """The losses of a small run of a stage, always from the same random weights."""
-    loop = Loop(stage, dtype, keeper)
+    loop = Loop(stage, dtype, snapshots)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "model", lambda scored=False: model(scored).to(where))
         ALL[stage](loop, 1e-2)
@@ -170,12 +170,12 @@ def test_memory_that_runs_out_cuts_the_batch(capsys):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stopped_run_goes_on(stage, tmp_path):
     expected = history_of(stage, "cuda", torch.bfloat16)
-    keeper = Keeper(tmp_path / "log.jsonl", tmp_path / "snapshots", every_steps=1)
+    snapshots = Snapshots(tmp_path / "log.jsonl", tmp_path / "snapshots", every_steps=1)
     with pytest.raises(Stopped):  # a deadline in the past: after the first step
-        history_of(stage, "cuda", torch.bfloat16, replace(keeper, deadline=0.0))
-    found = history_of(stage, "cuda", torch.bfloat16, keeper)
+        history_of(stage, "cuda", torch.bfloat16, replace(snapshots, deadline=0.0))
+    found = history_of(stage, "cuda", torch.bfloat16, snapshots)
     assert found == pytest.approx(expected, rel=1e-3)
-    assert len(keeper.log.read_text().splitlines()) == len(expected)
+    assert len(snapshots.log.read_text().splitlines()) == len(expected)
 
 
 def test_a_checkpoint_from_the_gpu_opens_on_the_cpu(tmp_path):

@@ -11,7 +11,6 @@ import torch
 
 from helpers.engine.files import ROOT
 from helpers.rows.embedded import load_rows
-from helpers.run import setup as environment
 from helpers.run.presets import load_config
 from tests.support.in_process import run_cells
 
@@ -77,7 +76,8 @@ def track(request, tmp_path, monkeypatch):
         )
         return replace(load_config(stage, preset, track, seed, source), **changes)
 
-    monkeypatch.setattr(environment, "load_config", tiny)
+    for module in ("course", "setup"):
+        monkeypatch.setattr(f"helpers.run.{module}.load_config", tiny)
     monkeypatch.setattr(
         "helpers.run.launch.launch", lambda *_, **__: []
     )  # other processes would not have these settings

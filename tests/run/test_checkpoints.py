@@ -1,6 +1,4 @@
-"""Checkpoints: transformers opens them as they lie, damage and mix-ups are named, interruptions
-leave the old one.
-"""
+"""Checkpoints: transformers opens them, damage is named, interruptions leave the old one."""
 
 import hashlib
 import json
@@ -17,12 +15,13 @@ from helpers.run.checkpoints import (
     CheckpointError,
     from_transformers_state,
     load_stage,
-    save_stage,
     to_transformers_state,
 )
+from tests.support import saved
+from tests.support.tensors import shaken
+from tests.support.tiny_models import ROWS, tiny
 
 CONFIG = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=16)
-ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
 
 
 class DummyTokenizer:
@@ -39,18 +38,14 @@ class DummyTokenizer:
             (folder / file).write_text(json.dumps({"name": self.name}))
 
 
-def tiny(reward: bool = False, seed: int = 0) -> GPT | RewardModel:
-    torch.manual_seed(seed)
-    model = RewardModel(GPT(CONFIG)) if reward else GPT(CONFIG)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
-    return model
+def model_of(seed: int = 0, reward: bool = False) -> GPT | RewardModel:
+    model = tiny(CONFIG, seed)
+    return shaken(RewardModel(model)) if reward else model
 
 
-def save(folder, model=None, tokenizer=None, **changes):
-    facts = dict(stage="sft", track="tldr", config={"lr": 0.1}, metrics={"loss": 2.5}, parent=None)
-    facts |= dict(data_fingerprint="abc") | changes
-    save_stage(folder, model or tiny(), tokenizer or DummyTokenizer(), **facts)
+def save(folder, model=None, stage="sft", **changes):
+    facts = dict(config={"lr": 0.1}, metrics={"loss": 2.5}, data_fingerprint="abc") | changes
+    saved.save(folder, model or model_of(), DummyTokenizer(), stage, **facts)
 
 
 def load(folder, **changes):
@@ -69,60 +64,53 @@ def same_weights(a, b) -> bool:
 
 @pytest.mark.parametrize("reward", [False, True])
 def test_weights_come_back_as_they_were(tmp_path, reward):
-    model, stage = tiny(reward), "reward" if reward else "sft"
+    model, stage = model_of(reward=reward), "reward" if reward else "sft"
     save(tmp_path / "a", model, stage=stage)
     loaded, info = load(tmp_path / "a", stage=stage)
     assert type(loaded) is type(model) and same_weights(loaded, model)
     assert (info["stage"], info["track"], info["parent"]) == (stage, "tldr", None)
-    assert (info["config"], info["metrics"], info["data_fingerprint"]) == (
-        {"lr": 0.1},
-        {"loss": 2.5},
-        "abc",
-    )
+    assert info["config"] == {"lr": 0.1} and info["metrics"] == {"loss": 2.5}
+    assert info["data_fingerprint"] == "abc"
     assert info["tokenizer"]["name"] == "dummy" and info["versions"]["torch"] == torch.__version__
     assert same_weights(from_transformers_state(CONFIG, to_transformers_state(model)), model)
 
 
-def test_transformers_opens_a_language_model(tmp_path):
-    model = tiny()
-    save(tmp_path / "a", model)
-    theirs, notes = AutoModelForCausalLM.from_pretrained(tmp_path / "a", output_loading_info=True)
+def opened(kind, folder):
+    """The model as transformers opens it; every weight is used."""
+    model, notes = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    ids = torch.randint(0, 60, (3, 24))
-    with torch.no_grad():
-        torch.testing.assert_close(theirs.eval()(ids).logits, model(ids), atol=1e-4, rtol=1e-5)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_transformers_opens_a_language_model(tmp_path):
+    model, ids = model_of(), torch.randint(0, 60, (3, 24))
+    save(tmp_path / "a", model)
+    theirs = opened(AutoModelForCausalLM, tmp_path / "a")
+    torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=1e-5)
     settings = theirs.generation_config
     assert (settings.top_k, settings.temperature, settings.do_sample) == (0, 1.0, True)
     assert (settings.eos_token_id, settings.pad_token_id) == (0, 1)
 
 
+@torch.no_grad()
 def test_transformers_opens_a_reward_model_normalised_or_not(tmp_path):
-    model = tiny(reward=True)
-    ids, mask = right_pad(ROWS, 1)
+    model, (ids, mask) = model_of(reward=True), right_pad(ROWS, 1)
     for name in ("raw", "normalised"):
-        save(tmp_path / name, model, stage="reward")
-        theirs, notes = AutoModelForSequenceClassification.from_pretrained(
-            tmp_path / name, output_loading_info=True
-        )
-        assert not any(
-            notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        )
-        with torch.no_grad():
-            scores = theirs.eval()(ids, attention_mask=mask.long()).logits.squeeze(1)
-            torch.testing.assert_close(scores, model(ids, mask), atol=1e-4, rtol=1e-5)
+        save(tmp_path / name, model, "reward")
+        theirs = opened(AutoModelForSequenceClassification, tmp_path / name)
+        scores = theirs(ids, attention_mask=mask.long()).logits.squeeze(1)
+        torch.testing.assert_close(scores, model(ids, mask), atol=1e-4, rtol=1e-5)
         model.normalise(mean=1.5, std=0.4)
 
 
 def test_transformers_own_files_load_here(tmp_path):
     """Also without the prefix and with the buffers that the released gpt2 weights carry."""
-    model = tiny()
+    model = model_of()
     save(tmp_path / "a", model)
     state = AutoModelForCausalLM.from_pretrained(tmp_path / "a").state_dict()
-    released = {
-        name.removeprefix("transformer."): weight
-        for name, weight in state.items()
-        if "lm_head" not in name
-    }
+    released = {name.removeprefix("transformer."): weight for name, weight in state.items()}
+    del released["lm_head.weight"]
     released["h.0.attn.bias"] = torch.ones(1, 1, 24, 24).tril()
     for weights in (state, released):
         assert same_weights(from_transformers_state(CONFIG, weights), model)
@@ -132,7 +120,7 @@ def test_transformers_own_files_load_here(tmp_path):
 
 
 def test_a_child_names_its_parent(tmp_path):
-    save(tmp_path / "pretrain", tiny(seed=1), stage="pretrain")
+    save(tmp_path / "pretrain", model_of(1), stage="pretrain")
     save(tmp_path / "sft", parent=tmp_path / "pretrain")
     _, info = load(tmp_path / "sft")
     weights = (tmp_path / "pretrain" / "model.safetensors").read_bytes()
@@ -145,7 +133,7 @@ def test_a_child_names_its_parent(tmp_path):
 # ---------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(("stage", "notebook"), checkpoints.NOTEBOOKS.items())
+@pytest.mark.parametrize(("stage", "notebook"), checkpoints.MAKERS.items())
 def test_a_missing_checkpoint_names_its_notebook(tmp_path, stage, notebook):
     with pytest.raises(CheckpointError, match=f"no checkpoint at .*none: run {notebook} first"):
         load(tmp_path / "none", stage=stage)
@@ -164,17 +152,14 @@ def test_foreign_folders_are_refused_and_never_replaced(tmp_path):
             load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"stage": "reward"}, "holds stage 'sft', not 'reward': 2-RM-Training.ipynb"),
-        ({"track": "sentiment"}, "track 'tldr', but this run is on track 'sentiment'"),
-        (
-            {"tokenizer": DummyTokenizer("other")},
-            r"tokenizer 'dummy' \(.{8}\), but this run uses 'other' \(.{8}\)",
-        ),
-    ],
-)
+MIX_UPS = [
+    ({"stage": "reward"}, "holds stage 'sft', not 'reward': 2-RM-Training.ipynb"),
+    ({"track": "sentiment"}, "track 'tldr', but this run is on track 'sentiment'"),
+    ({"tokenizer": DummyTokenizer("other")}, r"tokenizer .dummy. \(.{8}\), .* .other. \(.{8}\)"),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), MIX_UPS)
 def test_a_checkpoint_of_something_else_is_refused_with_both_names(tmp_path, asked, message):
     save(tmp_path / "a")
     with pytest.raises(CheckpointError, match=message):
@@ -199,7 +184,7 @@ def test_damage_is_noticed(tmp_path, file):
 @pytest.mark.parametrize(("stage", "reward"), [("reward", False), ("sft", True), ("dpo", False)])
 def test_stage_and_model_must_belong_together(tmp_path, stage, reward):
     with pytest.raises(ValueError, match=f"no checkpoint of stage '{stage}'"):
-        save(tmp_path / "a", tiny(reward), stage=stage)
+        save(tmp_path / "a", model_of(reward=reward), stage=stage)
     with pytest.raises(ValueError, match="no stage 'dpo'"):
         load(tmp_path / "a", stage="dpo")
 
@@ -208,9 +193,9 @@ def test_stage_and_model_must_belong_together(tmp_path, stage, reward):
 
 
 def test_a_save_replaces_the_old_checkpoint_and_leaves_nothing_beside_it(tmp_path):
-    save(tmp_path / "a", tiny(seed=1))
-    save(tmp_path / "a", tiny(seed=2))
-    assert same_weights(load(tmp_path / "a")[0], tiny(seed=2))
+    save(tmp_path / "a", model_of(1))
+    save(tmp_path / "a", model_of(2))
+    assert same_weights(load(tmp_path / "a")[0], model_of(2))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -219,29 +204,29 @@ def test_a_save_replaces_the_old_checkpoint_and_leaves_nothing_beside_it(tmp_pat
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch, place, old, error):
     if old:
-        save(tmp_path / "a", tiny(seed=1))
-    whole = getattr(os if place == "replace" else checkpoints, place)
+        save(tmp_path / "a", model_of(1))
+    module, replace = os if place == "replace" else checkpoints, os.replace
 
     def breaks(*args, **options):
         if place == "replace" and not str(args[0]).endswith(".new"):
-            return whole(*args, **options)  # break only when the new folder should move in
+            return replace(*args, **options)  # break only when the new folder should move in
         raise error("the power went")
 
-    monkeypatch.setattr(os if place == "replace" else checkpoints, place, breaks)
+    monkeypatch.setattr(module, place, breaks)
     with pytest.raises(error, match="the power went"):
-        save(tmp_path / "a", tiny(seed=2))
+        save(tmp_path / "a", model_of(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a"] * old
     if old:
-        assert same_weights(load(tmp_path / "a")[0], tiny(seed=1))
+        assert same_weights(load(tmp_path / "a")[0], model_of(1))
 
 
 def test_a_killed_save_is_mended_by_the_next_load_or_save(tmp_path):
-    save(tmp_path / "a", tiny(seed=1))
+    save(tmp_path / "a", model_of(1))
     (tmp_path / ".a.new").mkdir()  # killed while writing
     (tmp_path / ".a.new" / "model.safetensors").write_text("half")
     (tmp_path / "a").rename(tmp_path / ".a.old")  # killed between the two moves
-    assert same_weights(load(tmp_path / "a")[0], tiny(seed=1))
-    save(tmp_path / "a", tiny(seed=2))
-    assert same_weights(load(tmp_path / "a")[0], tiny(seed=2))
+    assert same_weights(load(tmp_path / "a")[0], model_of(1))
+    save(tmp_path / "a", model_of(2))
+    assert same_weights(load(tmp_path / "a")[0], model_of(2))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

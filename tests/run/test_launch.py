@@ -65,13 +65,9 @@ def test_lines_appear_while_the_command_runs(monkeypatch, tmp_path):
 
 
 def test_a_failure_is_raised_with_the_last_lines(capsys):
-    code = (
-        "print('\\n'.join(f'line {n}' for n in range(40))); raise SystemExit('no checkpoint: "
-        "run 1-SFT first')"
-    )
-    with pytest.raises(
-        RuntimeError, match=r"(?s)^ppo failed:\n.*line 39\nno checkpoint: run 1-SFT first$"
-    ) as failed:
+    code = "[print(f'line {n}') for n in range(40)]; raise SystemExit('no checkpoint: run 1-SFT')"
+    message = r"(?s)^ppo failed:\n.*line 39\nno checkpoint: run 1-SFT$"
+    with pytest.raises(RuntimeError, match=message) as failed:
         stream(python(code), {}, "ppo")
     assert "line 5\n" not in str(failed.value) and "line 5\n" in capsys.readouterr().out
 
@@ -85,11 +81,8 @@ def test_the_end_of_the_session_is_no_failure():
 
 def test_settings_reach_the_command_and_nothing_else_changes(capsys, monkeypatch):
     monkeypatch.setenv("RLHF_TRACK", "instruct")
-    stream(
-        python("import os; print(os.environ['RLHF_SEED'], os.environ['RLHF_TRACK'])"),
-        {"RLHF_SEED": "3"},
-        "x",
-    )
+    code = "import os; print(os.environ['RLHF_SEED'], os.environ['RLHF_TRACK'])"
+    stream(python(code), {"RLHF_SEED": "3"}, "x")
     assert capsys.readouterr().out == "3 instruct\n" and "RLHF_SEED" not in os.environ
 
 
@@ -121,10 +114,8 @@ def test_an_interrupt_reaches_the_command_once_and_waits_for_it(monkeypatch):
     sys.platform != "linux", reason="only Linux tells a process of its parent's death"
 )
 def test_a_killed_parent_takes_the_command_along():
-    child = (
-        "import time, helpers.engine.distributed as d; d.end_with_parent(); print('ready'); "
-        "time.sleep(60)"
-    )
+    child = "import time, helpers.engine.distributed as d; d.end_with_parent(); print('ready'); "
+    child += "time.sleep(60)"
     parent = f"""
         import subprocess, sys, time
         child = subprocess.Popen([sys.executable, "-u", "-c", {child!r}], stdout=subprocess.PIPE)
@@ -220,14 +211,10 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     """The stage's command in two processes, then the stage in this one: it measures and saves, and
     trains nothing.
     """
-    documents = [
-        {"text": document.text} for document in load_rows("documents", "train", "tldr", limit=150)
-    ]
-    write(run_folder / "rows/fineweb-edu/train.jsonl", documents)
-    posts = [
-        {"prompt": row.prompt, "label": row.completion}
-        for row in load_rows("demonstrations", "train", "tldr", limit=40)
-    ]
+    documents = load_rows("documents", "train", "tldr", limit=150)
+    write(run_folder / "rows/fineweb-edu/train.jsonl", [{"text": row.text} for row in documents])
+    posts = load_rows("demonstrations", "train", "tldr", limit=40)
+    posts = [{"prompt": row.prompt, "label": row.completion} for row in posts]
     write(run_folder / "rows/openai_summarize_tldr/train.jsonl", posts)
     monkeypatch.setenv("RLHF_SOURCE", "local")
     monkeypatch.setenv("RLHF_DATA_DIR", str(run_folder / "rows"))
@@ -239,10 +226,8 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     capsys.readouterr()
     pretrain.run(course)
     printed = capsys.readouterr().out
-    assert (
-        f"pretrain: going on after step {len(together)} of {len(together)} " in printed
-        and "[" not in printed
-    )
+    assert f"pretrain: going on after step {len(together)} of {len(together)} " in printed
+    assert "[" not in printed
     assert (run_folder / "logs/pretrain.jsonl").read_text() == log
     assert course.metrics()["first_loss"] == together[0]["loss"] and course.folder().exists()
 
@@ -259,37 +244,33 @@ def test_a_cell_gets_the_history_of_two_processes(run_folder, monkeypatch, capsy
     assert [row["step"] for row in history] == [1, 2, 3] and history[2]["loss"] < history[0]["loss"]
 
 
-def test_a_process_that_dies_ends_all_with_a_line(run_folder):
+def interrupted(run_folder, act) -> tuple[int, str]:
+    """Exit code and output of a launch on which `act(process)` is done after its second step."""
     command = [sys.executable, "-m", "helpers", "launch", "pretrain", "--processes", "2"]
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **output) as process:
         try:
             wait_for_lines(2, run_folder / "logs" / "pretrain.jsonl")
-            started = time.monotonic()
-            os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
+            act(process)
             printed, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert time.monotonic() - started < 60 and process.returncode == 1
-    assert printed.splitlines()[-1].startswith(
-        "launch: process 1 of pretrain was killed by SIGKILL"
-    )
+    return process.returncode, printed
+
+
+def test_a_process_that_dies_ends_all_with_a_line(run_folder):
+    def kill(process):
+        os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
+
+    code, printed = interrupted(run_folder, kill)
+    last = printed.splitlines()[-1]
+    assert code == 1 and last.startswith("launch: process 1 of pretrain was killed by SIGKILL")
 
 
 def test_ctrl_c_saves_and_the_next_launch_goes_on(run_folder):
-    command = [sys.executable, "-m", "helpers", "launch", "pretrain", "--processes", "2"]
-    log = run_folder / "logs" / "pretrain.jsonl"
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        try:
-            wait_for_lines(2, log)
-            process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130 and "saved; the same run goes on from there" in printed
+    code, printed = interrupted(run_folder, lambda process: process.send_signal(signal.SIGINT))
+    assert code == 130 and "saved; the same run goes on from there" in printed
     assert "Traceback" not in printed
     assert list((run_folder / "snapshots" / "pretrain" / "pretrain").glob("step-*"))
+    log = run_folder / "logs" / "pretrain.jsonl"
     assert json.loads(log.read_text().splitlines()[-1])["step"] >= 2

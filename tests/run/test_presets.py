@@ -6,9 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data.advice.build import WORLD as ADVICE
+from data.sentiment.build import WORLD as SENTIMENT
+from data.tldr.build import WORLD as TLDR
 from helpers.config import CONFIGS, PretrainConfig
 from helpers.rows.tracks import TRACKS
-from helpers.run.presets import PRESETS, choose_init, choose_preset, differences, load_config
+from helpers.run.presets import (
+    GPU_PRESETS,
+    PRESETS,
+    choose_init,
+    choose_preset,
+    differences,
+    load_config,
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -28,30 +38,23 @@ def test_the_defaults_are_the_cpu_preset():
 def test_gpu_presets_are_the_cpu_settings_on_an_embedded_world():
     for stage in CONFIGS:
         for track in TRACKS:
-            for preset in ("t4", "t4x2", "h100"):
+            for preset in GPU_PRESETS:
                 assert load_config(stage, preset, track) == load_config(stage, "cpu", track)
 
 
 @pytest.mark.parametrize("track", TRACKS)
-@pytest.mark.parametrize("preset", ["t4", "t4x2", "h100"])
+@pytest.mark.parametrize("preset", GPU_PRESETS)
 def test_gpu_presets_fit_together(preset, track):
-    made = {stage: load_config(stage, preset, track, source="hub") for stage in CONFIGS}
-    assert (
-        made["sft"].init == "gpt2"
-        and made["pretrain"].vocabulary == 0
-        and made["pretrain"].context <= 1024
-    )
-    for config in made.values():
-        if hasattr(config, "micro_batch"):
-            assert config.micro_batch == 0 or config.batch_size % config.micro_batch == 0
-    assert made["ppo"].rollout_size % made["ppo"].minibatch_size == 0
-    assert (
-        len({config.response_tokens for stage, config in made.items() if stage != "pretrain"}) == 1
-    )
-    assert made["reward"].pointwise == (track == "sentiment")
-    assert load_config("ppo", "t4x2", track, source="hub") == load_config(
-        "ppo", "t4", track, source="hub"
-    )
+    configs = {stage: load_config(stage, preset, track, source="hub") for stage in CONFIGS}
+    pretrain, sft, reward, ppo = configs.values()
+    assert sft.init == "gpt2" and pretrain.vocabulary == 0 and pretrain.context <= 1024
+    for config in (pretrain, sft, reward):
+        assert config.micro_batch == 0 or config.batch_size % config.micro_batch == 0
+    assert ppo.rollout_size % ppo.minibatch_size == 0
+    assert sft.response_tokens == reward.response_tokens == ppo.response_tokens
+    assert reward.pointwise == (track == "sentiment")
+    two, one = (load_config("ppo", name, track, source="hub") for name in ("t4x2", "t4"))
+    assert two == one
 
 
 def test_what_the_base_model_is():
@@ -89,52 +92,35 @@ GB = 10**9
 )
 def test_the_preset_follows_the_gpu(capability, memory, gpus, expected, monkeypatch):
     cuda, device = torch.cuda, torch.device("cuda")
-    monkeypatch.setattr(
-        cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory)
-    )
+    gpu = SimpleNamespace(total_memory=memory)
+    monkeypatch.setattr(cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(cuda, "get_device_capability", lambda _: capability)
-    preset, why = choose_preset(None, "local", device)
-    assert preset == expected and why
+    preset, reason = choose_preset(None, "local", device)
+    assert preset == expected and reason
     assert choose_preset("smoke", "local", device) == ("smoke", "")
     assert choose_preset(None, "embedded", device) == ("cpu", "")
     assert choose_preset(None, "hub", torch.device("cpu")) == ("cpu", "there is no CUDA device")
 
 
 def test_smoke_is_no_larger_than_cpu():
-    sizes = (
-        "documents",
-        "demonstrations",
-        "comparisons",
-        "iterations",
-        "eval_prompts",
-        "epochs",
-        "best_of",
-    )
+    sizes = ("documents", "demonstrations", "comparisons", "iterations", "eval_prompts", "epochs")
     for stage in CONFIGS:
-        small, full = load_config(stage, "smoke"), load_config(stage, "cpu")
-        assert all(
-            getattr(small, name) <= getattr(full, name) for name in sizes if hasattr(full, name)
-        )
+        small, full = vars(load_config(stage, "smoke")), vars(load_config(stage, "cpu"))
+        assert all(small[name] <= full[name] for name in (*sizes, "best_of") if name in full)
 
 
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_the_stages_ask_for_is_there(track, preset):
-    from data.advice.build import WORLD as ADVICE
-    from data.sentiment.build import WORLD as SENTIMENT
-    from data.tldr.build import WORLD as TLDR
-
-    sizes = {"tldr": TLDR, "sentiment": SENTIMENT, "assistant": ADVICE, "instruct": ADVICE}[
-        track
-    ].sizes
-    config = {stage: load_config(stage, preset, track) for stage in CONFIGS}
-    assert config["pretrain"].documents <= sizes["documents"]["train"]
-    assert config["sft"].demonstrations <= sizes["demonstrations"]["train"]
-    assert config["reward"].comparisons <= sizes["comparisons"]["train"]
-    assert config["sft"].eval_prompts <= sizes["prompts"]["heldout"]
-    assert config["ppo"].eval_prompts <= sizes["prompts"]["heldout"]
-    assert config["ppo"].rollout_size <= sizes["prompts"]["train"]
+    worlds = {"tldr": TLDR, "sentiment": SENTIMENT}
+    sizes = worlds.get(track, ADVICE).sizes
+    pretrain, sft, reward, ppo = (load_config(stage, preset, track) for stage in CONFIGS)
+    assert pretrain.documents <= sizes["documents"]["train"]
+    assert sft.demonstrations <= sizes["demonstrations"]["train"]
+    assert reward.comparisons <= sizes["comparisons"]["train"]
+    assert max(sft.eval_prompts, ppo.eval_prompts) <= sizes["prompts"]["heldout"]
+    assert ppo.rollout_size <= sizes["prompts"]["train"]
 
 
 @pytest.mark.parametrize(

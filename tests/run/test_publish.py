@@ -8,33 +8,23 @@ import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-import torch
 
 from helpers.model import GPT, GPTConfig
 from helpers.rows.embedded import load_tokenizer
 from helpers.run import publish
-from helpers.run.checkpoints import CheckpointError, save_stage
+from helpers.run.checkpoints import CheckpointError
 from helpers.run.publish import PublishError, push
 from tests.support.local_hub import serving
+from tests.support.saved import save
 
 TOKEN = "hf_" + "Secret" * 5
 
 
 @pytest.fixture
 def folder(tmp_path):
-    torch.manual_seed(0)
     tokenizer = load_tokenizer("tldr")
-    save_stage(
-        tmp_path / "ppo",
-        GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 16)),
-        tokenizer,
-        stage="ppo",
-        track="tldr",
-        config={"source": "embedded"},
-        metrics={"kl": 1.5},
-        parent=None,
-        data_fingerprint="ab",
-    )
+    model = GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 16))
+    save(tmp_path / "ppo", model, tokenizer, "ppo", config={"source": "embedded"})
     (tmp_path / "ppo" / "notes.txt").write_text("mine, not the checkpoint's")
     return tmp_path / "ppo"
 
@@ -63,25 +53,14 @@ def hub(monkeypatch):
                 seen["created"].append(json.loads(body))
                 return {"url": address, "id": "someone/tiny", "name": "someone/tiny"}
             if "/preupload/" in self.path:
-                files = json.loads(body)["files"]
-                return {
-                    "files": [
-                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                        for f in files
-                    ]
-                }
+                kind = {"uploadMode": "regular", "shouldIgnore": False}
+                return {"files": [{"path": f["path"], **kind} for f in json.loads(body)["files"]]}
             if "/commit/" in self.path:
-                for line in map(json.loads, body.splitlines()):
-                    if line["key"] == "file":
-                        seen["files"][line["value"]["path"]] = base64.b64decode(
-                            line["value"]["content"]
-                        )
-            return {
-                "commitUrl": f"{address}/commit/1",
-                "commitOid": "1",
-                "sha": "1",
-                "id": "someone/tiny",
-            }
+                lines = [line["value"] for line in map(json.loads, body.splitlines())]
+                files = [value for value in lines if "path" in value]
+                seen["files"] |= {f["path"]: base64.b64decode(f["content"]) for f in files}
+            commit = {"commitUrl": f"{address}/commit/1", "commitOid": "1"}
+            return commit | {"sha": "1", "id": "someone/tiny"}
 
         def log_message(self, *_):
             pass
@@ -91,9 +70,7 @@ def hub(monkeypatch):
 
 
 def is_private(request: dict) -> bool:
-    """Whether a repository was asked for that only its owner sees, in the words of this or an older
-    huggingface_hub.
-    """
+    """Whether only its owner may see a repository, in the words of any huggingface_hub."""
     return request.get("visibility") == "private" or request.get("private") is True
 
 
@@ -116,38 +93,29 @@ def test_the_command_prints_the_address(folder, hub, monkeypatch, capsys):
     assert not is_private(hub["created"][0])
 
 
-@pytest.mark.parametrize(
-    ("status", "says"),
-    [
-        (401, "does not know this token"),
-        (403, "may not write there"),
-        (404, "no such owner"),
-        (418, "HTTP 418"),
-    ],
-)
-def test_each_refusal_is_one_line_without_the_token(
-    folder, hub, status, says, capfd, caplog, monkeypatch
-):
+REFUSALS = {401: "does not know this token", 403: "may not write there", 404: "no such owner"}
+
+
+@pytest.mark.parametrize(("status", "reason"), [*REFUSALS.items(), (418, "HTTP 418")])
+def test_each_refusal_is_one_line_without_the_token(folder, hub, status, reason, capfd, caplog):
     hub["answer"] = (status, {"error": f"no, Bearer {TOKEN}"})
     with pytest.raises(SystemExit) as stopped:
         publish.main([str(folder), "someone/tiny"])
     message = str(stopped.value.code)
-    assert message.startswith("publish: someone/tiny ") and says in message and "\n" not in message
+    assert (
+        message.startswith("publish: someone/tiny ") and reason in message and "\n" not in message
+    )
     assert TOKEN not in message + caplog.text + "".join(capfd.readouterr()) and not hub["files"]
 
 
 def test_without_a_token_or_with_a_bad_name_nothing_is_asked(folder, hub, monkeypatch):
     for name in ("gpt2", "a/b/c", "some one/x", f"{TOKEN}/x y"):
-        with pytest.raises(
-            PublishError, match="is no name of a repository: give owner/name"
-        ) as error:
+        with pytest.raises(PublishError, match="is no name of a repository: give o") as error:
             push(folder, name)
         assert TOKEN not in str(error.value)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(
-        PublishError, match="no token for the Hub: run `hf auth login` or set HF_TOKEN"
-    ):
+    with pytest.raises(PublishError, match="no token for the Hub: run `hf auth login` or set HF_T"):
         push(folder, "someone/tiny")
     assert not hub["tokens"]
 
@@ -162,11 +130,8 @@ def test_a_damaged_checkpoint_is_not_published(folder, hub):
 
 
 def test_without_a_network_the_line_comes_soon(folder, monkeypatch):
-    pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    started = time.perf_counter()
-    with pytest.raises(
-        PublishError, match="someone/tiny could not be reached, there may be no network"
-    ) as error:
+    started, message = time.perf_counter(), "someone/tiny could not be reached, there may be no net"
+    with pytest.raises(PublishError, match=message) as error:
         push(folder, "someone/tiny")
     assert time.perf_counter() - started < 10 and TOKEN not in str(error.value)

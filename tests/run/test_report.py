@@ -17,6 +17,8 @@ PIXEL = base64.b64decode(
 )
 IDENTITY = {"preset": "smoke", "track": "tldr", "source": "embedded", "seed": 0, "seconds": 61.0}
 # what stages record on real rows: of every policy the same numbers, here only some of them
+SFT = {"score": 0.0, "score_ci95": [-0.1, 0.1], "judge": 0.5, "kl": 0.0, "stop_rate": 0.98}
+PPO = {"score": 1.5, "score_ci95": [1.4, 1.6], "judge": 0.7, "judge_ci95": [0.65, 0.75], "kl": 3.0}
 REAL = {
     "pretrain": {"heldout_loss": 4.5, "tokens": 1000, "bigram_loss": 5.25},
     "sft": {"heldout_loss": 3.5, "base_loss": 4.75, "stop_rate": 0.98},
@@ -27,28 +29,7 @@ REAL = {
         "stop_rate": 0.99,
         "judge_gain": 0.2,
         "judge_gain_ci95": [0.15, 0.25],
-        "table": {
-            "SFT": {
-                "score": 0.0,
-                "score_ci95": [-0.1, 0.1],
-                "judge": 0.5,
-                "kl": 0.0,
-                "stop_rate": 0.98,
-                "distinct-2": 0.9,
-                "perplexity": 20.0,
-                "perplexity_ci95": [18.0, 22.0],
-            },
-            "PPO": {
-                "score": 1.5,
-                "score_ci95": [1.4, 1.6],
-                "judge": 0.7,
-                "judge_ci95": [0.65, 0.75],
-                "kl": 3.0,
-                "stop_rate": 0.99,
-                "distinct-2": 0.8,
-                "perplexity": 30.0,
-            },
-        },
+        "table": {"SFT": SFT | {"perplexity": 20.0}, "PPO": PPO | {"perplexity": 30.0}},
     },
 }
 
@@ -82,22 +63,12 @@ def write_real(write_metrics):
 
 
 def test_fields(tmp_path, write_metrics):
-    made = assemble(write_metrics(tmp_path))
-    assert list(made) == [
-        "preset",
-        "track",
-        "source",
-        "seed",
-        "seconds",
-        "pretrain",
-        "sft",
-        "reward",
-        "ppo",
-    ]
-    assert made["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
+    assembled = assemble(write_metrics(tmp_path))
+    assert list(assembled) == [*report.IDENTITY, "seconds", *report.REQUIRED]
+    assert assembled["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
     for stage in report.REQUIRED:
-        assert set(required(stage, "embedded")) <= set(made[stage])
-        assert "seconds" not in made[stage] and "curves" not in made[stage]
+        assert set(required(stage, "embedded")) <= set(assembled[stage])
+        assert "seconds" not in assembled[stage] and "curves" not in assembled[stage]
 
 
 def test_only_seconds_differ_between_two_runs(tmp_path, write_metrics):
@@ -116,14 +87,8 @@ def test_missing_fields_are_all_named(tmp_path, write_metrics):
     }
     with pytest.raises(ReportError) as error:
         assemble(write_metrics(tmp_path, changes))
-    for name in (
-        "sft.stop_rate",
-        "ppo.kl (a finite number)",
-        "ppo.gold_gain_ci95 (a pair",
-        "ppo.flaws",
-    ):
-        assert name in str(error.value)
-    assert "score" not in str(error.value)
+    names = ("sft.stop_rate", "ppo.kl (a finite number)", "ppo.gold_gain_ci95 (a pair", "ppo.flaws")
+    assert all(name in str(error.value) for name in names) and "score" not in str(error.value)
 
 
 def test_a_stage_that_has_not_run_is_named_with_its_notebook(tmp_path, write_metrics):
@@ -137,7 +102,7 @@ def test_stages_of_different_runs_are_refused(tmp_path, write_metrics):
         assemble(write_metrics(tmp_path, {("ppo", "seed"): 1}))
 
 
-def test_final_table_from_the_required_fields(tmp_path, write_metrics):
+def test_final_table(tmp_path, write_metrics):
     text = final_table(assemble(write_metrics(tmp_path)))
     ((header, body),) = tables(assemble(tmp_path))
     assert header == ["policy", "gold reward", "hallucination", "KL (nats)", "stop rate"]
@@ -145,20 +110,23 @@ def test_final_table_from_the_required_fields(tmp_path, write_metrics):
         ["SFT", "0.500", "20.0%", "0.000", "99.5%"],
         ["PPO", "0.900", "5.0%", "4.200", "99.0%"],
     ]
-    assert "gold reward +0.400 [+0.300, +0.500] over SFT (95% interval)" in text
-    assert "(+2.5%)" in text and "88% of the way" in text and "= 4:04" in text
+    for line in (
+        "policy  gold reward  hallucination  KL (nats)  stop rate",
+        "PPO           0.900           5.0%      4.200      99.0%",
+        "gold reward +0.400 [+0.300, +0.500] over SFT (95% interval)",
+        "loss 1.230, entropy floor 1.200 (+2.5%)",
+        "88% of the way",
+        "= 4:04",
+    ):
+        assert line in text
 
 
-def test_final_table_from_recorded_rows(tmp_path, write_metrics):
-    rows = {
-        "base": {"gold_reward": -1.0},
-        "SFT": {},
-        "best of 4": {},
-        "PPO": {"flaws": {"missing_question": 0.5}},
-    }
+def test_a_dash_stands_for_what_was_not_recorded(tmp_path, write_metrics):
+    rows = {name: {"gold_reward": 0.5} for name in ("base", "SFT", "best of 4")}
+    rows |= {"PPO": {"flaws": {"missing_question": 0.5}, "kl": 1.0}}
     ((_, body),) = tables(assemble(write_metrics(tmp_path, {("ppo", "table"): rows})))
     assert [row[0] for row in body] == list(rows)
-    assert body[0] == ["base", "-1.000", "-", "-", "-"] and body[3][2] == "50.0%"
+    assert body[0] == ["base", "0.500", "-", "-", "-"] and body[3][2] == "50.0%"
 
 
 def test_the_page_stands_alone(tmp_path, write_metrics):
@@ -166,30 +134,32 @@ def test_the_page_stands_alone(tmp_path, write_metrics):
     out = write_metrics(tmp_path, {("ppo", "table"): rows})
     (out / "figures").mkdir()
     (out / "figures" / "sft-stop-rate.png").write_bytes(PIXEL)
-    made = write_report(out)
-    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == made
+    assembled = write_report(out)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == assembled
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert (
-        "data:image/png;base64," + base64.b64encode(PIXEL).decode() in page
-        and "stop rate</figcaption>" in page
-    )
-    assert "<td>&lt;script&gt;PPO</td>" in page
-    assert 'name="viewport"' in page and "<script" not in page and "@import" not in page
+    assert page.startswith("<!doctype html>") and str(tmp_path) not in page
     assert set(re.findall(r'src="(\w+):', page)) == {"data"}, "nothing is fetched from elsewhere"
     assert re.findall(r'<link[^>]*href="([^"]*)"', page) == ["data:,"]
-    assert page.startswith("<!doctype html>") and str(tmp_path) not in page
+    assert "<script" not in page and "@import" not in page
     for words in (
+        "data:image/png;base64," + base64.b64encode(PIXEL).decode(),
+        "stop rate</figcaption>",
+        "<td>&lt;script&gt;PPO</td>",
+        'name="viewport"',
         "PPO raised the gold reward: +0.400",
         "0.500</td>",
-        "Bayes 84.0%: 88% of the way",
+        "Bayes 84.0%: 88% of the way from chance; 2,000 comparisons",
+        "entropy floor 1.200 nats per token: +2.5%; 2,000,000 tokens",
+        "95% interval [+0.300, +0.500]; SFT 0.500, PPO 0.900",
+        "share of its responses; SFT 20.0%",
+        'width:80.0%"></i><b style="left:calc(78.0% - 1px)"',  # 1.23 over a floor of 1.2
     ):
-        assert words in page
-    assert 'width:80.0%"></i><b style="left:calc(78.0% - 1px)"' in page  # 1.23 over a floor of 1.2
+        assert words in page, words
 
 
 def test_real_rows_need_no_floor_and_no_gold_reward_but_the_table(tmp_path, write_real):
-    made = assemble(write_real(tmp_path / "a"))
-    assert made["source"] == "local" and "entropy_floor" not in made["pretrain"]
+    assembled = assemble(write_real(tmp_path / "a"))
+    assert assembled["source"] == "local" and "entropy_floor" not in assembled["pretrain"]
     changes = {
         ("ppo", "table"): {"SFT": {"name": "x"}},
         ("reward", "accuracy_ci95"): ...,
@@ -204,49 +174,43 @@ def test_real_rows_need_no_floor_and_no_gold_reward_but_the_table(tmp_path, writ
 
 def test_an_embedded_world_needs_what_real_rows_lack(tmp_path, write_real):
     embedded = {(stage, "source"): "embedded" for stage in REAL}
-    with pytest.raises(
-        ReportError, match=r"pretrain\.entropy_floor.*reward\.bayes_accuracy.*ppo\.gold_reward"
-    ):
+    names = r"pretrain\.entropy_floor.*reward\.bayes_accuracy.*ppo\.gold_reward"
+    with pytest.raises(ReportError, match=names):
         assemble(write_real(tmp_path, embedded))
 
 
 def test_the_final_table_of_real_rows_shows_what_there_is(tmp_path, write_real):
-    made = assemble(write_real(tmp_path / "a"))
-    cells = {title: row for header, body in tables(made) for title, *row in zip(header, *body)}
+    assembled = assemble(write_real(tmp_path / "a"))
+    cells = {title: row for header, body in tables(assembled) for title, *row in zip(header, *body)}
     assert cells["score (SFT sd)"] == ["0.00 [-0.10, 0.10]", "1.50 [1.40, 1.60]"]
-    assert (
-        cells["second judge"] == ["0.50", "0.70 [0.65, 0.75]"] and cells["perplexity"][1] == "30.0"
-    )
+    assert cells["second judge"] == ["0.50", "0.70 [0.65, 0.75]"]
+    assert cells["perplexity"][1] == "30.0"
     assert "ROUGE-L" not in cells, "a column that no policy has is left out"
-    text = final_table(made)
-    assert "loss 4.500, bigram 5.250" in text and "loss 3.500, base model 4.750" in text
-    assert "accuracy 0.800 [0.770, 0.830]" in text
-    assert (
-        "second judge's verdict +0.200 [+0.150, +0.250] over SFT (95% interval)" in text
-        and "floor" not in text
-    )
+    text = final_table(assembled)
+    for line in (
+        "loss 4.500, bigram 5.250",
+        "loss 3.500, base model 4.750, stop rate 98.0%",
+        "accuracy 0.800 [0.770, 0.830]",
+        "second judge's verdict +0.200 [+0.150, +0.250] over SFT (95% interval)",
+    ):
+        assert line in text
     bare = {("ppo", "judge_gain"): ..., ("pretrain", "bigram_loss"): ..., ("sft", "base_loss"): ...}
-    text = final_table(assemble(write_real(tmp_path / "b", bare)))
-    assert "score 1.500, KL 3.00 nats" in text and "bigram" not in text and "base model" not in text
+    bare = write_real(tmp_path / "b", bare)
+    text = final_table(write_report(bare))
+    assert "score 1.500, KL 3.00 nats" in text and "floor" not in text
+    assert "bigram" not in text and "base model" not in text
+    page = (bare / "report.html").read_text(encoding="utf-8")
+    assert "<p>score 1.500, KL 3.00 nats per response.</p>" in page and "bigram" not in page
 
 
 def test_the_page_of_real_rows_speaks_of_no_ceiling(tmp_path, write_real):
     write_report(write_real(tmp_path))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "local rows" in page and "--source local" in page
-    assert (
-        "raised the second judge" in page
-        and "1.50 [1.40, 1.60]" in page
-        and "bigram model: 5.250" in page
-    )
-    for word in (
-        "entropy floor",
-        "Bayes",
-        "gold reward",
-        "ceiling is",
-        "orange mark is that ceiling",
-    ):
-        assert word not in page
+    for words in ("local rows", "--source local", "raised the second judge", "1.50 [1.40, 1.60]"):
+        assert words in page
+    assert "bigram model: 5.250 nats per token; 1,000 tokens" in page
+    for words in ("entropy floor", "Bayes", "gold reward", "ceiling is", "mark is that ceiling"):
+        assert words not in page
 
 
 def test_no_report_is_left_when_something_is_missing(tmp_path, write_metrics):

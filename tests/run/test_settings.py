@@ -1,6 +1,4 @@
-"""Settings from options, variables and defaults: which wins, what is refused, and that nothing else
-reads the environment.
-"""
+"""Settings from options, variables and defaults: which wins, what is refused, who reads them."""
 
 import os
 import re
@@ -15,40 +13,28 @@ from helpers.run.options import add_settings, as_options
 from helpers.run.settings import (
     Settings,
     SettingsError,
+    as_environment,
     data_folder,
     read_settings,
     seconds_of,
     yes_or_no,
 )
 
-VARIABLES = {  # variable: what it is set to here, and the value that it becomes
-    "RLHF_PRESET": ("smoke", "smoke"),
-    "RLHF_TRACK": ("sentiment", "sentiment"),
-    "RLHF_SEED": ("3", 3),
-    "RLHF_OUT": ("runs/mine", "runs/mine"),
-    "RLHF_SOURCE": ("hub", "hub"),
-    "RLHF_DATA_DIR": ("/rows", "/rows"),
-    "RLHF_INIT": ("gpt2", "gpt2"),
-    "RLHF_ADAPTER": ("lora", "lora"),
-    "RLHF_DEVICE": ("cpu", "cpu"),
-    "RLHF_DTYPE": ("float16", "float16"),
-    "RLHF_THREADS": ("2", 2),
-    "RLHF_STOP_AFTER": ("1h30m", 5400.0),
+VARIABLES = {  # setting: the text of its variable, the value that it becomes, another as an option
+    "preset": ("smoke", "smoke", "cpu"),
+    "track": ("sentiment", "sentiment", "tldr"),
+    "seed": ("3", 3, 0),
+    "out": ("runs/mine", "runs/mine", "elsewhere"),
+    "source": ("hub", "hub", "embedded"),
+    "data_dir": ("/rows", "/rows", "/other"),
+    "init": ("gpt2", "gpt2", "pretrain"),
+    "adapter": ("lora", "lora", "full"),
+    "device": ("cpu", "cpu", "cuda"),
+    "dtype": ("float16", "float16", "float32"),
+    "threads": ("2", 2, 1),
+    "stop_after": ("1h30m", 5400.0, 60.0),
 }
-OTHERS = {  # an option that differs from the variable
-    "preset": "cpu",
-    "track": "tldr",
-    "seed": "0",
-    "out": "elsewhere",
-    "source": "embedded",
-    "data_dir": "/other",
-    "init": "pretrain",
-    "adapter": "full",
-    "device": "cuda",
-    "dtype": "float32",
-    "threads": 1,
-    "stop_after": 60.0,
-}
+NAMES = {f"RLHF_{name.upper()}" for name in VARIABLES}
 FIELDS = {field.name: field for field in fields(Settings) if field.metadata}
 FLAGS = {name for name, field in FIELDS.items() if isinstance(field.default, bool)}
 
@@ -65,7 +51,7 @@ def clean(monkeypatch):
 
 
 def test_there_are_twelve_variables():
-    named = {f"RLHF_{n.upper()}" for n, field in FIELDS.items() if field.metadata["variable"]}
+    named = {name for name, field in FIELDS.items() if field.metadata["variable"]}
     assert named == VARIABLES.keys() and len(named) == 12
 
 
@@ -78,22 +64,19 @@ def test_nothing_set_is_the_defaults():
         settings.seed = 1
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_an_option_wins_over_its_variable_over_the_default(variable, monkeypatch):
-    name = variable.removeprefix("RLHF_").lower()
-    text, value = VARIABLES[variable]
+@pytest.mark.parametrize("name", VARIABLES)
+def test_an_option_wins_over_its_variable_over_the_default(name, monkeypatch):
+    text, value, other = VARIABLES[name]
     assert getattr(Settings(), name) != value
-    monkeypatch.setenv(variable, text)
+    monkeypatch.setenv(f"RLHF_{name.upper()}", text)
     assert getattr(read_settings(), name) == value
-    option = OTHERS[name]
-    found = getattr(read_settings({name: option}), name)
-    assert found == (int(option) if name == "seed" else option) and found != value
+    assert getattr(read_settings({name: other}), name) == other != value
     assert getattr(read_settings({name: None}), name) == value
-    monkeypatch.setenv(variable, "  ")
+    monkeypatch.setenv(f"RLHF_{name.upper()}", "  ")
     assert getattr(read_settings(), name) == getattr(Settings(), name)
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {n[5:].lower() for n in VARIABLES}))
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - VARIABLES.keys()))
 def test_the_others_are_options_alone(name, monkeypatch):
     monkeypatch.setenv(f"RLHF_{name.upper()}", "1")
     assert getattr(read_settings(), name) == FIELDS[name].default
@@ -121,16 +104,14 @@ def test_a_key_is_read_only_for_a_judge_and_never_shown(monkeypatch):
 # ---------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize("text", ["1", "yes", "TRUE", " on ", True])
+WORDS = {"1": True, "yes": True, "TRUE": True, " on ": True, True: True}
+WORDS |= {"0": False, "no": False, "False": False, "off": False, False: False}
+
+
+@pytest.mark.parametrize("text, value", WORDS.items())
 @pytest.mark.parametrize("name", ["resume", "compile"])
-def test_words_for_yes(text, name):
-    assert getattr(read_settings({name: text}), name) is True
-
-
-@pytest.mark.parametrize("text", ["0", "no", "False", "off", False])
-@pytest.mark.parametrize("name", ["resume", "checkpointing"])
-def test_words_for_no(text, name):
-    assert getattr(read_settings({name: text}), name) is False
+def test_words_for_yes_and_no(text, value, name):
+    assert getattr(read_settings({name: text}), name) is value
 
 
 @pytest.mark.parametrize("text", ["", "maybe", "2", "none"])
@@ -199,8 +180,7 @@ def parsed(*words: str) -> Settings:
 
 
 def test_every_setting_is_an_option(monkeypatch):
-    for name, (text, value) in VARIABLES.items():
-        name = name.removeprefix("RLHF_").lower()
+    for name, (text, value, _) in VARIABLES.items():
         assert getattr(parsed(f"--{name.replace('_', '-')}", text), name) == value
     assert parsed("--compile", "--no-resume") == Settings(compile=True, resume=False)
     assert FLAGS == {"resume", "checkpointing", "compile", "hand_over"}
@@ -232,13 +212,17 @@ def test_a_bad_option_is_one_line(words, says, capsys):
     assert stopped.value.code == 2 and capsys.readouterr().err == says + "\n"
 
 
-# ---------------------------------------------------------------- who reads the environment
+# ---------------------------------------------------------------- the environment
 
 
-READS = re.compile(r"""(?:environ|getenv)\b.*["']RLHF_""")
-# Still to be mended; these sets may only shrink
-READERS: set[str] = set()
-NAMERS: set[tuple[str, str]] = set()
+def test_another_process_gets_the_same_settings(monkeypatch):
+    settings = read_settings({name: other for name, (_, _, other) in VARIABLES.items()})
+    for name, text in as_environment(settings).items():
+        monkeypatch.setenv(name, text)
+    assert read_settings() == settings and as_environment(settings).keys() == NAMES
+    assert as_environment(Settings()).keys() == {"RLHF_TRACK", "RLHF_SEED", "RLHF_SOURCE"}
+
+
 OF_BENCHMARKS = {"RLHF_TRL_PYTHON"}  # where TRL is installed: no setting of the course
 
 
@@ -248,28 +232,17 @@ def files(*folders: str) -> dict[str, str]:
 
 
 def test_nothing_outside_run_reads_a_setting_from_the_environment():
-    reads = {
-        name
-        for name, text in files("helpers").items()
-        if not name.startswith("helpers/run/") and "environ" in text and '"RLHF_' in text
-    }
-    assert reads == READERS
-    assert not {
-        name
-        for name, text in files("helpers").items()
-        if not name.startswith("helpers/run/") and READS.search(text)
-    }
+    reads = re.compile(r"""(?:environ|getenv)\b.*["']RLHF_""")
+    for name, text in files("helpers").items():
+        if not name.startswith("helpers/run/"):
+            assert not ("environ" in text and '"RLHF_' in text) and not reads.search(text), name
 
 
 def test_no_other_variable_is_named():
     """Nor in a message, which would tell the reader to set what nothing reads."""
-    found = {
-        (name, variable)
-        for name, text in files("helpers", "benchmarks").items()
-        for variable in re.findall(r"RLHF_[A-Z_]*[A-Z]", text)
-        if variable not in VARIABLES.keys() | OF_BENCHMARKS | {"RLHF_NAME"}
-    }
-    assert found == NAMERS
+    known = NAMES | OF_BENCHMARKS | {"RLHF_NAME"}
+    for name, text in files("helpers", "benchmarks").items():
+        assert set(re.findall(r"RLHF_[A-Z_]*[A-Z]", text)) <= known, name
 
 
 def test_openmp_threads_count_unless_ours_are_set(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -18,14 +19,10 @@ from tests.support.courses import course_in
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path, root):
     """No setting from outside, and results below tmp_path."""
+    others = ("OMP_NUM_THREADS", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG")
     for name in list(os.environ):
-        if name.startswith("RLHF_") or name in (
-            "OMP_NUM_THREADS",
-            "KAGGLE_KERNEL_RUN_TYPE",
-            "COLAB_RELEASE_TAG",
-        ):
+        if name.startswith("RLHF_") or name in others:
             monkeypatch.delenv(name)
-
     monkeypatch.setenv("RLHF_OUT", str(tmp_path / "run"))
     monkeypatch.chdir(root)
     threads = torch.get_num_threads()
@@ -34,32 +31,21 @@ def clean_environment(monkeypatch, tmp_path, root):
 
 
 def test_setup_reads_the_settings_and_prints_no_absolute_path(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("RLHF_PRESET", "smoke")
-    monkeypatch.setenv("RLHF_SEED", "3")
-    monkeypatch.setenv("RLHF_THREADS", "1")
+    for name, value in {"PRESET": "smoke", "SEED": "3", "THREADS": "1"}.items():
+        monkeypatch.setenv(f"RLHF_{name}", value)
     course = setup("2-RM-Training")
-    assert (course.stage, course.preset, course.track, course.seed) == (
-        "reward",
-        "smoke",
-        "tldr",
-        3,
-    )
-    assert (
-        course.config == load_config("reward", "smoke", "tldr", 3) and course.source == "embedded"
-    )
+    assert (course.stage, course.preset, course.seed) == ("reward", "smoke", 3)
+    assert course.config == load_config("reward", "smoke", "tldr", 3)
+    assert (course.track, course.source) == ("tldr", "embedded")
     assert course.out == tmp_path / "run" and course.threads == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
-    assert (
-        len(printed.splitlines()) == 4
-        and "preset smoke" in printed
-        and str(tmp_path) not in printed
-    )
+    assert len(printed.splitlines()) == 4 and str(tmp_path) not in printed
+    assert "preset smoke" in printed
 
 
 def test_setup_seeds_torch(monkeypatch):
     monkeypatch.setenv("RLHF_SEED", "5")
-    first = (setup("1-SFT"), torch.rand(3))[1]
-    second = (setup("1-SFT"), torch.rand(3))[1]
+    first, second = ((setup("1-SFT"), torch.rand(3))[1] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -91,18 +77,16 @@ def test_unknown_notebook():
 
 
 def test_kaggle_is_found_before_colab(monkeypatch):
-    assert session.find_place() == "local"
+    assert session.find_platform() == "local"
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    assert session.find_place() == "colab"
+    assert session.find_platform() == "colab"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert session.find_place() == "kaggle"
+    assert session.find_platform() == "kaggle"
 
 
 def test_missing_packages_at_home_name_the_command(monkeypatch):
-    monkeypatch.setattr(session, "NEEDED", ("torch", "no_such_package_here"))
-    with pytest.raises(
-        ModuleNotFoundError, match="no_such_package_here not found: run `pip install"
-    ):
+    monkeypatch.setattr(session, "NEEDED", ["torch", "no_such_package_here"])
+    with pytest.raises(ModuleNotFoundError, match="no_such_package_here not found: run `pip i"):
         session.require_packages("local")
 
 
@@ -119,14 +103,13 @@ def test_real_rows_need_more_packages(monkeypatch, source, track, needed):
     with pytest.raises(ModuleNotFoundError) as error:
         session.require_packages("local", source, track)
     missing = set(str(error.value).split(" not found")[0].split(", "))
-    assert missing - {*session.NEEDED, *session.NEEDED_IN_NOTEBOOKS} == needed
+    assert missing - {*session.NEEDED, "ipywidgets"} == needed
 
 
 def test_folders(tmp_path, root):
     course = course_in(tmp_path)
-    assert (
-        course.folder() == tmp_path / "checkpoints" / "ppo" and course.folder("sft").name == "sft"
-    )
+    assert course.folder() == tmp_path / "checkpoints" / "ppo"
+    assert course.folder("sft").name == "sft"
     with pytest.raises(ValueError, match="no stage 'dpo': choose from pretrain, sft, reward, ppo"):
         course.folder("dpo")
 
@@ -149,7 +132,6 @@ def test_metrics_of_a_stage_that_has_not_run(tmp_path):
 
 
 def test_save_figure(tmp_path):
-    plt = pytest.importorskip("matplotlib.pyplot")
     session.set_figure_style()
     fig, ax = plt.subplots()
     ax.plot([1, 2])
@@ -160,11 +142,8 @@ def test_save_figure(tmp_path):
 
 
 def test_plain_values():
-    assert plain({"a": torch.tensor([1, 2]), "b": float("nan"), 3: (True, None, "x")}) == {
-        "a": [1, 2],
-        "b": None,
-        "3": [True, None, "x"],
-    }
+    values = {"a": torch.tensor([1, 2]), "b": float("nan"), 3: (True, None, "x")}
+    assert plain(values) == {"a": [1, 2], "b": None, "3": [True, None, "x"]}
     with pytest.raises(TypeError, match="cannot record a set"):
         plain({1})
 
@@ -189,7 +168,7 @@ def test_options_reach_the_course(tmp_path, monkeypatch):
     course = setup("3-PPO", **options, stop_after="90s", threads="1", save_steps=7)
     assert (course.seed, course.config.seed, course.out) == (5, 5, tmp_path / "other")
     assert course.config.adapter == "qlora" and course.dtype == torch.bfloat16
-    assert course.deadline == course.started + 90 and course.keeper().every_steps == 7
+    assert course.deadline == course.started + 90 and course.snapshots().every_steps == 7
     assert setup("2-RM-Training").config == load_config("reward", seed=1)
     with pytest.raises(ValueError, match="no setting 'sed'; did you mean seed?"):
         setup("3-PPO", sed=5)
@@ -208,43 +187,43 @@ def test_a_loop_has_its_log_and_snapshots(tmp_path):
     assert (loop.title, judge.title, loop.dtype) == ("reward", "judge", torch.bfloat16)
     assert course.loop(title="labels").title == "labels"
     assert loop.watch == seen.append and judge.watch is None
-    assert loop.keeper.log == tmp_path / "logs/reward.jsonl"
-    assert judge.keeper.folder == tmp_path / "snapshots/reward/judge"
-    assert loop.keeper.settings["shards"] == "abc" and loop.keeper.every == 5.0
+    assert loop.snapshots.log == tmp_path / "logs/reward.jsonl"
+    assert judge.snapshots.folder == tmp_path / "snapshots/reward/judge"
+    assert loop.snapshots.settings["shards"] == "abc" and loop.snapshots.every == 5.0
 
 
 def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
     """All that changes its numbers; not what only the machine has to do with."""
-    settings = course_in(tmp_path, "sft").keeper().settings
+    settings = course_in(tmp_path, "sft").snapshots().settings
     assert {"lr", "batch_size", "seed", "track", "source", "checkpoint pretrain"} <= settings.keys()
     assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
 
 
 def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
     course = course_in(tmp_path, "reward", hand_over=True)
-    assert course.keeper().hand_over and course.keeper("reward").hand_over
-    assert not course.keeper("judge").hand_over
+    assert course.snapshots().hand_over and course.snapshots("reward").hand_over
+    assert not course.snapshots("judge").hand_over
 
 
 def test_a_trial_is_kept_apart(tmp_path):
-    keeper = course_in(tmp_path, "sft", steps=5).keeper()
-    assert keeper.limit == 5 and keeper.log.name == "sft-trial.jsonl"
-    assert keeper.folder.name == "sft-trial"
+    snapshots = course_in(tmp_path, "sft", steps=5).snapshots()
+    assert snapshots.limit == 5 and snapshots.log.name == "sft-trial.jsonl"
+    assert snapshots.folder.name == "sft-trial"
 
 
 def test_starting_over_deletes_the_snapshots(tmp_path):
-    old = course_in(tmp_path, "sft").keeper().folder / "step-00000003"
+    old = course_in(tmp_path, "sft").snapshots().folder / "step-00000003"
     old.mkdir(parents=True)
-    course_in(tmp_path, "sft").keeper()
+    course_in(tmp_path, "sft").snapshots()
     assert old.exists()
-    course_in(tmp_path, "sft", resume=False).keeper()
+    course_in(tmp_path, "sft", resume=False).snapshots()
     assert not old.exists()
 
 
 def test_a_stage_ends_once(tmp_path):
     """Its checkpoint and its record say the same, and its snapshots go; curves are not saved."""
     course = course_in(tmp_path, "sft")
-    (course.snapshots / "sft" / "step-00000003").mkdir(parents=True)
+    (course.snapshots_folder / "sft" / "step-00000003").mkdir(parents=True)
     (course.out / "snapshots" / "ppo").mkdir(parents=True)
     model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
     metrics = {"heldout_loss": torch.tensor(1.5), "stop_rate": 0.5}
@@ -256,4 +235,4 @@ def test_a_stage_ends_once(tmp_path):
     assert course.facts()["preset"] == "smoke" and course.facts()["lr"] == course.config.lr
     recorded = course.metrics()
     assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
-    assert not course.snapshots.exists() and (course.out / "snapshots" / "ppo").exists()
+    assert not course.snapshots_folder.exists() and (course.out / "snapshots" / "ppo").exists()

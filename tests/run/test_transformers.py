@@ -15,8 +15,9 @@ from transformers import (
 from helpers.batching import right_pad
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.rows.embedded import load_tokenizer
-from helpers.run.checkpoints import save_stage, to_transformers_state
+from helpers.run.checkpoints import to_transformers_state
 from helpers.run.import_weights import load_gpt2
+from tests.support.saved import save
 
 SIZES = [  # vocabulary, context, layers, heads, channels
     (50, 8, 1, 1, 8),
@@ -28,27 +29,15 @@ SIZES = [  # vocabulary, context, layers, heads, channels
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights large enough for attention to be sharp, biases and gains that are not the start's 0
-    and 1.
-    """
+    """Weights large enough for sharp attention, and biases and gains other than 0 and 1."""
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=0.1, std=0.2)
     return model.eval()
 
 
 def theirs(size) -> GPT2LMHeadModel:
-    vocabulary, context, layers, heads, channels = size
-    return shaken(
-        GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocabulary,
-                n_positions=context,
-                n_embd=channels,
-                n_layer=layers,
-                n_head=heads,
-            )
-        )
-    )
+    names = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+    return shaken(GPT2LMHeadModel(GPT2Config(**dict(zip(names, size)))))
 
 
 @torch.no_grad()
@@ -90,54 +79,36 @@ def test_our_weights_in_transformers_model(size):
 # ---------------------------------------------------------------- folders
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A folder of each stage, with the tokenizer of the embedded world: {stage: (folder,
-    model)}.
-    """
-    tokenizer, made = load_tokenizer("tldr"), {}
-    for stage in ("base", "pretrain", "sft", "reward", "ppo"):
-        torch.manual_seed(0)
-        gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32))
-        model = shaken(RewardModel(gpt) if stage == "reward" else gpt)
-        folder = tmp_path_factory.mktemp("checkpoints") / stage
-        save_stage(
-            folder,
-            model,
-            tokenizer,
-            stage=stage,
-            track="tldr",
-            config={},
-            metrics={},
-            parent=None,
-            data_fingerprint="",
-        )
-        made[stage] = folder, model
-    return made
+def saved(folder, stage: str):
+    """A model saved with the tokenizer of the embedded world."""
+    tokenizer = load_tokenizer("tldr")
+    gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32))
+    model = shaken(RewardModel(gpt) if stage == "reward" else gpt)
+    save(folder, model, tokenizer, stage)
+    return model, tokenizer
 
 
 @pytest.mark.parametrize("stage", ["base", "pretrain", "sft", "ppo"])
-def test_the_pipeline_writes_what_our_model_would(folders, stage):
-    folder, model = folders[stage]
-    tokenizer = load_tokenizer("tldr")
-    generate = pipeline("text-generation", model=str(folder), device="cpu")
+def test_the_pipeline_writes_what_our_model_would(tmp_path, stage):
+    model, tokenizer = saved(tmp_path / stage, stage)
+    generate = pipeline("text-generation", model=str(tmp_path / stage), device="cpu")
     prompt = "TITLE: Should I get a dog?\n\nTL;DR:"
-    written = generate(prompt, max_new_tokens=8, do_sample=False, return_full_text=False)[0][
-        "generated_text"
-    ]
+    (written,) = generate(prompt, max_new_tokens=8, do_sample=False, return_full_text=False)
     ids = tokenizer.encode(prompt)
     prompt_tokens = len(ids)
     with torch.no_grad():
         while len(ids) < prompt_tokens + 8 and ids[-1] != tokenizer.eos_id:
             ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
     special = (tokenizer.eos_id, tokenizer.pad_id)
-    assert written == tokenizer.decode([id_ for id_ in ids[prompt_tokens:] if id_ not in special])
-    assert AutoModelForCausalLM.from_pretrained(folder).config.architectures == ["GPT2LMHeadModel"]
+    response = tokenizer.decode([id_ for id_ in ids[prompt_tokens:] if id_ not in special])
+    assert written["generated_text"] == response
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / stage)
+    assert opened.config.architectures == ["GPT2LMHeadModel"]
 
 
-def test_the_pipeline_scores_as_our_reward_model_does(folders):
-    folder, model = folders["reward"]
-    tokenizer = load_tokenizer("tldr")
+def test_the_pipeline_scores_as_our_reward_model_does(tmp_path):
+    folder = tmp_path / "reward"
+    model, tokenizer = saved(folder, "reward")
     texts = ["TL;DR: My sister keeps losing my umbrella.", "TL;DR: No."]
     score = pipeline(
         "text-classification", model=str(folder), device="cpu", function_to_apply="none"
@@ -145,7 +116,7 @@ def test_the_pipeline_scores_as_our_reward_model_does(folders):
     ids, mask = right_pad([tokenizer.encode(text) for text in texts], tokenizer.pad_id)
     with torch.no_grad():
         expected = model(ids, mask).tolist()
-    found = score(texts)
-    assert [row["label"] for row in found] == ["score", "score"]
-    assert [row["score"] for row in found] == pytest.approx(expected, abs=1e-4)
+    scores = score(texts)
+    assert [row["label"] for row in scores] == ["score", "score"]
+    assert [row["score"] for row in scores] == pytest.approx(expected, abs=1e-4)
     assert AutoModelForSequenceClassification.from_pretrained(folder).num_labels == 1

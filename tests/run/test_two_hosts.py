@@ -13,30 +13,18 @@ from tests.support.worker_pids import pid_of_rank, wait_for_lines
 
 STEPS, KILLED_AT = 14, 6
 SLOW = 300  # seconds after which a run counts as hung, on a busy machine too
-STAGE = [
-    "-m",
-    "helpers",
-    "pretrain",
-    "--preset",
-    "smoke",
-    "--save-steps",
-    "2",
-    "--steps",
-    str(STEPS),
-]
+STAGE = f"-m helpers pretrain --preset smoke --save-steps 2 --steps {STEPS}".split()
 
 
 def agent(out: Path, *options: str) -> subprocess.Popen:
     """torchrun on one host, with a run folder of its own: the hosts share no disk."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
     # The shared store numbers restarts by host, and the hosts would wait for different numbers.
-    kept |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    env |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     out.mkdir(parents=True)
     command = [sys.executable, "-m", "torch.distributed.run", *options, *STAGE, "--out", str(out)]
     with (out / "printed.txt").open("w") as output:
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=kept
-        )
+        return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=env)
 
 
 def log(out: Path) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from helpers.__main__ import main
+from helpers.run.course import Course
 from helpers.run.folders import STAGES
 from helpers.run.presets import load_config
 from helpers.run.settings import Settings
-from helpers.run.setup import Course
 
 OF = {stage: notebook for notebook, stage in STAGES.items()}
 

@@ -14,7 +14,7 @@ from helpers import ppo, pretrain, reward, sft
 from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from helpers.engine.distributed import process_group
 from helpers.engine.loop import Loop
-from helpers.engine.snapshots import Keeper
+from helpers.engine.snapshots import Snapshots
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.records import Prompt
 from helpers.reward import Pair
@@ -114,12 +114,12 @@ ALL: dict[str, Callable] = {
 
 
 def run_of(title: str) -> Callable:
-    """A run as `run(muon_lr, keeper)`, which gives the history and what was trained."""
+    """A run as `run(muon_lr, snapshots)`, which gives the history and what was trained."""
 
     def run(
-        muon_lr: float, keeper: Keeper | None = None, **settings
+        muon_lr: float, snapshots: Snapshots | None = None, **settings
     ) -> tuple[list[dict], torch.nn.Module]:
-        loop = Loop(title, keeper=keeper)
+        loop = Loop(title, snapshots=snapshots)
         trained = ALL[title](loop, muon_lr, **settings)
         return loop.history, trained
 
@@ -135,7 +135,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with process_group(torch.device("cpu")):
         for stage, run in RUNS.items():
-            run(0.01, Keeper(folder / f"{stage}.jsonl", folder / f"{stage}-snapshots"))
+            run(0.01, Snapshots(folder / f"{stage}.jsonl", folder / f"{stage}-snapshots"))
 
 
 if __name__ == "__main__":

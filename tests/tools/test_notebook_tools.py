@@ -17,7 +17,7 @@ pytest.importorskip("nbclient")
 pytest.importorskip("jupytext")
 
 from helpers.rows.tracks import TRACKS  # noqa: E402
-from helpers.run import headless as course  # noqa: E402
+from helpers.run import headless as course, progress  # noqa: E402
 from helpers.run.folders import NOTEBOOKS  # noqa: E402
 from helpers.run.notebook import CellFailure, read_notebook, run_notebook, write_notebook  # noqa: E402
 from helpers.run.report import IDENTITY  # noqa: E402
@@ -362,7 +362,7 @@ def test_course_from_end_to_end(toys, capsys):
     )
     printed = capsys.readouterr().out
     assert (
-        re.search(r"\[1/4\] 0-Pretrain +done, 1 cells in 0:0\d +ETA", printed)
+        re.search(r"\[1/4\] 0-Pretrain +done, 1 cells in 0:\d\d +ETA", printed)
         and "[4/4] 3-PPO" in printed
     )
     assert "policy" in printed and "+0.400 [+0.300, +0.500] over SFT" in printed
@@ -399,14 +399,14 @@ def test_course_from_end_to_end(toys, capsys):
 def test_the_time_left_depends_on_track_and_source():
     stages = tuple(NOTEBOOKS)
 
-    def begun(track: str, source: str) -> course.Display:
-        display = course.Display("cpu", track, source, stages)
+    def begun(track: str, source: str) -> progress.Display:
+        display = progress.Display("cpu", track, source, stages)
         display.start("pretrain")
         return display
 
     left = {track: begun(track, "embedded").left(0) for track in TRACKS}
     assert left["sentiment"] < left["assistant"] == left["instruct"] < left["tldr"]
-    assert left["tldr"] == sum(course.EXPECTED["cpu"].values())
+    assert left["tldr"] == sum(progress.EXPECTED["cpu"].values())
     real = begun("tldr", "local")
     assert real.left(0) is None, "nobody knows how many rows there are"
     real.done["pretrain"] = 90.0

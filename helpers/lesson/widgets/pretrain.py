@@ -17,7 +17,7 @@ from helpers.generation import keep_top_k, keep_top_p, sample
 from helpers.lesson.plots import pretrain as plots
 from helpers.model import GPT
 from helpers.records import Document
-from helpers.run.setup import Course
+from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 SENTENCE = (

@@ -1,0 +1,267 @@
+"""What a notebook or a stage's command calls `course`: its settings and device, and the folders
+through which the stages pass their checkpoints, metrics and figures.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.engine.files import discard, plain, write_json
+from helpers.engine.hardware import set_memory_options
+from helpers.engine.loop import Loop
+from helpers.engine.snapshots import Snapshots
+from helpers.run.folders import NOTEBOOKS, PARENTS
+from helpers.run.presets import load_config
+from helpers.run.report import IDENTITY
+from helpers.run.settings import Settings, data_folder
+
+MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
+PRETRAINED = "pretrain"  # the init that means the checkpoint of 0-Pretrain
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where one notebook runs, with which settings, and where its results go."""
+
+    notebook: str  # "3-PPO"
+    stage: str  # "ppo"
+    settings: Settings  # what was chosen from outside
+    preset: str
+    track: str
+    seed: int
+    source: str  # where rows come from: the "embedded" world, a "local" folder or the "hub"
+    init: str  # what 1-SFT starts from (helpers/run/base_model.py)
+    out: Path  # the run folder, shared by the four stages
+    device: torch.device
+    dtype: torch.dtype  # number format of the matrix products; weights stay float32
+    threads: int
+    platform: str  # "local", "colab" or "kaggle"
+    config: Any  # the stage's settings (helpers.config)
+    preset_reason: str = ""  # why the preset was chosen, when it was not named
+    row_reports: list[str] = field(default_factory=list, repr=False)  # which rows were read
+    started: float = field(default_factory=time.perf_counter, repr=False)
+
+    # ------------------------------------------------------------ rows
+    # Imports inside methods: setup() may have to install these packages first.
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the embedded world; for real rows GPT-2's or one made for this run."""
+        from helpers.rows.vocabulary import base_tokenizer, choose_tokenizer
+
+        data_dir = data_folder(self.settings)
+        if self.init != PRETRAINED:
+            return base_tokenizer(self.init, data_dir)
+        size, path = self.config_of("pretrain").vocabulary, self.out / "tokenizer.json"
+        return choose_tokenizer(self.track, self.source, size, path, data_dir)
+
+    def config_of(self, stage: str) -> Any:
+        """The settings that a stage of this run has by its preset."""
+        return load_config(stage, self.preset, self.track, self.seed, self.source)
+
+    def rows(
+        self, kind: str, split: str, limit: int | None = None, room: int | None = None
+    ) -> list:
+        """The first `limit` records of a kind ("documents", ...) and split ("train", "heldout").
+
+        room: tokens that must stay free behind a real prompt, by default the stage's
+        response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError
+        or ValueError as `helpers.rows.load.load_track`.
+        """
+        from helpers.rows.load import load_track
+
+        real = self.source != "embedded"
+        room = getattr(self.config, "response_tokens", 0) if room is None else room
+        limits = self.limits(room) if real else None
+        where = self.source, limits, limit, data_folder(self.settings)
+        records, report = load_track(self.track, kind, split, *where)
+        if str(report) not in self.row_reports:
+            self.row_reports.append(str(report))
+        if real:
+            print(report)
+        return records
+
+    def limits(self, room: int = 0) -> Any:
+        """What fits the context, in tokens of this run's tokenizer."""
+        from helpers.rows.common import Limits
+
+        context = self.config_of("pretrain").context
+        return Limits(self.tokenizer.encode, context - room, context)
+
+    # ------------------------------------------------------------ training
+
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        """The number format of the weights while texts are sampled.
+
+        On a CPU that of the matrix products: 16 bits are faster and hardly change a small model's
+        distribution. On a GPU float32: GPT-2's logits are so large that 16 bits would show.
+        """
+        return self.dtype if self.device.type == "cpu" else torch.float32
+
+    def prepare(self, gpt: Any) -> None:
+        """Set a GPT's memory and speed options as the settings ask."""
+        set_memory_options(gpt, self.settings.checkpointing, self.settings.compile)
+
+    def loop(
+        self,
+        name: str = "",
+        title: str = "",
+        watch: Callable[[list[dict]], None] | None = None,
+        **settings: Any,
+    ) -> Loop:
+        """The bookkeeping of a training run of this stage, which is logged and saved.
+
+        name: of a run that is not the stage's main one. title: of its progress lines, by default
+        its name. watch: called with the history after every step. settings: further ones that must
+        be the same when the run is resumed.
+        """
+        snapshots = self.snapshots(name)
+        snapshots = replace(snapshots, settings=snapshots.settings | plain(settings))
+        return Loop(title or name or self.stage, self.dtype, snapshots, watch)
+
+    def snapshots(self, name: str = "") -> Snapshots:
+        """Where a training run is logged and saved, with the settings and checkpoints it needs."""
+        from helpers.run.checkpoints import checksum_of
+
+        chosen, run = self.settings, name or self.stage
+        settings = asdict(self.config) | {"track": self.track, "source": self.source}
+        settings.pop("micro_batch", None)  # depends on the machine, like its number format
+        for parent in PARENTS[self.stage]:
+            path = self.base_folder if parent == "base" else self.folder(parent)
+            settings[f"checkpoint {path.name}"] = checksum_of(path)
+        file = f"{run}-trial" if chosen.steps else run
+        snapshots = Snapshots(
+            self.out / "logs" / f"{file}.jsonl",
+            self.snapshots_folder / file,
+            plain(settings),
+            every=chosen.save_every,
+            every_steps=chosen.save_steps,
+            deadline=self.deadline,
+            limit=chosen.steps,
+            hand_over=chosen.hand_over and run == self.stage,
+        )
+        if not chosen.resume:
+            snapshots.clear()
+        return snapshots
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.perf_counter()` at which the session ends."""
+        after = self.settings.stop_after
+        return self.started + after if after else None
+
+    # ------------------------------------------------------------ results
+
+    def folder(self, stage: str | None = None) -> Path:
+        """The checkpoint folder of a stage (default: of this one)."""
+        return self.out / "checkpoints" / self.known(stage)
+
+    def known(self, stage: str | None) -> str:
+        """A stage's name (default: this one's). Raises ValueError for one that doesn't exist."""
+        if stage and stage not in NOTEBOOKS:
+            raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
+        return stage or self.stage
+
+    @property
+    def base_folder(self) -> Path:
+        """The base model's checkpoint: 0-Pretrain's, or checkpoints/base for other weights."""
+        pretrained = self.folder("pretrain")
+        return pretrained if self.init == PRETRAINED else pretrained.with_name("base")
+
+    @property
+    def judge_folder(self) -> Path:
+        """The second judge's checkpoint."""
+        return self.folder("reward").with_name("judge")
+
+    @property
+    def snapshots_folder(self) -> Path:
+        """Where the unfinished training runs of this stage are saved."""
+        return self.out / "snapshots" / self.stage
+
+    @property
+    def init_name(self) -> str:
+        """`init` without the folders of a path: others may read it."""
+        path = Path(self.init).expanduser()
+        return path.name if path.exists() else self.init
+
+    def finish(
+        self,
+        model: Any,
+        metrics: dict,
+        *,
+        parent: Path | None,
+        data_fingerprint: str,
+        adapter: Any = None,
+        **recorded: Any,
+    ) -> None:
+        """The end of every stage: write its checkpoint, delete its snapshots, record its metrics.
+
+        parent: the checkpoint folder that it was trained from. adapter: what was merged into the
+        model. recorded: what goes into the record but not into the checkpoint, such as curves.
+        """
+        from helpers.run.checkpoints import save_stage
+
+        save_stage(
+            self.folder(),
+            model,
+            self.tokenizer,
+            stage=self.stage,
+            track=self.track,
+            config=self.facts(),
+            metrics=plain(metrics),
+            parent=parent,
+            data_fingerprint=data_fingerprint,
+            adapter=adapter,
+        )
+        discard(self.snapshots_folder)
+        self.record(**metrics, **recorded)
+
+    def facts(self) -> dict:
+        """What a checkpoint records of its making: the settings, the base model, the rows read."""
+        run = {"preset": self.preset, "source": self.source, "init": self.init_name}
+        return asdict(self.config) | run | {"rows": list(self.row_reports)}
+
+    def save_figure(self, fig: Any, name: str) -> None:
+        """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.
+
+        Leaves the figure open, so that the cell that made it shows it exactly once.
+        """
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        path = self.out / "figures" / f"{self.stage}-{slug}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        look = {"dpi": min(fig.dpi, MAX_DPI), "bbox_inches": "tight", "facecolor": "white"}
+        fig.savefig(path, metadata={"Software": None}, **look)
+
+    def record(self, **metrics: Any) -> None:
+        """Merge results into `out/metrics/<stage>.json`, with the seconds this stage has taken.
+
+        Names are those of report.json (`heldout_loss=`, `kl=`, ...; see helpers/run/report.py). A
+        number that is not finite becomes null, and the report will name it.
+        """
+        path = self.metrics_path()
+        identity = {name: getattr(self, name) for name in ("stage", *IDENTITY)}
+        recorded = self.metrics() if path.exists() else {}
+        if {name: recorded.get(name) for name in identity} != identity:
+            recorded = {}  # left by other settings in the same folder
+        seconds = round(time.perf_counter() - self.started, 1)
+        write_json(path, {**recorded, **identity, "seconds": seconds, **plain(metrics)})
+
+    def metrics(self, stage: str | None = None) -> dict[str, Any]:
+        """What a stage has recorded; FileNotFoundError, naming the notebook, if nothing yet."""
+        path = self.metrics_path(stage)
+        if not path.exists():
+            remedy = f"run {NOTEBOOKS[path.stem]}.ipynb first"
+            raise FileNotFoundError(f"stage {path.stem!r} has recorded nothing yet: {remedy}")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def metrics_path(self, stage: str | None = None) -> Path:
+        """Where a stage records its results."""
+        return self.out / "metrics" / f"{self.known(stage)}.json"

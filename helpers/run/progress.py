@@ -1,0 +1,76 @@
+"""Progress of several notebooks, with the time that is left."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+from helpers.run.notebook import Progress
+from helpers.run.report import duration
+
+# Seconds that each notebook takes on two CPU cores, on the default track's embedded world, and the
+# fraction of that on the other tracks. Once the first notebook has run, only the ratios matter.
+EXPECTED = {
+    "smoke": {"pretrain": 75, "sft": 50, "reward": 30, "ppo": 45},
+    "cpu": {"pretrain": 78, "sft": 72, "reward": 84, "ppo": 82},
+}
+FRACTION = {"tldr": 1.0, "sentiment": 0.42, "assistant": 0.64, "instruct": 0.64}
+HEARTBEAT = 20  # seconds between progress lines where output is not a terminal
+
+
+class Display:
+    """One live line on a terminal; elsewhere a line every 20 seconds."""
+
+    def __init__(self, preset: str, track: str, source: str, stages: Sequence[str]):
+        # on real rows the time depends on their number
+        self.known = preset in EXPECTED and source == "embedded"
+        seconds = EXPECTED[preset] if self.known else {}
+        self.expected = {stage: FRACTION[track] * seconds.get(stage, 60.0) for stage in stages}
+        self.done: dict[str, float] = {}  # stage: seconds it took
+        self.stage = ""
+        self.terminal = sys.stdout.isatty()
+        self.started = self.printed = 0.0  # when the notebook began, when the last line was printed
+
+    def start(self, stage: str) -> None:
+        self.stage = stage
+        self.started = self.printed = time.perf_counter()
+
+    def left(self, seconds: float) -> float | None:
+        """Seconds left once the running notebook has run for `seconds`; None while unknown."""
+        if not self.done and not self.known:
+            return None
+        speed = 1.0  # of this machine, from the notebooks that are done
+        if self.done:
+            speed = sum(self.done.values()) / sum(self.expected[stage] for stage in self.done)
+        ahead = {s: speed * self.expected[s] for s in self.expected if s not in self.done}
+        running = ahead.pop(self.stage, 0.0) - seconds
+        return max(running, 0.0) + sum(ahead.values())
+
+    def tick(self, progress: Progress) -> None:
+        """Show where the running notebook is (called a few times per second)."""
+        now = time.perf_counter()
+        if now - self.printed < (0.5 if self.terminal else HEARTBEAT):
+            return
+        self.printed = now
+        place = f"cell {progress.number}/{progress.total}  {duration(progress.seconds)}"
+        left = self.left(progress.seconds)
+        eta = "" if left is None else f"  ETA {duration(left)}"
+        line = f"  | {progress.line}" if progress.line else ""
+        self.show(f"{self.head(progress.notebook)} {place}{eta}{line}"[:160], live=True)
+
+    def finish(self, notebook: str, cells: int) -> float:
+        """Show that the running notebook is done; return the seconds it took."""
+        seconds = self.done[self.stage] = time.perf_counter() - self.started
+        self.stage = ""
+        eta = f"  ETA {duration(self.left(0))}" if len(self.done) < len(self.expected) else ""
+        self.show(f"{self.head(notebook)} done, {cells} cells in {duration(seconds)}{eta}")
+        return seconds
+
+    def head(self, notebook: str) -> str:
+        place = len(self.done) + (1 if self.stage else 0)
+        return f"[{place}/{len(self.expected)}] {notebook:<13}"
+
+    def show(self, text: str, live: bool = False) -> None:
+        if self.terminal:  # "\x1b[K" clears the rest of the line
+            text = f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        print(text, end="" if self.terminal and live else "\n", flush=True)
