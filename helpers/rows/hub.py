@@ -12,9 +12,9 @@ def check_hub(data: HubData) -> None:
     """Raise SourceError if the data set can't be read: no network, missing, gated, bad token."""
     from huggingface_hub import HfApi  # imported here: most runs never need it
 
-    asked = {"revision": data.revision, "timeout": SECONDS - 1}
+    options = {"revision": data.revision, "timeout": SECONDS - 1}
     try:
-        within(SECONDS, lambda: HfApi().dataset_info(data.repository, **asked))
+        within(SECONDS, lambda: HfApi().dataset_info(data.repository, **options))
     except Exception as error:  # whose message may quote the request
         raise data.unavailable(reason(error)) from None
 

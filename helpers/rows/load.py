@@ -28,12 +28,12 @@ class Report:
 
     what: str  # "tldr demonstrations/train"
     place: str  # "local: openai_summarize_tldr/train.jsonl": what a model card should name
-    kept: int = 0
+    records: int = 0
     cut: int = 0  # records whose prompt was shortened to fit
     left_out: Counter = attribute(default_factory=Counter)  # reason: rows
 
     def __str__(self) -> str:
-        parts = [f"{self.what} ({self.place}): {self.kept:,} records"]
+        parts = [f"{self.what} ({self.place}): {self.records:,} records"]
         if self.cut:
             parts.append(f"{self.cut:,} prompts cut to fit")
         if self.left_out:
@@ -62,7 +62,7 @@ def load_track(
     report = Report(f"{track} {kind}/{split}", source)
     if source == "embedded":
         records = load_rows(kind, split, track, limit)
-        report.kept = len(records)
+        report.records = len(records)
         return records, report
     rows, separate, place = READERS[source](role.data, split, data_dir)
     report.place, rows = f"{source}: {place}", checked(rows, role.data)
@@ -75,7 +75,7 @@ def load_track(
         records, left_out = role.combine(records, limits)
         report.left_out.update(left_out)
         records = records[:limit]
-    report.kept = len(records)
+    report.records = len(records)
     if not records:
         why = "no row can be used"
         if not report.left_out:

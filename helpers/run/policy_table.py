@@ -1,5 +1,5 @@
-"""The table of policies as text: what `helpers.compare.policies.on_real_rows` measured, with every
-interval, in a few blocks.
+"""The table of policies as text, with every interval, in a few blocks: what
+`helpers.compare.policies.evaluate_policies` measured.
 """
 
 import math

@@ -36,7 +36,7 @@ def load(tmp_path, monkeypatch):
         limits = Limits(tokenizer.encode, PROMPT, CONTEXT)
         records, report = load_track(track, kind, "train", limits=limits)
         assert report.left_out == Counter(reason for *_, reason in lines if reason)
-        assert report.kept + report.left_out.total() == len(rows)  # every row is accounted for
+        assert report.records + report.left_out.total() == len(rows)  # every row is accounted for
         for record in records:
             check(record, tokenizer)
         return records, report

@@ -153,7 +153,7 @@ def test_cut_posts_are_counted(folder):
     write(folder / "tldr/sft.valid.jsonl.gz", [row("other")])
     limits = Limits(str.split, prompt=20)
     records, report = load_track("tldr", "demonstrations", "train", limits=limits)
-    assert (report.kept, report.cut, len(records)) == (3, 2, 3)
+    assert (report.records, report.cut, len(records)) == (3, 2, 3)
     assert "2 prompts cut to fit" in str(report)
 
 
@@ -162,7 +162,7 @@ def test_limits_on_the_number_of_records(folder):
     write(folder / "sst2" / "validation.jsonl", SST2[:9])
     assert len(load_track("sentiment", "demonstrations", "train", limit=4)[0]) == 4
     pairs, report = load_track("sentiment", "comparisons", "train", limit=4)
-    assert len(pairs) == report.kept == 4
+    assert len(pairs) == report.records == 4
     assert pairs == load_track("sentiment", "comparisons", "train")[0][:4]
     assert len(load_track("sentiment", "comparisons", "heldout")[0]) == 4
 

@@ -86,7 +86,7 @@ def test_without_files_to_measure_with_a_tenth_is_set_aside_in_all_data_sets_ali
     for split in SPLITS:
         assert load("demonstrations", split) == load("comparisons", split)
     report = load_track("tldr", "demonstrations", "train")[1]
-    assert 80 < report.kept < 100 and not report.left_out
+    assert 80 < report.records < 100 and not report.left_out
 
 
 # the real rows, where there are any
@@ -94,8 +94,8 @@ def test_without_files_to_measure_with_a_tenth_is_set_aside_in_all_data_sets_ali
 
 def check_real(track: str, kind: str, records: list, report) -> None:
     lost = report.left_out.total()
-    assert len(records) == report.kept
-    assert report.kept > lost or kind == "prompts" or track == "instruct"
+    assert len(records) == report.records
+    assert report.records > lost or kind == "prompts" or track == "instruct"
     for record in records:
         assert record.prompt == record.prompt.rstrip()
         texts = [getattr(record, name, " x") for name in ("completion", "chosen", "rejected")]
