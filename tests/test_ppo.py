@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import ppo
+from helpers.compare.samples import Sampler
 from helpers.config import PPOConfig
 from helpers.engine.hardware import cpu_has_bfloat16
 from helpers.engine.loop import Loop
@@ -636,10 +637,9 @@ def test_policies_are_compared_on_the_same_prompts(models, moved, tokenizer, tmp
     assert metrics["score"] == table["PPO"]["score"] == pytest.approx(scores.mean().item())
 
 
-def test_best_of_n_takes_the_highest_score(models, prompts, tokenizer, tmp_path):
-    course = course_of(tmp_path, tokenizer)
-    best = stage.best_of(course, models, prompts[:4], 3)
-    samples = stage.sample(course, models.reference, [p for p in prompts[:4] for _ in range(3)])
-    scores = stage.scores_of(course, models, samples).view(4, 3)
+def test_best_of_n_takes_the_highest_score(models, prompts, tokenizer):
+    sampler = Sampler(models, tokenizer, prompts[:4], SETTINGS)
+    best, samples = sampler.best_of(3), sampler.sample(models.reference, 3)
+    scores = sampler.scores(samples).view(4, 3)
     rows = [3 * i + int(place) for i, place in enumerate(scores.argmax(1))]
     assert best.ids == [samples.ids[row] for row in rows] and best.prompts == prompts[:4]

@@ -38,7 +38,8 @@ from helpers.reward import (
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.run.checkpoints import load_stage, save_stage
 from helpers.run.course import Course
-from helpers.stages.reward import label_metrics, measure, set_apart, train_judge
+from helpers.stages.judge import set_apart, train_judge
+from helpers.stages.preferences import label_metrics, measure
 from helpers.training import schedule
 from tests.support.courses import course_in
 
@@ -281,7 +282,7 @@ def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
 
 def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
     course = course_of(tmp_path, "local")
-    load_tokenizer().save(tmp_path)  # where a run on real rows keeps its own
+    course.__dict__["tokenizer"] = tokenizer  # loaded once, and used to the end
     base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     save_stage(
         course.folder("pretrain"),

@@ -1,7 +1,5 @@
-"""What a summary or an answer must beat: the first words of the prompt's text, and a plain copy of
-it.
-
-All baselines look like completions: one leading space, or empty where there is nothing to copy.
+"""What a summary or an answer must beat: the first words of the prompt's text (lead-k), and a plain
+copy of it. Like completions, a baseline has one leading space, or is empty.
 """
 
 from collections.abc import Sequence
@@ -19,10 +17,7 @@ def spaced(text: str) -> str:
 
 
 def source_text(prompt: str, track: str) -> str:
-    """What the prompt is about, without the track's template: the post, or the request.
-
-    Raises ValueError for a track that is not known or a prompt that has another form.
-    """
+    """A prompt without its track's template. Raises ValueError for one that has another form."""
     if track not in TRACKS:
         raise ValueError(f"no track {track!r}: choose from {', '.join(TRACKS)}")
     if track == "tldr":
@@ -39,39 +34,28 @@ def lead(text: str, k: int) -> str:
 
 
 def best_k(texts: Sequence[str], references: Sequence[str]) -> int:
-    """How many first words of the texts come nearest to their references: the best mean ROUGE-L,
-    the smaller k of two.
+    """The k whose leads of the texts have the best mean ROUGE-L; of two equal ones the smaller.
 
-    To be chosen on training rows, so that the baseline is as strong as it can be and has not seen
-    what it is measured on. Raises ValueError for lists of different lengths, or none.
+    Chosen on training rows, so that the baseline is strong but has not seen what it is measured on.
+    Raises ValueError for lists of different lengths, or none.
     """
     check_pairs(texts, references)
-    longest = min(
-        LONGEST, max(len(text.split()) for text in texts) + STEP - 1
-    )  # the first k that takes all in
+    all_words = max(len(text.split()) for text in texts) + STEP - 1  # the first k that takes all in
 
     def rouge_l(k: int) -> float:
-        return (
-            rouge([lead(text, k) for text in texts], references, ("rougeL",))["ROUGE-L"]
-            .mean()
-            .item()
-        )
+        leads = [lead(text, k) for text in texts]
+        return rouge(leads, references, ("rougeL",))["ROUGE-L"].mean().item()
 
-    return max(range(STEP, max(STEP, longest) + 1, STEP), key=rouge_l)
+    return max(range(STEP, max(STEP, min(LONGEST, all_words)) + 1, STEP), key=rouge_l)
 
 
 def copies(prompts: Sequence[str], references: Sequence[str], track: str) -> list[str]:
-    """A copy from each prompt: the title for tldr, else the prompt's own text cut to its
-    reference's length in words.
-
-    The cut knows how long each reference is, which no model does: on length this baseline has the
-    advantage.
+    """A copy from each prompt: the title for tldr, else the prompt's text, cut to the length of its
+    reference in words. No model knows that length, so this baseline has the advantage there.
     """
     if track == "tldr":
         return [spaced(read_post({"prompt": prompt})["title"]) for prompt in prompts]
     if len(prompts) != len(references):
         raise ValueError(f"{len(prompts)} prompts, but {len(references)} references")
-    return [
-        lead(source_text(prompt, track), len(ref.split()))
-        for prompt, ref in zip(prompts, references)
-    ]
+    lengths = [len(reference.split()) for reference in references]
+    return [lead(source_text(prompt, track), k) for prompt, k in zip(prompts, lengths)]

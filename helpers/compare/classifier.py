@@ -1,8 +1,8 @@
 """A sentiment judge that shares nothing with the reward model's network: logistic regression on
 words and pairs of words.
 
-It contains no GPT and sees no order beyond two neighbouring words, so a text that fools the reward
-model need not fool it. Where there are enough rows, fit it on rows the reward model has not seen.
+It has no GPT inside and sees no order beyond two neighbouring words, so a text that fools the
+reward model need not fool it.
 """
 
 from collections import Counter
@@ -17,11 +17,7 @@ from helpers.evaluation import bootstrap_ci95
 from helpers.records import Labelled
 
 WORD = r"n't|\w+?(?=n't)|\w+|[!?]"  # "don't" and SST-2's "do n't" are the same two words
-STRENGTHS = (
-    0.25,
-    1.0,
-    4.0,
-)  # of the data against the L2 penalty: C of scikit-learn, to choose from
+STRENGTHS = (0.25, 1.0, 4.0)  # scikit-learn's C to choose from: data against the L2 penalty
 FOLDS = 5
 
 
@@ -37,9 +33,7 @@ class Classifier:
 
 
 def fit(texts: Sequence[str], labels: Sequence[int]) -> Classifier:
-    """A classifier with the strength that has the least cross-entropy over 5 folds, fitted again on
-    all texts.
-
+    """A classifier with the strength of least cross-entropy over 5 folds, fitted on all texts.
     Raises ValueError unless each label, 0 and 1, has at least 5 texts.
     """
     # imported here: only real rows of one track need scikit-learn
@@ -52,22 +46,17 @@ def fit(texts: Sequence[str], labels: Sequence[int]) -> Classifier:
     if counts.keys() - {0, 1} or min(counts[0], counts[1]) < FOLDS:
         raise ValueError(f"labels must be 0 and 1, at least {FOLDS} times each, not {dict(counts)}")
     words = CountVectorizer(token_pattern=WORD, ngram_range=(1, 2), binary=True)
-    regression = GridSearchCV(
-        LogisticRegression(max_iter=1000), {"C": STRENGTHS}, scoring="neg_log_loss", cv=FOLDS
-    )
-    return Classifier(make_pipeline(words, regression).fit(texts, labels))
+    regression, choices = LogisticRegression(max_iter=1000), {"C": STRENGTHS}
+    search = GridSearchCV(regression, choices, scoring="neg_log_loss", cv=FOLDS)
+    return Classifier(make_pipeline(words, search).fit(texts, labels))
 
 
 def fit_rows(
     rows: Sequence[Labelled], heldout: Sequence[Labelled], seed: int = 0
 ) -> tuple[Classifier, dict]:
-    """A classifier of whole texts (prompt and completion), and its held-out accuracy with a 95%
-    bootstrap interval, drawn with the seed.
-    """
+    """A classifier of prompt plus completion, and its held-out accuracy with a 95% interval."""
     classifier = fit([row.prompt + row.completion for row in rows], [row.label for row in rows])
-    predicted = classifier.probability([row.prompt + row.completion for row in heldout]) > 0.5
-    correct = (predicted == torch.tensor([row.label == 1 for row in heldout])).double()
-    return classifier, {
-        "accuracy": correct.mean().item(),
-        "accuracy_ci95": bootstrap_ci95(correct, seed),
-    }
+    positive = classifier.probability([row.prompt + row.completion for row in heldout]) > 0.5
+    correct = (positive == torch.tensor([row.label == 1 for row in heldout])).double()
+    interval = bootstrap_ci95(correct, seed)
+    return classifier, {"accuracy": correct.mean().item(), "accuracy_ci95": interval}

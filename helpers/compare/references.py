@@ -1,6 +1,4 @@
-"""Responses against what people wrote to the same held-out prompts, and against the first words of
-the text there.
-"""
+"""Responses against what people wrote to the same held-out prompts, and against two baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,34 +16,32 @@ from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 CHOSEN_ON = 200  # training rows that the length of the lead is chosen on
-ROUGE_L = ("rougeL",)
 
 
 @dataclass(frozen=True)
 class References:
-    """N held-out prompts, each once, with what a person wrote and what two baselines write."""
+    """N held-out prompts, each once, with a person's completion and those of two baselines."""
 
     prompts: list[Prompt]
     texts: list[str]  # completions by people
     leads: list[str]  # the first k words of each prompt's text
     copies: list[str]
     k: int
-    dtype: torch.dtype | None = None  # that the models sample in
+
+    def rouge_l(self, texts: Sequence[str]) -> Tensor:
+        """ROUGE-L (N,) of texts, one for each prompt."""
+        return rouge(texts, self.texts, ("rougeL",))["ROUGE-L"]
 
     @cached_property
     def lead_rouge(self) -> Tensor:
         """ROUGE-L (N,) of the leads."""
-        return rouge(self.leads, self.texts, ROUGE_L)["ROUGE-L"]
+        return self.rouge_l(self.leads)
 
     def metrics(self, texts: Sequence[str]) -> dict:
-        """ROUGE and BLEU of texts, one for each prompt, and ROUGE-L above the lead's (paired), with
-        intervals.
-        """
-        gain = rouge(texts, self.texts, ROUGE_L)["ROUGE-L"] - self.lead_rouge
-        gains = {
-            "ROUGE-L_over_lead": gain.mean().item(),
-            "ROUGE-L_over_lead_ci95": bootstrap_ci95(gain),
-        }
+        """ROUGE and BLEU of texts, one per prompt, and ROUGE-L over the lead's, with intervals."""
+        gain = self.rouge_l(texts) - self.lead_rouge
+        gains = {"ROUGE-L_over_lead": gain.mean().item()}
+        gains["ROUGE-L_over_lead_ci95"] = bootstrap_ci95(gain)
         return text_metrics(texts, self.texts) | gains
 
     def baselines(self) -> dict[str, dict]:
@@ -54,10 +50,8 @@ class References:
         return {name: self.metrics(texts) | text_shape(texts) for name, texts in rows.items()}
 
     def greedy(self, model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> dict:
-        """The metrics of the likeliest token at every place (temperature 0), as papers report
-        ROUGE.
-        """
-        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "dtype": self.dtype}
+        """The metrics of greedy samples (temperature 0), as papers report ROUGE."""
+        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0}
         responses = respond(model, tokenizer, self.prompts, **sampling)
         stopped = torch.tensor(responses.stopped).float()
         stops = {"stop_rate": responses.stop_rate, "stop_rate_ci95": bootstrap_ci95(stopped)}
@@ -70,8 +64,7 @@ class References:
 
 
 def heldout_references(course: Course) -> References | None:
-    """References for the first `eval_prompts` held-out prompts, or None where there are none to
-    compare with.
+    """References for the first `eval_prompts` held-out prompts, or None where there are none.
 
     The embedded worlds have a gold reward instead, and a film review may go on in a hundred ways. k
     is the number of words with the best ROUGE-L on training rows: as strong as this baseline can be
@@ -79,28 +72,22 @@ def heldout_references(course: Course) -> References | None:
     """
     if course.source == "embedded" or course.track == "sentiment":
         return None
-    config, track = course.config, course.track
-    rows = course.rows("demonstrations", "heldout")
-    first = {
-        row.prompt: row for row in reversed(rows)
-    }  # of several answers to one prompt, the first
-    kept = [row for row in rows if first[row.prompt] is row][: config.eval_prompts]
-    prompts, texts = [row.prompt for row in kept], [row.completion for row in kept]
+    track = course.track
+    first: dict[str, str] = {}  # prompt: the first of its completions
+    for row in course.rows("demonstrations", "heldout"):
+        first.setdefault(row.prompt, row.completion)
+    prompts = list(first)[: course.config.eval_prompts]
+    texts = [first[prompt] for prompt in prompts]
     training = course.rows("demonstrations", "train", CHOSEN_ON)
-    k = best_k(
-        [source_text(row.prompt, track) for row in training], [row.completion for row in training]
-    )
+    sources = [source_text(row.prompt, track) for row in training]
+    k = best_k(sources, [row.completion for row in training])
     leads = [lead(source_text(prompt, track), k) for prompt in prompts]
-    return References(
-        [Prompt(prompt) for prompt in prompts], texts, leads, copies(prompts, texts, track), k
-    )
+    copied = copies(prompts, texts, track)
+    return References([Prompt(prompt) for prompt in prompts], texts, leads, copied, k)
 
 
 def heldout_prompts(course: Course, references: References | None) -> list[Prompt]:
-    """The held-out prompts that policies are measured on: those with references, where there are
-    any.
-    """
-    config = course.config
+    """The held-out prompts that policies are measured on: those of the references, if any."""
     if references is not None:
         return references.prompts
-    return course.rows("prompts", "heldout", config.eval_prompts)
+    return course.rows("prompts", "heldout", course.config.eval_prompts)

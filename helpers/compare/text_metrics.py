@@ -1,8 +1,5 @@
 """Responses against references (ROUGE, BLEU), and the variety and length of a set of texts
-(distinct-n, words).
-
-The scores come from the packages rouge-score and sacrebleu, so that they can be compared with
-papers.
+(distinct-n, words). ROUGE and BLEU come from rouge-score and sacrebleu, as in papers.
 """
 
 import math
@@ -20,7 +17,7 @@ RESAMPLES = 1000
 
 
 def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
-    """Raises ValueError unless there is at least one prediction, and one reference for each."""
+    """Raise ValueError unless there is at least one prediction, and one reference for each."""
     if not predictions:
         raise ValueError("no predictions to compare with references")
     if len(predictions) != len(references):
@@ -30,20 +27,16 @@ def check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
 def rouge(
     predictions: Sequence[str], references: Sequence[str], kinds: Sequence[str] = tuple(ROUGE)
 ) -> dict[str, Tensor]:
-    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}. kinds are
-    rouge-score's names.
+    """F-measure, 0 to 1, of each prediction with its reference: {"ROUGE-1": (N,), ...}.
 
-    Words are stemmed. A text without a letter a-z or a digit has no words here, so two equal emoji
-    score 0. Raises ValueError for lists of different lengths. Source: Lin 2004.
+    kinds: rouge-score's names. Words are stemmed; a text without a letter a-z or a digit has none,
+    so two equal emoji score 0. Raises ValueError for lists of different lengths. Source: Lin 2004.
     """
     from rouge_score.rouge_scorer import RougeScorer  # imported here: most runs have no references
 
     check_pairs(predictions, references)
     scorer = RougeScorer(list(kinds), use_stemmer=True)
-    scores = [
-        scorer.score(reference, prediction)
-        for prediction, reference in zip(predictions, references)
-    ]
+    scores = [scorer.score(*texts) for texts in zip(references, predictions)]
     return {
         ROUGE[kind]: torch.tensor([float(score[kind].fmeasure) for score in scores])
         for kind in kinds
@@ -51,7 +44,7 @@ def rouge(
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor:
-    """The counts behind corpus BLEU, one row a pair, (N, 10) int64: those of a set of pairs are the
+    """The counts behind corpus BLEU, a row per pair, (N, 10) int64; those of a set of pairs are the
     sum of its rows.
 
     Columns: matching n-grams for n = 1 to 4, all n-grams of the prediction for n = 1 to 4, tokens
@@ -69,25 +62,21 @@ def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> Tensor
 
 
 def bleu_of(counts: Tensor) -> float:
-    """Corpus BLEU, 0 to 100, of summed counts (10,), as sacrebleu gives it by default:
-    case:mixed|eff:no|tok:13a|smooth:exp, one reference.
-
-    Source: Papineni et al. 2002; Post 2018.
+    """Corpus BLEU, 0 to 100, of summed counts (10,), with sacrebleu's defaults:
+    case:mixed|eff:no|tok:13a|smooth:exp, one reference. Source: Papineni et al. 2002; Post 2018.
     """
     from sacrebleu.metrics import BLEU
 
     *grams, predicted, expected = counts.tolist()
-    return BLEU.compute_bleu(
-        grams[:ORDER], grams[ORDER:], predicted, expected, smooth_method="exp"
-    ).score
+    lengths = predicted, expected
+    return BLEU.compute_bleu(grams[:ORDER], grams[ORDER:], *lengths, smooth_method="exp").score
 
 
 def bleu_ci95(counts: Tensor) -> list[float]:
     """95% percentile-bootstrap interval of corpus BLEU, [low, high], over the pairs behind counts
     (N, 10).
 
-    BLEU is not a mean over pairs: each resample adds up the counts of its pairs. Source: Koehn
-    2004.
+    BLEU is not a mean over pairs: each resample adds up its pairs' counts. Source: Koehn 2004.
     """
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(counts), (RESAMPLES, len(counts)), generator=generator)
@@ -95,16 +84,20 @@ def bleu_ci95(counts: Tensor) -> list[float]:
     return torch.quantile(scores, torch.tensor([0.025, 0.975])).tolist()
 
 
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The n-grams of a text's words, which are separated by spaces."""
+    return list(zip(*(text.split()[i:] for i in range(n))))
+
+
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams over all n-grams of a set of texts, 0 to 1; 0 if no text has n words. Words
-    are separated by spaces.
+    """Distinct n-grams over all n-grams of a set of texts, 0 to 1; 0 if no text has n words.
 
     It falls as texts grow longer or more numerous, so compare only sets of similar size. Source: Li
-    et al. 2016.
+    et al. 2016. Raises ValueError for n below 1.
     """
     if n < 1:
         raise ValueError(f"distinct-n: n must be at least 1, not {n}")
-    grams = [gram for text in texts for gram in zip(*(text.split()[i:] for i in range(n)))]
+    grams = [gram for text in texts for gram in ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -113,10 +106,8 @@ def distinct_ci95(texts: Sequence[str], n: int) -> list[float]:
 
     Not a bootstrap: a text that is drawn twice repeats itself, so every resample would be less
     varied than the texts. The jackknife leaves out one text at a time (Efron and Stein 1981).
-    Raises ValueError for n below 1.
     """
-    share = distinct(texts, n)
-    rows = [list(zip(*(text.split()[i:] for i in range(n)))) for text in texts]
+    share, rows = distinct(texts, n), [ngrams(text, n) for text in texts]
     owners = Counter(gram for row in rows for gram in set(row))  # the number of texts with it
     kinds, total = len(owners), sum(map(len, rows))
     without = [
@@ -139,26 +130,19 @@ def mean_words(texts: Sequence[str]) -> float:
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float | list]:
-    """One row of a table: ROUGE and BLEU of the predictions, each with a 95% interval under
-    NAME_ci95.
-    """
+    """ROUGE and BLEU of the predictions, each with a 95% interval under NAME_ci95."""
     row: dict[str, float | list] = {}
     for name, scores in rouge(predictions, references).items():
         row[name], row[f"{name}_ci95"] = scores.mean().item(), bootstrap_ci95(scores)
     counts = bleu_counts(predictions, references)
-    row["BLEU"], row["BLEU_ci95"] = bleu_of(counts.sum(0)), bleu_ci95(counts)
-    return row
+    return row | {"BLEU": bleu_of(counts.sum(0)), "BLEU_ci95": bleu_ci95(counts)}
 
 
 def text_shape(texts: Sequence[str]) -> dict[str, float | list]:
-    """One row of a table: how long texts are and how varied, each with a 95% interval under
-    NAME_ci95.
-    """
+    """How long texts are and how varied, each with a 95% interval under NAME_ci95."""
     lengths = torch.tensor([float(len(text.split())) for text in texts])
-    row: dict[str, float | list] = {
-        "words": mean_words(texts),
-        "words_ci95": bootstrap_ci95(lengths),
-    }
+    row: dict[str, float | list] = {"words": mean_words(texts)}
+    row["words_ci95"] = bootstrap_ci95(lengths)
     for n in (1, 2, 3):
         row[f"distinct-{n}"] = distinct(texts, n)
         row[f"distinct-{n}_ci95"] = distinct_ci95(texts, n)

@@ -20,10 +20,7 @@ RESAMPLES = 400  # for the interval at equal lengths: each is a fit of its own
 
 
 def wins_by_score(a: Tensor, b: Tensor) -> Tensor:
-    """Wins (N,) of A from the scores of both responses to each prompt, (N,) each.
-
-    Raises ValueError for a NaN or different shapes.
-    """
+    """Wins (N,) of A from both responses' scores (N,). ValueError for a NaN or other shapes."""
     if a.shape != b.shape:
         raise ValueError(f"scores of different shapes: {tuple(a.shape)} and {tuple(b.shape)}")
     if a.isnan().any() or b.isnan().any():
@@ -42,8 +39,8 @@ class Judged:
 def wins_by_judge(
     judge: PairwiseJudge, prompts: Sequence[str], a: Sequence[str], b: Sequence[str]
 ) -> Judged:
-    """Ask about each pair twice, once in each order. A side wins if both answers say so; otherwise
-    it is a tie.
+    """Judge each pair twice, once in each order. A side wins if both verdicts agree on it;
+    otherwise it is a tie.
 
     Judges favour a position, often the first (Zheng et al. 2023, section 3.4, the source of this
     rule). Raises ValueError for lists of different lengths, or for a verdict other than "first",
@@ -69,9 +66,7 @@ def wins_by_judge(
 
 
 def length_feature(lengths_a: Tensor, lengths_b: Tensor) -> Tensor:
-    """tanh((length of A - length of B) / std of these differences), (N,); 0 where the lengths are
-    equal.
-    """
+    """tanh((length of A - length of B) / std of the differences), (N,); 0 for equal lengths."""
     gap = lengths_a.double() - lengths_b.double()
     return torch.tanh(gap / gap.std().clamp(min=1e-12)) if len(gap) > 1 else torch.zeros_like(gap)
 
@@ -88,17 +83,14 @@ def fit_length(feature: Tensor, wins: Tensor, weights: Tensor) -> Tensor:
     columns = columns.repeat(2, 1).numpy()  # each pair once as a win, once as a loss
     labels = torch.tensor([1, 0]).repeat_interleave(len(wins)).numpy()
     shares = torch.cat([weights * wins, weights * (1 - wins)], 1).numpy()  # (R, 2 N)
-    regression = LogisticRegression(
-        C=1 / RIDGE, fit_intercept=False, solver="newton-cholesky", tol=1e-6
-    )
+    settings = {"C": 1 / RIDGE, "fit_intercept": False, "solver": "newton-cholesky", "tol": 1e-6}
+    regression = LogisticRegression(**settings)
     fits = [regression.fit(columns, labels, sample_weight=row).coef_[0].tolist() for row in shares]
     return torch.tensor(fits, dtype=torch.float64)
 
 
 def bootstrap_controlled(feature: Tensor, wins: Tensor) -> list[float]:
-    """95% percentile-bootstrap interval of sigmoid(theta): the fit is repeated on every resample of
-    the pairs.
-    """
+    """95% percentile-bootstrap interval of sigmoid(theta), with a fit for each resample."""
     generator, n = torch.Generator().manual_seed(0), len(wins)
     draws = torch.randint(n, (RESAMPLES, n), generator=generator)
     weights = torch.zeros(draws.shape, dtype=torch.float64)
@@ -112,16 +104,14 @@ def bootstrap_controlled(feature: Tensor, wins: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class WinRate:
-    """A's win rate over B, 0 to 1, with 95% intervals; `controlled` is the rate at equal
-    lengths.
-    """
+    """A's win rate over B, 0 to 1, with 95% intervals."""
 
     rate: float
     ci95: list[float]
     pairs: int  # with a verdict
     unanswered: int  # pairs without one, left out
     ties: float  # share of the pairs
-    controlled: float | None = None
+    controlled: float | None = None  # the rate at equal lengths
     controlled_ci95: list[float] | None = None
     length_effect: float | None = None  # phi: above 0 if the longer response wins more often
 
@@ -156,9 +146,6 @@ def win_rate(
     if lengths_a is not None:
         feature = length_feature(lengths_a[answered], lengths_b[answered])
         theta, phi = fit_length(feature, verdicts, torch.ones(1, len(verdicts)))[0]
-        result |= {
-            "controlled": torch.sigmoid(theta).item(),
-            "length_effect": phi.item(),
-            "controlled_ci95": bootstrap_controlled(feature, verdicts),
-        }
+        result |= {"controlled": torch.sigmoid(theta).item(), "length_effect": phi.item()}
+        result["controlled_ci95"] = bootstrap_controlled(feature, verdicts)
     return WinRate(**result)

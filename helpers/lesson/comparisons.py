@@ -193,7 +193,7 @@ def second_opinion(course: Course, samples: Responses) -> tuple[Tensor, str, Ten
         return samples.gold, "gold reward", samples.flaw(flaw), flaw
     unfinished = 1 - torch.tensor(samples.stopped).float()
     if course.track == "sentiment":
-        values = word_judge(course)[0].says(samples).float()
+        values = word_judge(course)[0].score(samples).float()
         return values, "P(praise) by a bag of words", unfinished, "a missing end of text"
     words = torch.tensor([float(len(text.split())) for text in samples.texts])
     return words, "length in words", unfinished, "a missing end of text"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from helpers.compare.policies import Bench, measure_responses, row_of
+from helpers.compare.policies import Evaluation, measure_responses, row_of
 from helpers.compare.second_judge import load_judge
 from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.lesson.plots.policies import policies_figure
@@ -79,20 +79,22 @@ def compare_runs(
     """
     judge = None if prompts[0].facts is not None else load_judge(course)[0]
     dtype = course.sampling_dtype
-    benches = {
-        name: Bench(models, course.tokenizer, prompts, course.config, judge, dtype=dtype)
+    evaluations = {
+        name: Evaluation(models, course.tokenizer, prompts, course.config, dtype, judge)
         for name, (models, _) in runs.items()
     }
-    responses = {name: benches[name].sample(policy) for name, (_, policy) in runs.items()}
+    responses = {name: evaluations[name].sample(policy) for name, (_, policy) in runs.items()}
     if responses["SFT"].known:
         for name, (models, _) in runs.items():
             print_gold(name, models, course, responses[name])
         return responses
     measured = {
-        name: measure_responses(benches[name], responses[name], policy)
+        name: measure_responses(evaluations[name], responses[name], policy)
         for name, (_, policy) in runs.items()
     }
-    rows = {name: row_of(benches[name], one, measured["SFT"], 1) for name, one in measured.items()}
+    rows = {
+        name: row_of(evaluations[name], one, measured["SFT"], 1) for name, one in measured.items()
+    }
     columns = [name for name in COLUMNS if name in rows["SFT"]]
     print(f"{'':18}" + "".join(f"{name:>12}" for name in columns))
     for name, row in rows.items():

@@ -13,7 +13,7 @@ def hellaswag_score(course: Course, model: GPT) -> dict[str, float]:
         return {}
     try:
         limit = 100 if course.preset == "smoke" else 1000
-        questions, report = load_hellaswag(course.source, limit=limit)
+        questions, report = load_hellaswag(course.source, limit, course.data_dir)
     except SourceError as error:  # a folder without these rows
         print(f"skipped: {error}")
         return {}

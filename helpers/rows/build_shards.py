@@ -29,7 +29,7 @@ import numpy as np
 from helpers.config import SOURCES
 from helpers.engine.files import sha256, write_json
 from helpers.engine.parser import Parser
-from helpers.rows.common import Unusable, split_of
+from helpers.rows.common import Unusable, split_of, usable
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
@@ -61,26 +61,19 @@ def build(
     ShardError if the folder was made from something else, the documents have too few tokens, or
     the disk is full.
     """
-    out = Path(out).expanduser()
+    out, rows = Path(out).expanduser(), (track, source, data_dir)
     sizes = {"heldout_tokens": heldout_tokens, "shard_tokens": shard_tokens}
-    for name, number in {"tokens": tokens, **sizes}.items():
-        if number < 1:
-            raise ShardError(f"{name} must be 1 or more, not {number}")
-    limit = 2 ** (8 * DTYPE.itemsize)
-    if tokenizer.vocab_size > limit:
-        raise ShardError(f"a vocabulary of {tokenizer.vocab_size:,} exceeds 16 bits ({limit:,})")
-    made_from = (
-        origin(track, source, data_dir) | sizes | {"seed": seed, "tokenizer": tokenizer.fingerprint}
-    )
+    check_sizes({"tokens": tokens, **sizes}, tokenizer)
+    made_from = {**origin(*rows), **sizes, "seed": seed, "tokenizer": tokenizer.fingerprint}
     manifest, lines = open_folder(out, made_from)
     yield from lines
-    shards, there = manifest["shards"], manifest["heldout"]
-    check_room(out, tokens + heldout_tokens - count(shards) - (there["tokens"] if there else 0))
+    present = count([*manifest["shards"], *filter(None, [manifest["heldout"]])])
+    check_room(out, tokens + heldout_tokens - present)
     saved = out / "tokenizer.json"
     if not saved.is_file() or sha256(saved) != tokenizer.fingerprint:
         tokenizer.save(out)
-    if not there:
-        texts = document_texts(track, source, "heldout", Report("heldout", source), data_dir)
+    if not manifest["heldout"]:
+        texts = document_texts(*rows, "heldout", Report("heldout", source))
         shard = write_shard(out / "heldout.bin", tokenised(texts, tokenizer), heldout_tokens)
         if shard["tokens"] < heldout_tokens:
             raise ShardError(
@@ -91,11 +84,27 @@ def build(
         manifest["heldout"] = shard
         write_json(out / MANIFEST, manifest)
         yield f"{shard['file']}: {shard['tokens']:,} held-out tokens"
+    report = Report("train", source)
+    texts = shuffled(document_texts(*rows, "train", report), seed)
+    yield from write_train(out, manifest, texts, tokenizer, tokens)
+    if report.left_out:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
+        yield f"rows left out: {reasons}"
+    if count(manifest["shards"]) < tokens:
+        raise ShardError(
+            f"the rows have only {count(manifest['shards']):,} tokens to train on, not {tokens:,}: "
+            f"all of them are in {out} now and can be used"
+        )
 
+
+def write_train(
+    out: Path, manifest: dict, texts: Iterator[str], tokenizer: Tokenizer, tokens: int
+) -> Iterator[str]:
+    """Add shards until there are `tokens` tokens, or no text is left; yields a line per file."""
+    shards, shard_tokens = manifest["shards"], manifest["made_from"]["shard_tokens"]
     if count(shards) < tokens and shards and shards[-1]["tokens"] < shard_tokens:
         shards.pop()  # the short last shard of a smaller --tokens: made again, longer
-    report, done = Report("train", source), sum(shard["documents"] for shard in shards)
-    texts = shuffled(document_texts(track, source, "train", report, data_dir), seed)
+    done = sum(shard["documents"] for shard in shards)
     documents = tokenised(islice(texts, done, None), tokenizer)
     while count(shards) < tokens:
         path = out / f"train-{len(shards):05d}.bin"
@@ -106,14 +115,6 @@ def build(
         shards.append(shard)
         write_json(out / MANIFEST, manifest)
         yield f"{path.name}: {shard['tokens']:,} tokens, {count(shards):,} of {tokens:,}"
-    if report.left_out:
-        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
-        yield f"rows left out: {reasons}"
-    if count(shards) < tokens:
-        raise ShardError(
-            f"the rows have only {count(shards):,} tokens to train on, not {tokens:,}: all of them "
-            f"are in {out} now and can be used"
-        )
 
 
 def count(shards: list[dict]) -> int:
@@ -125,30 +126,24 @@ def count(shards: list[dict]) -> int:
 
 
 def document_texts(
-    track: str, source: str, split: str, report: Report, data_dir: Path | None = None
+    track: str, source: str, data_dir: Path | None, split: str, report: Report
 ) -> Iterator[str]:
-    """The texts of a split, in the order of their source; unusable rows are counted in the report.
-
-    Duplicates are kept. Raises SourceError.
-    """
+    """The texts of a split in the order of their source; the report counts unusable rows."""
     role = find_role(track, "documents", split, source)
     if source == "embedded":
         yield from (document.text for document in load_rows("documents", split, track))
         return
-    rows, apart, _ = READERS[source](role.data, split, data_dir)
-    wanted = splits_wanted(role, "documents", split, apart)
-    for row in checked(rows, role.data):
-        try:
-            if isinstance(row, Unusable):
-                raise row
-            text = role.key(row)
-            if BLANKS.search(text):
-                raise Unusable("100,000 blanks in a row")
-        except Unusable as reason:
-            report.left_out[str(reason)] += 1
-            continue
-        if split_of(text) in wanted:
-            yield text
+    rows, separate, _ = READERS[source](role.data, split, data_dir)
+    wanted = splits_wanted(role, "documents", split, separate)
+
+    def text_of(row: dict) -> str:
+        text = role.key(row)
+        if BLANKS.search(text):
+            raise Unusable("100,000 blanks in a row")
+        return text
+
+    texts = usable(checked(rows, role.data), text_of, report.left_out)
+    yield from (text for text in texts if split_of(text) in wanted)
 
 
 def shuffled(texts: Iterable[str], seed: int, buffer: int = BUFFER) -> Iterator[str]:
@@ -172,10 +167,7 @@ def tokenised(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray
 
 
 def write_shard(path: Path, documents: Iterator[np.ndarray], tokens: int) -> dict:
-    """Write documents until there are at least `tokens` tokens; returns the manifest's entry.
-
-    Raises ShardError when the disk is full.
-    """
+    """Write documents until there are at least `tokens` tokens; returns the manifest's entry."""
     partial, written, number = path.with_name(path.name + ".partial"), 0, 0
     try:
         with open(partial, "wb") as file:
@@ -196,34 +188,39 @@ def write_shard(path: Path, documents: Iterator[np.ndarray], tokens: int) -> dic
 # ---------------------------------------------------------------- the folder
 
 
-def origin(track: str, source: str, data_dir: Path | None = None) -> dict:
+def check_sizes(numbers: dict[str, int], tokenizer: Tokenizer) -> None:
+    """Raise ShardError for a number below 1, or a vocabulary that uint16 can't hold."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ShardError(f"{name} must be 1 or more, not {number}")
+    limit = 2 ** (8 * DTYPE.itemsize)
+    if tokenizer.vocab_size > limit:
+        raise ShardError(f"a vocabulary of {tokenizer.vocab_size:,} exceeds 16 bits ({limit:,})")
+
+
+def origin(track: str, source: str, data_dir: Path | None) -> dict:
     """Where the documents come from."""
     data = find_role(track, "documents", "train", source).data
-    if source == "hub":
-        place = {"data": data.repository, "config": data.config, "revision": data.revision}
-    else:
-        place = {
-            "data": track if source == "embedded" else READERS[source](data, "train", data_dir)[2]
-        }
-    return {"source": source, **place}
+    if source == "embedded":
+        return {"source": source, "data": track}
+    _, _, place = READERS[source](data, "train", data_dir)
+    pinned = {"config": data.config, "revision": data.revision} if source == "hub" else {}
+    return {"source": source, "data": place, **pinned}
 
 
 def open_folder(out: Path, made_from: dict) -> tuple[dict, list[str]]:
-    """The manifest of the shards that are there and intact, and lines that say so.
-
-    Raises ShardError if they were made from something else.
+    """The manifest of the shards that are there and intact, and lines that say so. Raises
+    ShardError if they were made from something else.
     """
     if not (out / MANIFEST).exists():
         out.mkdir(parents=True, exist_ok=True)
         return {"version": VERSION, "made_from": made_from, "heldout": None, "shards": []}, []
     manifest, lines = read_manifest(out), []
     for name in made_from | manifest["made_from"]:
-        there, asked = (of.get(name) for of in (manifest["made_from"], made_from))
-        if there != asked:
-            raise ShardError(
-                f"{out} was made with {name} {there!r}, not {asked!r}: give the same, or another "
-                "folder"
-            )
+        old, new = manifest["made_from"].get(name), made_from.get(name)
+        if old != new:
+            advice = "give the same, or another folder"
+            raise ShardError(f"{out} was made with {name} {old!r}, not {new!r}: {advice}")
     heldout, shards = manifest["heldout"], manifest["shards"]
     if heldout and (problem := fault(out, heldout)):
         lines.append(f"{heldout['file']} {problem}: it is made again")
@@ -238,13 +235,11 @@ def open_folder(out: Path, made_from: dict) -> tuple[dict, list[str]]:
 
 
 def check_room(out: Path, tokens: int) -> None:
-    """Raise ShardError now if the disk has no room for so many more tokens."""
-    needed, free = tokens * DTYPE.itemsize, shutil.disk_usage(out).free
+    """Raise ShardError now if the disk has no room for that many tokens."""
+    needed, free = tokens * DTYPE.itemsize / 1e9, shutil.disk_usage(out).free / 1e9
     if needed > free:
-        raise ShardError(
-            f"{out} needs {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB: make room, "
-            "or ask for fewer --tokens"
-        )
+        advice = "make room, or ask for fewer --tokens"
+        raise ShardError(f"{out} needs {needed:.1f} GB, but the disk has {free:.1f} GB: {advice}")
 
 
 # ---------------------------------------------------------------- the command line
@@ -276,16 +271,13 @@ def main(
     add("--tokenizer", metavar="FILE", help="a tokenizer.json; None: the track's own or GPT-2's")
     add("--seed", type=int, default=0, help="of the order of documents")
     args = vars(parser.parse_args(argv))
-    path, embedded = args.pop("tokenizer"), args["source"] == "embedded"
     try:
-        if path:
+        if path := args.pop("tokenizer"):
             tokenizer = Tokenizer(path)
+        elif args["source"] == "embedded":
+            tokenizer = load_tokenizer(args["track"])
         else:
-            tokenizer = (
-                load_tokenizer(args["track"])
-                if embedded
-                else load_gpt2_tokenizer(data_dir=args["data_dir"])
-            )
+            tokenizer = load_gpt2_tokenizer(args["data_dir"])
         for line in build(args.pop("out"), args.pop("tokens"), tokenizer, **args):
             print(line, flush=True)
     except (ShardError, SourceError, OSError, ValueError) as error:

@@ -1,27 +1,23 @@
 """What the tracks share: text fields, completions, limits in tokens, the split by hash.
 
-A row is a dict with the columns that its data set has on the Hub. The functions of this folder make
-a record of it, or raise Unusable with the reason, so that whoever reads the rows can count what was
-left out.
+A row is a dict with the columns that its data set has on the Hub. The functions of this folder turn
+it into a record or raise Unusable with the reason, so that unusable rows can be counted.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
-from helpers.records import Comparison, Document
+from helpers.records import Comparison, Demonstration, Document, Prompt
 from helpers.tokenizer import EOS
 
-TENTHS = {
-    "heldout": (0,),
-    "reserve": (1,),
-}  # which tenth of all prompts a split is; "train" is the rest
+SPLIT_OF_TENTH = {0: "heldout", 1: "reserve"}  # the other eight tenths of all prompts: "train"
 
 
 class Unusable(Exception):
-    """A row that makes no record; the message is the reason, worded alike for all rows that share
-    it.
-    """
+    """A row that makes no record. The message is the reason, the same for all such rows."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +33,7 @@ class Limits:
         return self.encode is None or len(self.encode(prompt)) <= self.prompt
 
     def check(self, prompt: str, *completions: str) -> None:
-        """Raises Unusable when the prompt, or the prompt with one of the completions, is too
-        long.
-        """
+        """Raise Unusable when the prompt is too long, alone or with one of the completions."""
         if self.encode is None:
             return
         length = len(self.encode(prompt))
@@ -49,31 +43,45 @@ class Limits:
             raise Unusable("too long for the context")
 
 
+def usable(
+    rows: Iterable[dict | Unusable], make: Callable[[dict], Any], left_out: Counter
+) -> Iterator[Any]:
+    """make(row) of each row; the rows that raise Unusable are counted by their reason."""
+    for row in rows:
+        try:
+            if isinstance(row, Unusable):
+                raise row
+            record = make(row)
+        except Unusable as reason:
+            left_out[str(reason)] += 1
+        else:
+            yield record
+
+
+# ---------------------------------------------------------------- splits
+
+
 def digest(text: str) -> int:
-    """A number below 2**64 that depends on the text alone: the same on every machine and in every
-    order of rows.
-    """
+    """A number below 2**64 that depends on the text alone, on every machine."""
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
-def mark(key: str) -> int:
-    """A number that stands for a prompt, whatever its white space and capitals."""
+def prompt_hash(key: str) -> int:
+    """The digest of a prompt; white space and capitals make no difference."""
     return digest(" ".join(key.split()).casefold())
 
 
 def split_of(key: str) -> str:
-    """ "train", "reserve" or "heldout": a tenth each for the last two. White space and capitals
-    make no difference.
-    """
-    tenth = mark(key) % 10
-    return next((name for name, tenths in TENTHS.items() if tenth in tenths), "train")
+    """The split of a prompt by its hash: "train", "reserve" or "heldout"."""
+    return SPLIT_OF_TENTH.get(prompt_hash(key) % 10, "train")
+
+
+# ---------------------------------------------------------------- parts of a row
 
 
 def field(row: dict, name: str, may_be_empty: bool = False) -> str:
-    """The text in a column, without white space around it, as Unicode that can be written: half a
-    character becomes �.
-
-    Raises Unusable if it is missing, no text, or empty.
+    """The text in a column, stripped, as valid Unicode: half a surrogate pair becomes �. Raises
+    Unusable if it is missing, no text, or empty.
     """
     value = row.get(name)
     if value is None:
@@ -87,28 +95,38 @@ def field(row: dict, name: str, may_be_empty: bool = False) -> str:
 
 
 def completion(text: str) -> str:
-    """A completion as the model writes it: one leading space, none behind; the encoder adds the end
-    of text.
-    """
+    """A completion as the model writes it: one leading space, none behind, no end of text."""
     text = text.strip().removesuffix(EOS).strip()
     if not text:
         raise Unusable("empty completion")
     return " " + text
 
 
-def comparison(prompt: str, chosen: str, rejected: str, limits: Limits) -> Comparison:
-    """A comparison of two completions. Raises Unusable when they are the same text, or too long."""
+# ---------------------------------------------------------------- records; each raises Unusable
+
+
+def prompt(text: str, limits: Limits) -> Prompt:
+    limits.check(text)
+    return Prompt(text)
+
+
+def demonstration(text: str, answer: str, limits: Limits) -> Demonstration:
+    limits.check(text, answer)
+    return Demonstration(text, answer)
+
+
+def comparison(text: str, chosen: str, rejected: str, limits: Limits) -> Comparison:
     if chosen == rejected:
         raise Unusable("chosen equals rejected")
-    limits.check(prompt, chosen, rejected)
-    return Comparison(prompt, chosen, rejected)
+    limits.check(text, chosen, rejected)
+    return Comparison(text, chosen, rejected)
+
+
+def document_key(row: dict) -> str:
+    """The text that decides on a document's split."""
+    return field(row, "text")
 
 
 def document(row: dict, limits: Limits) -> Document:
     """A text to pretrain on. It may be longer than the context."""
-    return Document(field(row, "text"))
-
-
-def document_key(row: dict) -> str:
-    """What the split of a document depends on."""
-    return field(row, "text")
+    return Document(document_key(row))

@@ -1,5 +1,5 @@
-"""The rows of a track: documents, demonstrations, labels, comparisons and prompts, from its folder
-under data/.
+"""The rows of a track's embedded world, from its folder under data/: documents, demonstrations,
+labels, comparisons and prompts.
 """
 
 import json
@@ -14,11 +14,9 @@ from helpers.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data"
 SPLITS = ("train", "heldout")
-# Tracks that share a world: its folder under data/, and what is written around the requests that
-# its rows hold. Every other track has a folder of its own name, whose rows hold whole prompts.
+# Tracks that share a world: its folder under data/, and the template of the requests in its rows.
+# Every other track has a folder of its own name, whose rows hold whole prompts.
 SHARED_WORLDS = {"assistant": ("advice", ASSISTANT), "instruct": ("advice", INSTRUCT)}
-
-
 # Fields that a row may leave out: what they must be if they are there
 OPTIONAL = {
     "writer": (str, "a text"),
@@ -33,17 +31,14 @@ OPTIONAL = {
 def load_rows(
     kind: str, split: str, track: str = "tldr", limit: int | None = None, folder: Path | None = None
 ) -> list:
-    """The first `limit` records of a file, checked; `kind` is a key of RECORDS. Not every track has
-    every kind.
+    """The first `limit` records of a file, checked; `kind` is a key of RECORDS.
 
     Raises ValueError for an unknown kind or split, a damaged file or a bad row (file, line and
     reason), and FileNotFoundError when the track has no such file.
     """
     if kind not in RECORDS or split not in SPLITS:
-        raise ValueError(
-            f"No rows called {kind}/{split}: choose from {', '.join(RECORDS)} and "
-            f"{', '.join(SPLITS)}."
-        )
+        valid = f"{', '.join(RECORDS)} and {', '.join(SPLITS)}"
+        raise ValueError(f"No rows called {kind}/{split}: choose from {valid}.")
     world, template = SHARED_WORLDS.get(track, (track, None))
     path = (folder or DATA / world) / f"{kind}.{split}.jsonl.xz"
     if not path.is_file():
@@ -64,9 +59,7 @@ def load_rows(
 
 
 def parse_row(record: type, line: str, place: str):
-    """One JSON line as a record. Raises ValueError: where, and which field is missing, empty or of
-    a wrong type.
-    """
+    """One JSON line as a record. Raises ValueError: the place, and which field is wrong."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -75,21 +68,23 @@ def parse_row(record: type, line: str, place: str):
         raise ValueError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
     known = [field.name for field in fields(record)]
     for name in known:
-        if name in OPTIONAL:
-            types, said = OPTIONAL[name]
-            if row.get(name) is not None and not isinstance(row[name], types):
-                raise ValueError(f"{place}: the field {name!r} must be {said}")
-            continue
-        if name not in row:
-            raise ValueError(
-                f"{place}: the field {name!r} is missing (found: {', '.join(row) or 'none'})"
-            )
-        if name == "label":
-            if type(row[name]) is not int or row[name] not in (0, 1):
-                raise ValueError(f"{place}: the field 'label' must be 0 or 1")
-        elif not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"{place}: the field {name!r} must be a text that is not empty")
+        if fault := field_fault(row, name):
+            raise ValueError(f"{place}: the field {name!r} {fault}")
     return record(**{name: value for name, value in row.items() if name in known})
+
+
+def field_fault(row: dict, name: str) -> str | None:
+    """What is wrong with a field of a row: missing, empty or of a wrong type. None: nothing."""
+    value = row.get(name)
+    if name in OPTIONAL:
+        types, meaning = OPTIONAL[name]
+        return None if value is None or isinstance(value, types) else f"must be {meaning}"
+    if name not in row:
+        return f"is missing (found: {', '.join(row) or 'none'})"
+    if name == "label":
+        return None if type(value) is int and value in (0, 1) else "must be 0 or 1"
+    filled = isinstance(value, str) and value.strip()
+    return None if filled else "must be a text that is not empty"
 
 
 def load_tokenizer(track: str = "tldr") -> Tokenizer:

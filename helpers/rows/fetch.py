@@ -1,7 +1,6 @@
-"""Copy a track's rows from the Hub into a folder, for a machine without a network: `python -m
-helpers.rows.fetch --help`.
+"""Copy a track's rows from the Hub into a folder, for a machine without a network.
 
-The folder serves as RLHF_DATA_DIR. Only the columns that the course reads are kept.
+The folder serves as RLHF_DATA_DIR. Only the columns that the course reads are copied.
 """
 
 import gzip
@@ -21,15 +20,11 @@ DOCUMENTS = 20_000  # texts to pretrain on, of the millions that there are
 
 
 def fetch(track: str, out: Path, documents: int = DOCUMENTS) -> Iterator[str]:
-    """Write NAME/SPLIT.jsonl.gz for each data set of a track; yields a line on each file. One that
-    is there stays.
-
-    Raises SourceError when a data set can't be had.
+    """Write NAME/SPLIT.jsonl.gz for each data set of a track, unless it exists; yields a line for
+    each file. Raises SourceError when a data set can't be had.
     """
-    limits = {
-        role.data: documents if kind == "documents" else None
-        for kind, role in TRACKS[track].roles.items()
-    }
+    roles = TRACKS[track].roles.items()
+    limits = {role.data: documents if kind == "documents" else None for kind, role in roles}
     for data, limit in limits.items():
         for split in filter(None, (data.train, data.heldout)):
             path = out / data.name / f"{split}.jsonl.gz"
@@ -42,9 +37,7 @@ def fetch(track: str, out: Path, documents: int = DOCUMENTS) -> Iterator[str]:
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> int:
-    """Write rows as compressed JSON lines, the file complete or not at all; returns their
-    number.
-    """
+    """Write rows as compressed JSON lines, the whole file or none; returns their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, number = path.with_name(path.name + ".partial"), 0
     with gzip.open(partial, "wt", encoding="utf-8", newline="\n") as file:
@@ -57,20 +50,14 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers fetch`."""
-    parser = Parser(
-        prog="python -m helpers fetch", description=__doc__.splitlines()[0].split(":")[0] + "."
-    )
-    parser.add_argument("--track", choices=TRACKS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the folder, later RLHF_DATA_DIR")
-    parser.add_argument(
-        "--documents",
-        type=int,
-        default=DOCUMENTS,
-        help="texts to pretrain on (default: %(default)s)",
-    )
-    arguments = parser.parse_args(argv)
+    parser = Parser(prog="python -m helpers fetch", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--track", choices=TRACKS, required=True)
+    add("--out", type=Path, required=True, help="the folder, later RLHF_DATA_DIR")
+    add("--documents", type=int, default=DOCUMENTS, help="texts to pretrain on (%(default)s)")
+    options = parser.parse_args(argv)
     try:
-        for line in fetch(arguments.track, arguments.out, arguments.documents):
+        for line in fetch(options.track, options.out, options.documents):
             print(line, flush=True)
     except (SourceError, OSError) as error:
         sys.exit(f"fetch: {error}")

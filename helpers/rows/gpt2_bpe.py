@@ -1,6 +1,4 @@
-"""GPT-2's own tokenizer, from files in a local folder or through tiktoken, with a PAD token that is
-not EOS.
-"""
+"""GPT-2's tokenizer, from a local folder or through tiktoken, with a PAD token that is not EOS."""
 
 import hashlib
 import json
@@ -12,42 +10,31 @@ from helpers.engine.network import within
 from helpers.tokenizer import EOS, PAD, PATTERN, Tokenizer, byte_characters
 
 MERGES = 50_000  # after the 256 bytes; the next id is EOS, then PAD
-VOCABULARIES = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}  # OpenAI's, transformers'
+FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # OpenAI's, transformers'
 FOLDERS = ("gpt2-bpe", "gpt2")  # looked for in RLHF_DATA_DIR
 SITE = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SECONDS = 8  # the longest wait for the site's first answer
 
 
-def load_gpt2_tokenizer(
-    folder: str | Path | None = None, data_dir: Path | None = None
-) -> Tokenizer:
-    """GPT-2's tokenizer: 50,258 ids, EOS 50256, PAD 50257 (a row that GPT-2's own embedding does
-    not have).
+def load_gpt2_tokenizer(data_dir: Path | None = None) -> Tokenizer:
+    """GPT-2's tokenizer: 50,258 ids, EOS 50256, PAD 50257 (no row of GPT-2's embedding).
 
-    folder: with encoder.json and vocab.bpe, or vocab.json and merges.txt; by default gpt2-bpe/ or
-    gpt2/ in RLHF_DATA_DIR, and without these tiktoken's copy, which is downloaded once. Raises
-    FileNotFoundError for a folder without the files, ValueError for files that are not GPT-2's, and
-    ConnectionError within ten seconds when there is neither a copy nor a network.
+    Read from gpt2-bpe/ or gpt2/ in data_dir, with encoder.json and vocab.bpe, or vocab.json and
+    merges.txt; without these from tiktoken's copy, which is downloaded once. Raises ValueError for
+    files that are not GPT-2's, and ConnectionError within ten seconds when there is neither a copy
+    nor a network.
     """
-    if folder is not None:
-        folders = [Path(folder)]
-    else:
-        folders = [data_dir / name for name in FOLDERS] if data_dir else []
-    for place in folders:
-        for vocabulary, merges in VOCABULARIES.items():
-            files = [place / vocabulary, place / merges]
+    for folder in [data_dir / name for name in FOLDERS] if data_dir else []:
+        for names in FILES:
+            files = [folder / name for name in names]
             if all(file.is_file() for file in files):
-                return from_files(*(file.read_bytes() for file in files), f"{place.name}/")
-    if folder is not None:
-        names = " or ".join(" with ".join(pair) for pair in VOCABULARIES.items())
-        raise FileNotFoundError(f"no GPT-2 tokenizer in {folder}: it needs {names}")
+                return from_files(*(file.read_bytes() for file in files), f"{folder.name}/")
     return from_files(*download(), "tiktoken's cache")
 
 
 def from_files(vocabulary: bytes, merges: bytes, place: str) -> Tokenizer:
     """A tokenizer from the content of encoder.json and vocab.bpe; ValueError if it is not GPT-2's.
-
-    The tokenizer.json has the same bytes, and so the same fingerprint, wherever it came from.
+    Its tokenizer.json, and so its fingerprint, is the same from any source.
     """
     from tokenizers import Regex, Tokenizer as Fast, models, pre_tokenizers
 
@@ -62,9 +49,8 @@ def from_files(vocabulary: bytes, merges: bytes, place: str) -> Tokenizer:
             raise ValueError("the vocabulary and the merges do not belong together")
         fast = Fast(models.BPE(ids | {PAD: len(ids)}, pairs))
     except ValueError as error:
-        raise ValueError(
-            f"the tokenizer files in {place} are not GPT-2's or damaged ({error})"
-        ) from None
+        trouble = f"are not GPT-2's or damaged ({error})"
+        raise ValueError(f"the tokenizer files in {place} {trouble}") from None
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])

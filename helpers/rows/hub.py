@@ -12,17 +12,11 @@ def check_hub(data: HubData) -> None:
     """Raise SourceError if the data set can't be read: no network, missing, gated, bad token."""
     from huggingface_hub import HfApi  # imported here: most runs never need it
 
+    options = {"revision": data.revision, "timeout": SECONDS - 1}
     try:
-        within(
-            SECONDS,
-            lambda: HfApi().dataset_info(
-                data.repository, revision=data.revision, timeout=SECONDS - 1
-            ),
-        )
-    except Exception as error:
-        raise data.unavailable(
-            reason(error)
-        ) from None  # a library's own message may quote the request
+        within(SECONDS, lambda: HfApi().dataset_info(data.repository, **options))
+    except Exception as error:  # whose message may quote the request
+        raise data.unavailable(reason(error)) from None
 
 
 def reason(error: Exception) -> str:
@@ -37,10 +31,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "is not on the Hub, or is private and this token may not read it"
     if status in (401, 403):
-        return (
-            f"was refused with the token that is set here (HTTP {status}): renew it, or remove "
-            "it for public data"
-        )
+        advice = "renew it, or remove it for public data"
+        return f"was refused with the token that is set here (HTTP {status}): {advice}"
     if status is not None:
         return f"could not be had: the Hub answered with HTTP {status}"
     return f"could not be reached on the Hub, there may be no network ({type(error).__name__})"
@@ -52,14 +44,9 @@ def hub_rows(data: HubData, heldout: bool) -> Iterator[dict]:
     from datasets import load_dataset
 
     split = data.heldout if heldout and data.heldout else data.train
+    options = {"split": split, "revision": data.revision, "streaming": data.streaming}
     try:
-        yield from load_dataset(
-            data.repository,
-            data.config,
-            split=split,
-            revision=data.revision,
-            streaming=data.streaming,
-        )
+        yield from load_dataset(data.repository, data.config, **options)
     except Exception as error:
         why = f"could not be read, split {split!r} ({type(error).__name__}: {redact(str(error))})"
         raise data.unavailable(why) from None

@@ -6,36 +6,30 @@ import re
 
 from data.advice.templates import ASSISTANT, INSTRUCT
 from helpers.records import Comparison, Demonstration, Prompt
-from helpers.rows.common import Limits, Unusable, comparison, completion, field
+from helpers.rows import common
+from helpers.rows.common import Limits, Unusable, completion, field
 
 NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
 HUMAN, ANSWER = re.compile(r"(?:^|\n\n) *Human:"), re.compile(r"\n\n *Assistant:$")
 
 
 def alpaca_key(row: dict) -> str:
-    """The request: the instruction, and under it the input where there is one."""
-    instruction, given = field(row, "instruction"), field(row, "input", may_be_empty=True)
-    return instruction if NO_INPUT.fullmatch(given) else f"{instruction}\n\n{given}"
+    """The request: the instruction, and below it the input if there is one."""
+    instruction, extra = field(row, "instruction"), field(row, "input", may_be_empty=True)
+    return instruction if NO_INPUT.fullmatch(extra) else f"{instruction}\n\n{extra}"
 
 
 def alpaca_prompt(row: dict, limits: Limits) -> Prompt:
-    """A request."""
-    text = ASSISTANT.format(request=alpaca_key(row))
-    limits.check(text)
-    return Prompt(text)
+    return common.prompt(ASSISTANT.format(request=alpaca_key(row)), limits)
 
 
 def alpaca_demonstration(row: dict, limits: Limits) -> Demonstration:
-    """A request and its answer."""
-    text, answer = alpaca_prompt(row, limits).prompt, completion(field(row, "output"))
-    limits.check(text, answer)
-    return Demonstration(text, answer)
+    prompt = alpaca_prompt(row, limits).prompt
+    return common.demonstration(prompt, completion(field(row, "output")), limits)
 
 
 def last_turn(row: dict) -> str:
-    """What the human said last in a dialogue "\\n\\nHuman: ...\\n\\nAssistant: ...\\n\\nHuman:
-    ...\\n\\nAssistant:".
-    """
+    """The last request of a dialogue "\\n\\nHuman: ...\\n\\nAssistant: ...\\n\\nAssistant:"."""
     _, *turns = HUMAN.split(field(row, "prompt"))
     answer = ANSWER.search(turns[-1]) if turns else None
     if answer is None:
@@ -47,11 +41,8 @@ def last_turn(row: dict) -> str:
 
 
 def dialogue_comparison(row: dict, limits: Limits) -> Comparison:
-    """The last request of a dialogue and two answers, in the same template as Alpaca's requests."""
-    text = ASSISTANT.format(request=last_turn(row))
-    return comparison(
-        text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits
-    )
+    """The last request of a dialogue and two answers, in the template of Alpaca's requests."""
+    return two_answers(ASSISTANT.format(request=last_turn(row)), row, limits)
 
 
 def instruct_key(row: dict) -> str:
@@ -60,22 +51,20 @@ def instruct_key(row: dict) -> str:
 
 
 def instruct_prompt(row: dict, limits: Limits) -> Prompt:
-    """A request."""
-    text = INSTRUCT.format(request=field(row, "prompt"))
-    limits.check(text)
-    return Prompt(text)
+    return common.prompt(INSTRUCT.format(request=instruct_key(row)), limits)
 
 
 def instruct_demonstration(row: dict, limits: Limits) -> Demonstration:
     """A request and the better of its two answers."""
-    text, answer = instruct_prompt(row, limits).prompt, completion(field(row, "chosen"))
-    limits.check(text, answer)
-    return Demonstration(text, answer)
+    prompt = instruct_prompt(row, limits).prompt
+    return common.demonstration(prompt, completion(field(row, "chosen")), limits)
 
 
 def instruct_comparison(row: dict, limits: Limits) -> Comparison:
-    """A request and its two answers."""
-    text = INSTRUCT.format(request=field(row, "prompt"))
-    return comparison(
-        text, completion(field(row, "chosen")), completion(field(row, "rejected")), limits
-    )
+    return two_answers(INSTRUCT.format(request=instruct_key(row)), row, limits)
+
+
+def two_answers(prompt: str, row: dict, limits: Limits) -> Comparison:
+    """A prompt with the chosen and the rejected answer of a row."""
+    chosen, rejected = (completion(field(row, name)) for name in ("chosen", "rejected"))
+    return common.comparison(prompt, chosen, rejected, limits)

@@ -3,7 +3,7 @@ embedded world.
 
 `records, report = load_track("sentiment", "demonstrations", "train")` reads the embedded world,
 source="local" the folder `data_dir`, source="hub" the Hub. What a row becomes does not depend on
-where it lay.
+its source.
 """
 
 from collections import Counter
@@ -13,10 +13,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from helpers.config import SOURCES
-from helpers.rows.common import Limits, Unusable, digest, mark, split_of
+from helpers.rows.common import Limits, Unusable, digest, prompt_hash, split_of, usable
 from helpers.rows.embedded import SPLITS, load_rows
 from helpers.rows.hub import hub_rows
-from helpers.rows.local import find_files, local_rows
+from helpers.rows.local import local_split
 from helpers.rows.tracks import TRACKS, HubData, Role, SourceError
 
 PEEK = 100  # rows in which every column must appear at least once
@@ -28,18 +28,16 @@ class Report:
 
     what: str  # "tldr demonstrations/train"
     place: str  # "local: openai_summarize_tldr/train.jsonl": what a model card should name
-    kept: int = 0
+    records: int = 0
     cut: int = 0  # records whose prompt was shortened to fit
     left_out: Counter = attribute(default_factory=Counter)  # reason: rows
 
     def __str__(self) -> str:
-        parts = [f"{self.what} ({self.place}): {self.kept:,} records"]
+        parts = [f"{self.what} ({self.place}): {self.records:,} records"]
         if self.cut:
             parts.append(f"{self.cut:,} prompts cut to fit")
         if self.left_out:
-            reasons = ", ".join(
-                f"{reason}: {count:,}" for reason, count in self.left_out.most_common()
-            )
+            reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.left_out.most_common())
             parts.append(f"{self.left_out.total():,} rows left out ({reasons})")
         return "; ".join(parts)
 
@@ -64,183 +62,118 @@ def load_track(
     report = Report(f"{track} {kind}/{split}", source)
     if source == "embedded":
         records = load_rows(kind, split, track, limit)
-        report.kept = len(records)
+        report.records = len(records)
         return records, report
-    rows, apart, place = READERS[source](role.data, split, data_dir)
-    report.place = f"{source}: {place}"
-    rows = checked(rows, role.data)
-    limits = limits or Limits()
-    wanted = splits_wanted(role, kind, split, apart)
-    measured = (
-        marks_held_out(track, role, source, data_dir)
-        if split == "train" and kind != "documents"
-        else set()
-    )
-    records = collect(rows, role, wanted, measured, limits, None if role.combine else limit, report)
+    rows, separate, place = READERS[source](role.data, split, data_dir)
+    report.place, rows = f"{source}: {place}", checked(rows, role.data)
+    limits, wanted, heldout = limits or Limits(), splits_wanted(role, kind, split, separate), set()
+    if split == "train" and kind != "documents":
+        heldout = heldout_hashes(track, role, source, data_dir)
+    some = None if role.combine else limit
+    records = collect(rows, role, wanted, heldout, limits, some, report)
     if role.combine:
         records, left_out = role.combine(records, limits)
         report.left_out.update(left_out)
         records = records[:limit]
-    report.kept = len(records)
+    report.records = len(records)
     if not records:
-        why = (
-            "no row can be used"
-            if report.left_out
-            else "no row falls into this split, more rows are needed"
-        )
+        why = "no row can be used"
+        if not report.left_out:
+            why = "no row falls into this split, more rows are needed"
         raise SourceError(f"{why}: {report}")
     return records, report
 
 
 def find_role(track: str, kind: str, split: str, source: str) -> Role:
     """How a track makes a kind of record. Raises ValueError with the names to choose from."""
-    for what, name, names in (
-        ("track", track, TRACKS),
-        ("split", split, SPLITS),
-        ("source", source, SOURCES),
-    ):
-        if name not in names:
-            raise ValueError(f"no {what} {name!r}: choose from {', '.join(names)}")
+    names = {"track": (track, TRACKS), "split": (split, SPLITS), "source": (source, SOURCES)}
+    for what, (name, valid) in names.items():
+        if name not in valid:
+            raise ValueError(f"no {what} {name!r}: choose from {', '.join(valid)}")
     roles = TRACKS[track].roles
     if kind not in roles:
         raise ValueError(f"{track} has no {kind!r}: choose from {', '.join(roles)}")
     return roles[kind]
 
 
-def hub_split(
-    data: HubData, split: str, data_dir: Path | None = None
-) -> tuple[Iterator[dict], bool, str]:
-    """The Hub's rows, whether held-out rows are a split of their own there, and the repository's
-    name.
-    """
+def hub_split(data: HubData, split: str, _: Path | None) -> tuple[Iterator[dict], bool, str]:
+    """The Hub's rows, whether its held-out rows are a split of their own, and its name."""
     return hub_rows(data, split == "heldout"), data.heldout is not None, data.repository
-
-
-def local_split(
-    data: HubData, split: str, data_dir: Path | None = None
-) -> tuple[Iterator[dict | Unusable], bool, str]:
-    """The rows in `data_dir`, whether held-out rows have files of their own there, and the first
-    file's name.
-
-    Raises SourceError.
-    """
-    if data_dir is None:
-        raise data.unavailable("was asked for in a local folder, but RLHF_DATA_DIR is not set")
-    folder = data_dir
-    if not folder.is_dir():
-        raise data.unavailable(
-            f"was asked for in RLHF_DATA_DIR={folder}, but there is no such folder"
-        )
-    found, stand_in = find_files(folder, data)
-    files = found[split] or found["train"]
-    if not files:
-        raise data.unavailable(f"has no file for {split} in RLHF_DATA_DIR={folder}")
-    place = files[0].relative_to(folder).as_posix() + (
-        f" and {len(files) - 1} more" if len(files) > 1 else ""
-    )
-    if stand_in:
-        place += f", a stand-in for {data.repository}"
-    return local_rows(files, data), bool(found["heldout"]), place
 
 
 READERS = {"hub": hub_split, "local": local_split}
 
 
 def checked(rows: Iterable[dict | Unusable], data: HubData) -> Iterator[dict | Unusable]:
-    """The same rows. Raises SourceError when a column that we need is in none of the first ones: it
-    was renamed.
-    """
+    """The same rows. Raises SourceError when none of the first ones has a column that we need."""
     rows = iter(rows)
     first = list(islice(rows, PEEK))
-    found = {name for row in first if isinstance(row, dict) for name in row}
-    missing = [name for name in data.columns if name not in found]
-    if found and missing:
+    columns = {name for row in first if isinstance(row, dict) for name in row}
+    missing = [name for name in data.columns if name not in columns]
+    if columns and missing:
         raise data.unavailable(
-            f"has no column {', '.join(missing)} (found: {', '.join(sorted(found))})"
+            f"has no column {', '.join(missing)} (found: {', '.join(sorted(columns))})"
         )
     return chain(first, rows)
 
 
-def splits_wanted(role: Role, kind: str, split: str, apart: bool) -> set[str]:
-    """Which of the splits by hash the records are from. `apart`: held-out rows are not among these
-    rows anyway.
-    """
+def splits_wanted(role: Role, kind: str, split: str, separate: bool) -> set[str]:
+    """Which of the splits by hash the records are from. separate: held-out rows are elsewhere."""
     every = {"train", "reserve", "heldout"}
     if split == "heldout":
-        return every if apart else {"heldout"}
-    names = every if apart else every - {"heldout"}
+        return every if separate else {"heldout"}
+    names = every if separate else every - {"heldout"}
     if not role.reserve:
         return names
     return {"reserve"} if kind == "prompts" else names - {"reserve"}
 
 
-def marks_held_out(track: str, role: Role, source: str, data_dir: Path | None = None) -> set[int]:
-    """Marks of the prompts that any stage of the track is measured with, but for those that
-    `splits_wanted` keeps out.
+def heldout_hashes(track: str, role: Role, source: str, data_dir: Path | None) -> set[int]:
+    """Hashes of the held-out prompts of a track that `splits_wanted` does not exclude already.
 
     Two data sets of a track may hold the same post, one in its training split and one in its
     held-out split.
     """
-    marks: set[int] = set()
-    others = {
-        other.data: other for kind, other in TRACKS[track].roles.items() if kind != "documents"
-    }
-    for data, other in others.items():
+    hashes: set[int] = set()
+    kinds = TRACKS[track].roles.items()
+    for data, other in {r.data: r for kind, r in kinds if kind != "documents"}.items():
         try:
-            rows, apart, _ = READERS[source](data, "heldout", data_dir)
+            rows, separate, _ = READERS[source](data, "heldout", data_dir)
         except SourceError:  # a local folder without this data set: nothing is measured with it
             continue
-        if data != role.data or apart:
-            marks |= {mark(key) for key in keys(rows, other) if apart or split_of(key) == "heldout"}
-    return marks
-
-
-def keys(rows: Iterable[dict | Unusable], role: Role) -> Iterator[str]:
-    """The texts that decide on the split, of the rows that have one."""
-    for row in rows:
-        try:
-            if not isinstance(row, Unusable):
-                yield role.key(row)
-        except Unusable:  # what reads these rows for themselves reports them
-            continue
+        if data != role.data or separate:
+            keys = usable(rows, other.key, Counter())  # counted where these rows are loaded
+            hashes |= {prompt_hash(k) for k in keys if separate or split_of(k) == "heldout"}
+    return hashes
 
 
 def collect(
     rows: Iterable[dict | Unusable],
     role: Role,
     wanted: set[str],
-    measured: set[int],
+    heldout: set[int],
     limits: Limits,
     limit: int | None,
     report: Report,
 ) -> list:
-    """Records of the rows in the wanted splits, at most `limit`, each once; the others are counted
-    in the report.
-
-    measured: marks of prompts that must not be learned from.
+    """At most `limit` records of the rows in the wanted splits, each once, none of whose prompts
+    has a hash in `heldout`; the report counts unusable rows.
     """
-    records, seen = [], set()
-    if limit == 0:
-        return records
-    for row in rows:
-        try:
-            if isinstance(row, Unusable):
-                raise row
-            key = role.key(row)
-            if split_of(key) not in wanted:
-                continue
-            if mark(key) in measured:
-                raise Unusable("held out for measuring")
-            record = role.record(row, limits)
-            content = digest(repr(record))
-            if content in seen:
-                raise Unusable("duplicate")
-        except Unusable as reason:
-            report.left_out[str(reason)] += 1
-            continue
+    seen = set()
+
+    def make(row: dict) -> object:
+        key = role.key(row)
+        if split_of(key) not in wanted:
+            return None
+        if prompt_hash(key) in heldout:
+            raise Unusable("held out for measuring")
+        record = role.record(row, limits)
+        content = digest(repr(record))
+        if content in seen:
+            raise Unusable("duplicate")
         seen.add(content)
-        records.append(record)
         report.cut += bool(role.was_cut and role.was_cut(row, record))
-        if len(records) == limit:
-            break
-    return records
+        return record
+
+    records = (record for record in usable(rows, make, report.left_out) if record is not None)
+    return list(islice(records, limit))

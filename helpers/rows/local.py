@@ -1,6 +1,4 @@
-"""Rows from a local folder: jsonl, tsv and csv, plain or compressed with gzip or xz, and
-parquet.
-"""
+"""Rows from a local folder: jsonl, tsv and csv, plain or compressed (gzip, xz), and parquet."""
 
 import csv
 import gzip
@@ -13,56 +11,66 @@ from pathlib import Path
 from helpers.rows.common import Unusable
 from helpers.rows.tracks import HubData, SourceError
 
-PACKED = ("", ".gz", ".xz")
-ENDINGS = (".parquet", *(kind + packed for kind in (".jsonl", ".tsv", ".csv") for packed in PACKED))
+OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+ENDINGS = (".parquet", *(kind + zip_ for kind in (".jsonl", ".tsv", ".csv") for zip_ in OPENERS))
 HELDOUT_NAMES = ("heldout", "validation", "valid", "dev")
 LONGEST = 2**27  # characters of a cell; Python's own limit is below the length of some documents
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError, csv.Error)
+Rows = Iterator[dict | Unusable]
+
+
+def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, bool, str]:
+    """The rows in a folder, whether held-out rows have their own files, and the files' name."""
+    if folder is None:
+        raise data.unavailable("was asked for in a local folder, but RLHF_DATA_DIR is not set")
+    place = f"in RLHF_DATA_DIR={folder}"
+    if not folder.is_dir():
+        raise data.unavailable(f"was asked for {place}, but there is no such folder")
+    by_split, stand_in = find_files(folder, data)
+    files = by_split[split] or by_split["train"]
+    if not files:
+        raise data.unavailable(f"has no file for {split} {place}")
+    name = files[0].relative_to(folder).as_posix()
+    if len(files) > 1:
+        name += f" and {len(files) - 1} more"
+    if stand_in:
+        name += f", a stand-in for {data.repository}"
+    return local_rows(files, data), bool(by_split["heldout"]), name
 
 
 def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool]:
     """The files of a data set by split ("train", "heldout"), and whether they stand in for it.
-    Empty lists: none.
 
     Looked for in this order: NAME/SPLIT.jsonl, the Hub's own layout
-    NAME/data/SPLIT-00000-of-00001.parquet, NAME.SPLIT; where there is nothing of these, other rows
-    with the same columns.
+    NAME/data/SPLIT-00000-of-00001.parquet, NAME.SPLIT; without any of these, other rows with the
+    same columns.
     """
-    usual = (
-        f"{data.name}/{{split}}",
-        f"{data.name}/{{split}}-*",
-        f"{data.name}/data/{{split}}-*",
-        f"{data.name}.{{split}}",
-    )
+    layouts = ("/{split}", "/{split}-*", "/data/{split}-*", ".{split}")
+    usual = tuple(data.name + layout for layout in layouts)
     names = {"train": (data.train,), "heldout": tuple(filter(None, (data.heldout, *HELDOUT_NAMES)))}
     for places, stand_in in ((usual, False), (data.stand_ins, True)):
-        files = {
-            split: first_match(folder, places, names[split], split == "train") for split in names
-        }
+        files = {split: first_match(folder, places, names[split], split) for split in names}
         if any(files.values()):
             return files, stand_in
     return {split: [] for split in names}, False
 
 
 def first_match(
-    folder: Path, places: tuple[str, ...], splits: tuple[str, ...], train: bool
+    folder: Path, places: tuple[str, ...], names: tuple[str, ...], split: str
 ) -> list[Path]:
-    """The files of the first place that has some, sorted. A place without a split holds rows to
-    learn from.
-    """
-    for split in splits:
+    """The sorted files of the first place that has some. One without a split is for training."""
+    for name in names:
         for place in places:
-            for ending in ENDINGS if train or "{split}" in place else ():
-                found = sorted(folder.glob(place.format(split=split) + ending))
-                if found:
-                    return found
+            for ending in ENDINGS if split == "train" or "{split}" in place else ():
+                files = sorted(folder.glob(place.format(split=name) + ending))
+                if files:
+                    return files
     return []
 
 
-def local_rows(paths: list[Path], data: HubData) -> Iterator[dict | Unusable]:
-    """The rows of files one after the other; a line that is no row comes as Unusable.
-
-    Raises SourceError with the file's name when a file is damaged.
+def local_rows(paths: list[Path], data: HubData) -> Rows:
+    """The rows of files, in turn; a line that is no row comes as Unusable. Raises SourceError with
+    the file's name when a file is damaged.
     """
     for path in paths:
         kind = path.name.removesuffix(".gz").removesuffix(".xz").rsplit(".", 1)[-1]
@@ -74,24 +82,16 @@ def local_rows(paths: list[Path], data: HubData) -> Iterator[dict | Unusable]:
             else:
                 yield from table_rows(path, data.columns, "\t" if kind == "tsv" else ",")
         except DAMAGE as error:
-            raise SourceError(
-                f"{path.name} in {path.parent.name}/ is damaged ({error}): get it again"
-            ) from None
+            where = f"{path.name} in {path.parent.name}/"
+            raise SourceError(f"{where} is damaged ({error}): get it again") from None
 
 
-def opener(path: Path):
-    """The function that opens a file by its ending."""
-    return {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-
-
-def json_rows(path: Path) -> Iterator[dict | Unusable]:
-    """One JSON object a line."""
-    with opener(path)(path, "rb") as lines:  # bytes: only a line feed ends a row
+def json_rows(path: Path) -> Rows:
+    """One JSON object per line."""
+    with OPENERS.get(path.suffix, open)(path, "rb") as lines:  # bytes: only a line feed ends a row
         for line in lines:
             try:
-                row = json.loads(
-                    line.decode("utf-8-sig")
-                )  # some editors put a mark before the first line
+                row = json.loads(line.decode("utf-8-sig"))  # some editors put a BOM at the start
             except UnicodeDecodeError:
                 row = Unusable("line is not UTF-8")
             except (json.JSONDecodeError, RecursionError):
@@ -99,13 +99,12 @@ def json_rows(path: Path) -> Iterator[dict | Unusable]:
             yield row if isinstance(row, dict | Unusable) else Unusable("line is no object")
 
 
-def table_rows(path: Path, columns: tuple[str, ...], delimiter: str) -> Iterator[dict | Unusable]:
-    """Lines of cells. The first line names the columns if it holds all of ours; else the cells come
-    in our order.
-    """
+def table_rows(path: Path, columns: tuple[str, ...], delimiter: str) -> Rows:
+    """Lines of cells, in our order unless the first line names all of our columns."""
     csv.field_size_limit(LONGEST)
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    with opener(path)(path, "rt", encoding="utf-8-sig", newline="") as lines:
+    opener = OPENERS.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
         names = columns
         for number, cells in enumerate(csv.reader(lines, delimiter=delimiter, quoting=quoting)):
             if number == 0 and set(columns) <= set(cells):

@@ -1,5 +1,5 @@
-"""Sentences of film reviews with a label (the rows of stanfordnlp/sst2): how a sentence begins, and
-how it goes on.
+"""Sentences of film reviews with a label (the rows of stanfordnlp/sst2): the first words of a
+sentence are the prompt, the rest is the completion.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from helpers.rows.common import Limits, Unusable, comparison, completion, digest
 
 TEMPLATE = "{request}"
 LEAST, MOST = 2, 7  # words of a prompt
-WORDS = MOST + 2  # words of the shortest sentence that is used: something must be left to complete
+WORDS = MOST + 2  # words of the shortest usable sentence: something must be left to complete
 
 
 def key(row: dict) -> str:
@@ -20,26 +20,22 @@ def key(row: dict) -> str:
 
 def parts(row: dict, limits: Limits) -> tuple[str, str]:
     """The first 2 to 7 words of a sentence, as many as its hash says, and the rest."""
-    sentence = field(row, "sentence")
+    sentence = key(row)
     words = sentence.split()
     if len(words) < WORDS:
         raise Unusable("sentence too short")
     first = LEAST + digest(sentence) % (MOST - LEAST + 1)
-    beginning, rest = (
-        TEMPLATE.format(request=" ".join(words[:first])),
-        completion(" ".join(words[first:])),
-    )
+    beginning = TEMPLATE.format(request=" ".join(words[:first]))
+    rest = completion(" ".join(words[first:]))
     limits.check(beginning, rest)
     return beginning, rest
 
 
 def demonstration(row: dict, limits: Limits) -> Demonstration:
-    """The beginning of a sentence, and its end."""
     return Demonstration(*parts(row, limits))
 
 
 def prompt(row: dict, limits: Limits) -> Prompt:
-    """The beginning of a sentence."""
     return Prompt(parts(row, limits)[0])
 
 
@@ -54,24 +50,23 @@ def labelled(row: dict, limits: Limits) -> Labelled:
 
 
 def pairs(sentences: Sequence[Labelled], limits: Limits) -> tuple[list[Comparison], Counter]:
-    """Pairs of a positive completion (chosen) and a negative one, and how many sentences were left
-    out, by reason.
+    """Pairs of a positive completion (chosen) and a negative one, and the reasons for the rest.
 
-    One of the two follows a prompt that was not its own, in half of the pairs the positive one: how
-    well a completion fits its prompt says nothing about which is chosen. The pairs depend on the
-    set of sentences, not on their order.
+    Both share the prompt of one of them, of the positive one in half of the pairs, so how well a
+    completion fits its prompt does not reveal the choice. The order of the sentences plays no part.
     """
     ordered = sorted(
         sentences, key=lambda item: (digest(item.prompt + item.completion), item.label)
     )
     good, bad = ([item for item in ordered if item.label == label] for label in (1, 0))
-    found, left_out = [], Counter()
+    comparisons, left_out = [], Counter()
     for positive, negative in zip(good, bad):
         owner = (negative, positive)[digest(positive.completion + negative.completion) % 2]
+        texts = owner.prompt, positive.completion, negative.completion
         try:
-            found.append(comparison(owner.prompt, positive.completion, negative.completion, limits))
+            comparisons.append(comparison(*texts, limits))
         except Unusable as reason:
             left_out[str(reason)] += 2
     if len(good) != len(bad):
         left_out["no partner with the other label"] = abs(len(good) - len(bad))
-    return found, left_out
+    return comparisons, left_out

@@ -1,7 +1,7 @@
-"""Token shards for training: batches in an order that depends on the seed and the step alone.
+"""Token shards for training: batches whose order depends on the seed and the step alone.
 
-A folder from `python -m helpers shards`. A shard is a file of uint16 tokens without a
-header (little-endian), read through numpy.memmap: only the pages that a batch touches are loaded.
+A shard of a folder from `python -m helpers shards` is a file of uint16 tokens without a header
+(little-endian), read through numpy.memmap: only the pages that a batch touches are loaded.
 Shapes: B rows, T tokens.
 """
 
@@ -28,9 +28,7 @@ class ShardError(RuntimeError):
 
 def read_manifest(folder: Path) -> dict:
     """The manifest of a folder: what its shards were made from, and each one's file, tokens,
-    documents and SHA-256.
-
-    Raises ShardError when there is none, or none that this version can read.
+    documents and SHA-256. Raises ShardError when there is none that this version can read.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -40,9 +38,8 @@ def read_manifest(folder: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(f"no shards in {folder}: `{BUILD} --out {folder}` makes them") from None
     except (ValueError, KeyError, TypeError):
-        raise ShardError(
-            f"{folder / MANIFEST} is damaged: delete it and make the shards again"
-        ) from None
+        advice = "delete it and make the shards again"
+        raise ShardError(f"{folder / MANIFEST} is damaged: {advice}") from None
 
 
 def fault(folder: Path, shard: dict, checksum: bool = True) -> str | None:
@@ -83,10 +80,9 @@ class ShardSet:
         manifest = read_manifest(self.folder)
         made_with = manifest["made_from"]["tokenizer"]
         if tokenizer is not None and made_with != tokenizer.fingerprint:
-            raise ShardError(
-                f"{folder} was made with another tokenizer ({made_with[:8]}) than this run's "
-                f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
-            )
+            ours = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
+            theirs = f"another tokenizer ({made_with[:8]})"
+            raise ShardError(f"{folder} was made with {theirs} than this run's {ours}")
         self.shards, self.heldout = manifest["shards"], manifest["heldout"]
         if not self.heldout or not self.shards:
             raise ShardError(f"{folder} is not complete: run `{BUILD}` with the same options again")
@@ -95,9 +91,8 @@ class ShardSet:
                 raise ShardError(f"{self.folder / shard['file']} {problem}: run `{BUILD}` again")
         self.mapped = [self._map(shard) for shard in self.shards]
         self.tokens = sum(shard["tokens"] for shard in self.shards)
-        self.fingerprint = hashlib.sha256(
-            "".join(shard["sha256"] for shard in self.shards).encode()
-        ).hexdigest()
+        checksums_text = "".join(shard["sha256"] for shard in self.shards)
+        self.fingerprint = hashlib.sha256(checksums_text.encode()).hexdigest()
 
     def _map(self, shard: dict) -> np.ndarray:
         return np.memmap(self.folder / shard["file"], DTYPE, mode="r")
@@ -106,9 +101,8 @@ class ShardSet:
         """The number of rows of `context` tokens. Raises ShardError if not even one fits."""
         number = sum((len(shard) - 1) // (context - 1) for shard in self.mapped)
         if not number:
-            raise ShardError(
-                f"{self.folder} has {self.tokens:,} tokens: too few for one row of {context}"
-            )
+            size = f"{self.tokens:,} tokens"
+            raise ShardError(f"{self.folder} has {size}: too few for one row of {context}")
         return number
 
     def window(self, number: int, context: int) -> Tensor:
@@ -124,10 +118,8 @@ class ShardSet:
     def batch(
         self, step: int, batch_size: int, context: int, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """ids and mask (B, T) of a step, counted from 0: the same on any machine, after any
-        restart.
-
-        Every epoch has a random order of its own; a batch may end one and begin the next.
+        """ids and mask (B, T) of a step, counted from 0: the same on any machine and after any
+        restart. Every epoch has its own random order; a batch may end one and begin the next.
         """
         windows, rows = self.windows(context), []
         for i in range(step * batch_size, (step + 1) * batch_size):
@@ -139,6 +131,5 @@ class ShardSet:
     def heldout_rows(self, context: int, tokens: int | None = None) -> list[list[int]]:
         """The first `tokens` held-out tokens (None: all) as rows of at most `context`."""
         ids = self._map(self.heldout)[:tokens].tolist()
-        return [
-            ids[start : start + context] for start in range(0, max(1, len(ids) - 1), context - 1)
-        ]
+        starts = range(0, max(1, len(ids) - 1), context - 1)
+        return [ids[start : start + context] for start in starts]

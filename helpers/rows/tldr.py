@@ -6,42 +6,37 @@ import re
 from collections.abc import Callable, Sequence
 
 from helpers.records import Comparison, Demonstration, Prompt
-from helpers.rows.common import Limits, Unusable, comparison, completion, field
+from helpers.rows import common
+from helpers.rows.common import Limits, Unusable, completion, field
 
 TEMPLATE = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
-MARK = "TL;DR:"
+SUMMARY_CUE = "TL;DR:"
 POST = re.compile(r"SUBREDDIT: *(?:r/)?(.*?)\n+TITLE:(.*?)\n+POST:(.*)", re.DOTALL)
-MARKS = re.compile(r"(?:\s*TL;DR:)*", re.IGNORECASE)
-NEAR = 64  # cuts tried beyond the one that bisection finds, as a longer text may have fewer tokens
+CUES = re.compile(r"(?:\s*TL;DR:)*", re.IGNORECASE)
+NEAR = 64  # cuts tried beyond the one that bisection finds: a longer text may have fewer tokens
 
 
 def read_post(row: dict) -> dict[str, str]:
-    """The fields subreddit, title and post of a prompt.
-
-    Only a "TL;DR:" at the very end is the mark of the summary; one inside the post belongs to the
-    post.
+    """The fields subreddit, title and post of a prompt. Only a "TL;DR:" at the very end asks for
+    the summary; one inside the post belongs to the post.
     """
-    found = POST.fullmatch(field(row, "prompt").removesuffix(MARK))
-    if not found:
+    match = POST.fullmatch(field(row, "prompt").removesuffix(SUMMARY_CUE))
+    if not match:
         raise Unusable("prompt is no Reddit post")
-    parts = dict(zip(("subreddit", "title", "post"), (part.strip() for part in found.groups())))
+    parts = dict(zip(("subreddit", "title", "post"), map(str.strip, match.groups())))
     if not parts["post"]:
         raise Unusable("empty post")
     return parts
 
 
 def key(row: dict) -> str:
-    """The whole prompt before anything is cut, so that a post is in one split whatever file it
-    comes from.
-    """
+    """The uncut prompt, so that a post is in the same split whatever file it comes from."""
     return TEMPLATE.format(**read_post(row))
 
 
 def prompt(row: dict, limits: Limits) -> Prompt:
-    """The prompt of a post. One that is too long is cut at its last line break until it fits; if
-    none, by characters.
-
-    Raises Unusable if not even the first character of the post fits.
+    """The prompt of a post. One that is too long is cut at line breaks until it fits, or else by
+    characters. Raises Unusable if not even the first character of the post fits.
     """
     parts = read_post(row)
     post = parts.pop("post")
@@ -59,9 +54,7 @@ def prompt(row: dict, limits: Limits) -> Prompt:
 
 
 def longest(ends: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of the rising numbers `ends` that fits, or None: what cutting step by step would
-    find, but faster.
-    """
+    """The largest of the rising numbers `ends` that fits, or None, by bisection."""
     low, high = 0, len(ends)  # as if all before low fitted, and none from high on
     while low < high:
         middle = (low + high) // 2
@@ -77,18 +70,15 @@ def was_cut(row: dict, record: Prompt | Demonstration | Comparison) -> bool:
 def summary(row: dict, name: str) -> str:
     """The summary in a column, without the "TL;DR:" that some data sets repeat before it."""
     text = field(row, name)
-    return completion(text[MARKS.match(text).end() :])
+    return completion(text[CUES.match(text).end() :])
 
 
 def demonstration(row: dict, limits: Limits) -> Demonstration:
-    """A post and the summary that its author wrote."""
-    text, label = prompt(row, limits).prompt, summary(row, "label")
-    limits.check(text, label)
-    return Demonstration(text, label)
+    """A post and its author's summary."""
+    return common.demonstration(prompt(row, limits).prompt, summary(row, "label"), limits)
 
 
 def preference(row: dict, limits: Limits) -> Comparison:
-    """A post and two summaries, of which `chosen` was preferred."""
-    return comparison(
-        prompt(row, limits).prompt, summary(row, "chosen"), summary(row, "rejected"), limits
-    )
+    """A post and two summaries."""
+    text = prompt(row, limits).prompt
+    return common.comparison(text, summary(row, "chosen"), summary(row, "rejected"), limits)

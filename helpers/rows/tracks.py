@@ -18,19 +18,14 @@ class HubData:
 
     repository: str  # "owner/name"
     revision: str  # a commit: the same rows next year
-    columns: tuple[
-        str, ...
-    ]  # what the course needs of a row, in the order of a file without a header
+    columns: tuple[str, ...]  # that the course needs, in the order of a file without a header
     train: str = "train"  # the Hub's name of the split to learn from
-    heldout: str | None = (
-        None  # and to measure with; None: a tenth of the prompts is set aside by their hash
-    )
+    heldout: str | None = None  # and to measure with; None: a tenth of the prompts, by their hash
     config: str | None = None
     streaming: bool = False  # read over the network row by row instead of downloading first
-    stand_ins: tuple[
-        str, ...
-    ] = ()  # other rows with these columns, read from a local folder that has not its own:
-    # files without ending, {split} stands for a split's name; the report says that they stand in
+    # Other rows with these columns, read from a folder that lacks this data set: files without
+    # ending, where {split} is a split's name. The report names them as stand-ins.
+    stand_ins: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -40,11 +35,10 @@ class HubData:
     def unavailable(self, why: str) -> SourceError:
         """The error that says why this data set can't be read, and the two other sources."""
         return SourceError(
-            f"{self.repository} {why}. Without it: put its rows into "
-            f"{self.name}/{self.train}.jsonl (or .parquet, "
-            ".tsv, .csv; .gz and .xz too) of a folder, set RLHF_DATA_DIR to that folder and "
-            "RLHF_SOURCE=local; "
-            "or take the embedded world of the track: RLHF_SOURCE=embedded."
+            f"{self.repository} {why}. Without it: put its rows into {self.name}/{self.train}.jsonl"
+            " (or .parquet, .tsv, .csv; .gz and .xz too) of a folder, set RLHF_DATA_DIR to that "
+            "folder and RLHF_SOURCE=local; or take the embedded world of the track: "
+            "RLHF_SOURCE=embedded."
         )
 
 
@@ -55,28 +49,21 @@ class Role:
     data: HubData
     key: Callable[[dict], str]  # row -> the text whose hash decides on the split
     record: Callable[[dict, common.Limits], object]  # row -> record; raises Unusable
-    combine: Callable[[Sequence, common.Limits], tuple[list, dict]] | None = (
-        None  # all records -> pairs of them
-    )
-    was_cut: Callable[[dict, object], bool] | None = (
-        None  # whether the record lacks the end of the row's prompt
-    )
-    reserve: bool = (
-        False  # PPO prompts that no other stage learns from: a second tenth is set aside for them
-    )
+    # all records -> pairs of them
+    combine: Callable[[Sequence, common.Limits], tuple[list, dict]] | None = None
+    # whether the record lacks the end of the row's prompt
+    was_cut: Callable[[dict, object], bool] | None = None
+    # a second tenth is set aside for PPO: prompts that no other stage learns from
+    reserve: bool = False
 
 
 @dataclass(frozen=True)
 class Track:
-    """A task: the form of its prompts, and where each kind of record comes from."""
+    """A task: the form of its prompts, and the source of each kind of record."""
 
     name: str
-    template: (
-        str  # of a prompt, for all stages; it ends without a space, completions begin with one
-    )
-    roles: dict[
-        str, Role
-    ]  # documents, demonstrations, comparisons, prompts; for sentiment also labels
+    template: str  # of a prompt; it ends without a space, completions begin with one
+    roles: dict[str, Role]  # by kind: documents, demonstrations, comparisons, prompts, labels
 
 
 FINEWEB = HubData(
@@ -130,68 +117,35 @@ PAIRWISE = HubData(
 )
 
 DOCUMENTS = Role(FINEWEB, common.document_key, common.document)
-
+TLDR = {
+    "documents": DOCUMENTS,
+    "demonstrations": Role(POSTS, tldr.key, tldr.demonstration, was_cut=tldr.was_cut),
+    "comparisons": Role(SUMMARIES, tldr.key, tldr.preference, was_cut=tldr.was_cut),
+    "prompts": Role(POSTS, tldr.key, tldr.prompt, was_cut=tldr.was_cut),
+}
+SENTIMENT = {
+    "documents": DOCUMENTS,
+    "demonstrations": Role(SST2, sentiment.key, sentiment.demonstration),
+    "labels": Role(SST2, sentiment.key, sentiment.labelled),
+    "comparisons": Role(SST2, sentiment.key, sentiment.labelled, combine=sentiment.pairs),
+    "prompts": Role(SST2, sentiment.key, sentiment.prompt),
+}
+ASSISTANT = {
+    "documents": DOCUMENTS,
+    "demonstrations": Role(ALPACA, instructions.alpaca_key, instructions.alpaca_demonstration),
+    "comparisons": Role(RM_STATIC, instructions.last_turn, instructions.dialogue_comparison),
+    "prompts": Role(ALPACA, instructions.alpaca_key, instructions.alpaca_prompt),
+}
+REQUEST = instructions.instruct_key
+INSTRUCT = {
+    "documents": DOCUMENTS,
+    "demonstrations": Role(PAIRWISE, REQUEST, instructions.instruct_demonstration, reserve=True),
+    "comparisons": Role(PAIRWISE, REQUEST, instructions.instruct_comparison, reserve=True),
+    "prompts": Role(PAIRWISE, REQUEST, instructions.instruct_prompt, reserve=True),
+}
 TRACKS = {
-    track.name: track
-    for track in (
-        Track(
-            "tldr",
-            tldr.TEMPLATE,
-            {
-                "documents": DOCUMENTS,
-                "demonstrations": Role(POSTS, tldr.key, tldr.demonstration, was_cut=tldr.was_cut),
-                "comparisons": Role(SUMMARIES, tldr.key, tldr.preference, was_cut=tldr.was_cut),
-                "prompts": Role(POSTS, tldr.key, tldr.prompt, was_cut=tldr.was_cut),
-            },
-        ),
-        Track(
-            "sentiment",
-            sentiment.TEMPLATE,
-            {
-                "documents": DOCUMENTS,
-                "demonstrations": Role(SST2, sentiment.key, sentiment.demonstration),
-                "labels": Role(SST2, sentiment.key, sentiment.labelled),
-                "comparisons": Role(
-                    SST2, sentiment.key, sentiment.labelled, combine=sentiment.pairs
-                ),
-                "prompts": Role(SST2, sentiment.key, sentiment.prompt),
-            },
-        ),
-        Track(
-            "assistant",
-            instructions.ASSISTANT,
-            {
-                "documents": DOCUMENTS,
-                "demonstrations": Role(
-                    ALPACA, instructions.alpaca_key, instructions.alpaca_demonstration
-                ),
-                "comparisons": Role(
-                    RM_STATIC, instructions.last_turn, instructions.dialogue_comparison
-                ),
-                "prompts": Role(ALPACA, instructions.alpaca_key, instructions.alpaca_prompt),
-            },
-        ),
-        Track(
-            "instruct",
-            instructions.INSTRUCT,
-            {
-                "documents": DOCUMENTS,
-                "demonstrations": Role(
-                    PAIRWISE,
-                    instructions.instruct_key,
-                    instructions.instruct_demonstration,
-                    reserve=True,
-                ),
-                "comparisons": Role(
-                    PAIRWISE,
-                    instructions.instruct_key,
-                    instructions.instruct_comparison,
-                    reserve=True,
-                ),
-                "prompts": Role(
-                    PAIRWISE, instructions.instruct_key, instructions.instruct_prompt, reserve=True
-                ),
-            },
-        ),
-    )
+    "tldr": Track("tldr", tldr.TEMPLATE, TLDR),
+    "sentiment": Track("sentiment", sentiment.TEMPLATE, SENTIMENT),
+    "assistant": Track("assistant", instructions.ASSISTANT, ASSISTANT),
+    "instruct": Track("instruct", instructions.INSTRUCT, INSTRUCT),
 }

@@ -1,6 +1,4 @@
-"""Which tokenizer a run uses: the embedded world's, GPT-2's, or one that is made from the run's own
-rows.
-"""
+"""Which tokenizer a run uses: the embedded world's, GPT-2's, or one made from the run's rows."""
 
 import os
 from pathlib import Path
@@ -10,7 +8,7 @@ from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import load_track
 from helpers.tokenizer import Tokenizer, train_tokenizer
 
-TEXTS = 4000  # rows of each kind that an own vocabulary is made from
+TEXTS = 4000  # rows of each kind that a run's vocabulary is made from
 
 
 def choose_tokenizer(
@@ -18,14 +16,14 @@ def choose_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a run on a track.
 
-    source: "embedded", "local" or "hub". vocabulary: tokens of an own tokenizer for real rows,
-    which is trained once on their training split and kept at `path`; 0 takes GPT-2's. data_dir: the
-    folder with rows of source local. Raises what `load_track` and `load_gpt2_tokenizer` raise.
+    source: "embedded", "local" or "hub". vocabulary: tokens of a tokenizer for real rows, which is
+    trained once on their training split and saved at `path`; 0 takes GPT-2's. data_dir: the folder
+    with rows of source local. Raises what `load_track` and `load_gpt2_tokenizer` raise.
     """
     if source == "embedded":
         return load_tokenizer(track)
     if vocabulary == 0:
-        return load_gpt2_tokenizer(data_dir=data_dir)
+        return load_gpt2_tokenizer(data_dir)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
@@ -35,11 +33,11 @@ def choose_tokenizer(
 
 
 def base_tokenizer(init: str, data_dir: Path | None = None) -> Tokenizer:
-    """The tokenizer of weights from elsewhere: a course checkpoint's own, or GPT-2's."""
+    """The tokenizer of weights from elsewhere: that of a course checkpoint, or GPT-2's."""
     folder = Path(init).expanduser()
     if (folder / "stage.json").is_file():
         return Tokenizer(folder / "tokenizer.json")
-    return load_gpt2_tokenizer(data_dir=data_dir)
+    return load_gpt2_tokenizer(data_dir)
 
 
 def training_texts(track: str, source: str, data_dir: Path | None) -> list[str]:

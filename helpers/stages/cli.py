@@ -16,25 +16,15 @@ from helpers.run.import_weights import WeightsError
 from helpers.run.options import add_settings
 from helpers.run.setup import setup
 
-ERRORS = (
-    CheckpointError,
-    ResumeError,
-    ShardError,
-    SourceError,
-    WeightsError,
-    OSError,
-    ValueError,
-    ArithmeticError,
-)
+ERRORS = (CheckpointError, ResumeError, ShardError, SourceError, WeightsError)
+ERRORS += (OSError, ValueError, ArithmeticError)
 POINTS = 200  # of a curve in the report
 
 
 def stage_main(
     notebook: str, run: Callable[[Course], None], argv: Sequence[str] | None = None
 ) -> None:
-    """Run one stage without its notebook, also in each of the processes that torchrun starts; then
-    the first one prints for all.
-    """
+    """Run one stage without its notebook; of torchrun's processes only the first prints."""
     parser = Parser(
         prog=f"python -m helpers {STAGES[notebook]}",
         description=f"The stage of {notebook}.ipynb, without the notebook.",
@@ -68,7 +58,7 @@ def loss_curve(
     xlabel: str = "step",
 ) -> dict:
     """A metric of a run as a curve of the report: at most 200 points, each the mean of `window`
-    steps; ceiling: what it is compared with, under that label.
+    steps. ceiling: what it is compared with, under that label.
     """
     values = [row[name] for row in history]
     means = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]

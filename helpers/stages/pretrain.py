@@ -40,50 +40,37 @@ def document_data(course: Course) -> Data:
     config, tokenizer = course.config, course.tokenizer
     documents = course.rows("documents", "train", config.documents)
     heldout = course.rows("documents", "heldout", config.eval_documents)
-    rows, heldout_rows = (
-        encode_documents(part, tokenizer, config.context) for part in (documents, heldout)
-    )
-    batches = document_batches(
-        rows, config.batch_size, config.epochs, tokenizer.pad_id, config.seed
-    )
-    return Data(
-        batches, heldout_rows, trained_tokens(rows, config), fingerprint(documents), heldout
-    )
+    rows = encode_documents(documents, tokenizer, config.context)
+    sizes = config.batch_size, config.epochs
+    batches = document_batches(rows, *sizes, tokenizer.pad_id, config.seed)
+    heldout_rows = encode_documents(heldout, tokenizer, config.context)
+    tokens = trained_tokens(rows, config)
+    return Data(batches, heldout_rows, tokens, fingerprint(documents), heldout)
 
 
 def shard_data(course: Course, folder: str) -> Data:
-    """Tokens that `python -m helpers shards` has put on disk: as many as there are,
-    `epochs` times.
-    """
+    """The tokens of a folder of shards, all of them, `epochs` times."""
     config = course.config
     shards = ShardSet(folder, course.tokenizer, checksums=is_main())
-    steps = round(config.epochs * shards.windows(config.context) / config.batch_size)
+    size, context = config.batch_size, config.context
+    steps = round(config.epochs * shards.windows(context) / size)
     if steps < 1:
-        raise ShardError(
-            f"{folder} has {shards.tokens:,} tokens: too few for one batch of {config.batch_size} "
-            "rows"
-        )
-    batches = Batches(
-        range(steps),
-        lambda step: shards.batch(step, config.batch_size, config.context, config.seed),
-    )
-    heldout = shards.heldout_rows(config.context, config.eval_documents * config.context)
-    return Data(
-        batches, heldout, steps * config.batch_size * config.context, shards.fingerprint, []
-    )
+        few = f"{shards.tokens:,} tokens: too few for one batch of {size} rows"
+        raise ShardError(f"{folder} has {few}")
+    batches = Batches(range(steps), lambda step: shards.batch(step, size, context, config.seed))
+    heldout = shards.heldout_rows(context, config.eval_documents * context)
+    return Data(batches, heldout, steps * size * context, shards.fingerprint, [])
 
 
 def run(course: Course) -> None:
-    """The whole stage. It reads the track's documents, or a folder of shards if the settings name
-    one.
-    """
+    """The whole stage, on the track's documents, or a folder of shards if the settings name one."""
     shards = course.settings.shards
     data = shard_data(course, shards) if shards else document_data(course)
     model = new_model(course)
     course.prepare(model)
     loop = course.loop(**({"shards": data.fingerprint} if shards else {}))
     history = train(model, ahead(data.batches, course.device), course.config, loop)
-    if is_main():  # the other processes have only helped with the training
+    if is_main():  # the other processes only help with the training
         finish(course, model, data, history)
 
 
@@ -97,22 +84,17 @@ def new_model(course: Course) -> GPT:
 
 
 def finish(course: Course, model: GPT, data: Data, history: list[dict]) -> dict:
-    """Measure the model, save it as the stage's checkpoint and record the metrics, which are
-    returned.
-    """
+    """Measure and save the model, and record the metrics, which are returned."""
     metrics = measure(model, data.documents, data.heldout, course.tokenizer.pad_id, course.dtype)
     metrics |= {"tokens": data.tokens}
+    curve = loss_curve(history, ceiling=metrics.get("entropy_floor"))
     course.finish(
         model,
         metrics,
         parent=None,
         data_fingerprint=data.fingerprint,
         first_loss=history[0]["loss"],
-        curves={
-            "pretraining loss, nats per token": loss_curve(
-                history, ceiling=metrics.get("entropy_floor")
-            )
-        },
+        curves={"pretraining loss, nats per token": curve},
     )
     return metrics
 
@@ -120,13 +102,11 @@ def finish(course: Course, model: GPT, data: Data, history: list[dict]) -> dict:
 def measure(
     model: GPT, heldout: list[Document], rows: list[list[int]], pad_id: int, dtype=torch.float32
 ) -> dict:
-    """Held-out loss in nats per token, and its entropy floor where the documents' log-probabilities
-    are known.
-    """
+    """Held-out loss in nats per token, and its entropy floor where that is known."""
     metrics = {"heldout_loss": heldout_loss(model, rows, pad_id, dtype)}
-    if heldout and all(document.logprob is not None for document in heldout):
-        tokens = sum(len(row) - 1 for row in rows)
-        metrics["entropy_floor"] = entropy_floor([document.logprob for document in heldout], tokens)
+    logprobs = [document.logprob for document in heldout]
+    if logprobs and None not in logprobs:
+        metrics["entropy_floor"] = entropy_floor(logprobs, sum(len(row) - 1 for row in rows))
     return metrics
 
 

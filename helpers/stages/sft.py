@@ -30,7 +30,7 @@ def run(course: Course) -> None:
     course.prepare(model)
     rows = adapt_if_wanted(model, course, demonstrations, rows)
     history = learn(course, model, rows)
-    if is_main():  # the other processes have only helped with the training
+    if is_main():  # the other processes only help with the training
         finish(course, model, demonstrations, history, merge_adapters(model))
 
 
@@ -56,21 +56,16 @@ def finish(
     responses: Responses | None = None,
 ) -> dict:
     """Measure the plain model, save it as the stage's checkpoint and record the metrics, which are
-    returned.
-
-    adapter: what was merged into it. responses: to the held-out prompts, if they are sampled
-    already.
+    returned. adapter: what was merged into it. responses: to the held-out prompts, if already
+    sampled.
     """
-    references = heldout_references(course)
-    metrics = measure(
-        model,
-        course.tokenizer,
-        course.rows("demonstrations", "heldout"),
-        responses or sample(course, model, heldout_prompts(course, references)),
-        course.config,
-        course.dtype,
-        references,
-    )
+    config, tokenizer, references = course.config, course.tokenizer, heldout_references(course)
+    heldout = course.rows("demonstrations", "heldout")
+    if responses is None:
+        prompts, dtype = heldout_prompts(course, references), course.sampling_dtype
+        sampling = {"max_new_tokens": config.response_tokens, "seed": config.seed, "dtype": dtype}
+        responses = respond(model, tokenizer, prompts, **sampling)
+    metrics = measure(model, tokenizer, heldout, responses, config, course.dtype, references)
     course.finish(
         model,
         metrics,
@@ -83,19 +78,6 @@ def finish(
     return metrics
 
 
-def sample(course: Course, model: GPT, prompts: list[Prompt]) -> Responses:
-    """A response to each prompt, as the stage measures them."""
-    config = course.config
-    return respond(
-        model,
-        course.tokenizer,
-        prompts,
-        max_new_tokens=config.response_tokens,
-        seed=config.seed,
-        dtype=course.sampling_dtype,
-    )
-
-
 def measure(
     model: GPT,
     tokenizer: Tokenizer,
@@ -106,32 +88,26 @@ def measure(
     references: References | None = None,
 ) -> dict:
     """Held-out completion loss in nats per token, with its 95% interval over prompts and its floor
-    where that is known, and what can be said of sampled responses.
+    where that is known, and the report of sampled responses.
 
     With references, to whose prompts the responses must be, also ROUGE and BLEU of the samples and
     of greedy ones, beside the baselines.
     """
-    rows = encode(heldout, tokenizer, model.config.context)
+    completions = [ids[start:] for ids, start in encode(heldout, tokenizer, model.config.context)]
+    prompts = [Prompt(item.prompt) for item in heldout]
     with autocast(model.wte.weight.device, dtype):
-        prompts = [Prompt(demonstration.prompt) for demonstration in heldout]
-        nats, tokens = response_nats(
-            model, tokenizer, prompts, [ids[prompt:] for ids, prompt in rows]
-        )
+        nats, tokens = response_nats(model, tokenizer, prompts, completions)
     metrics = {  # `heldout_completion_loss`, but row by row, for the interval
         "heldout_loss": nats.sum().item() / tokens.sum().item(),
         "heldout_loss_ci95": ratio_ci95(nats, tokens, [prompt.prompt for prompt in prompts]),
     }
-    if all(demonstration.logprob is not None for demonstration in heldout):
-        metrics["entropy_floor"] = entropy_floor(
-            [item.logprob for item in heldout], int(tokens.sum())
-        )
+    logprobs = [item.logprob for item in heldout]
+    if None not in logprobs:
+        metrics["entropy_floor"] = entropy_floor(logprobs, int(tokens.sum()))
     if references is not None:
-        greedy = references.greedy(model, tokenizer, config.response_tokens)
-        metrics |= {
-            **references.metrics(responses.texts),
-            "greedy": greedy,
-            "baselines": references.baselines(),
-        }
+        metrics |= references.metrics(responses.texts)
+        metrics["greedy"] = references.greedy(model, tokenizer, config.response_tokens)
+        metrics["baselines"] = references.baselines()
     return metrics | responses.report()
 
 

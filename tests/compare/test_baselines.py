@@ -21,55 +21,46 @@ PROMPTS = [
 
 
 def test_the_first_words():
-    assert (
-        lead(POSTS[0], 3) == " My flatmate borrows"
-        and lead(POSTS[1], 50) == " Short post."
-        and lead("", 5) == ""
-    )
+    leads = [lead(POSTS[0], 3), lead(POSTS[1], 50), lead("", 5)]
+    assert leads == [" My flatmate borrows", " Short post.", ""]
 
 
 def test_no_other_k_has_a_better_rouge_l():
     texts = [" ".join(f"{c}{i}" for i in range(40)) for c in "abc"]  # no word twice
     assert best_k(texts, [lead(text, 16) for text in texts]) == 16
-    assert (
-        best_k(texts, [lead(text, 21) for text in texts]) == 24
-    )  # 2 * 21 / (21 + 24) > 2 * 16 / (21 + 16)
+    # 2 * 21 / (21 + 24) > 2 * 16 / (21 + 16)
+    assert best_k(texts, [lead(text, 21) for text in texts]) == 24
     assert best_k(texts, ["x"] * 3) == STEP  # equally bad: the smallest
-    k = best_k(POSTS, [POSTS[0][-50:], POSTS[1], POSTS[2][:60]])
     references = [POSTS[0][-50:], POSTS[1], POSTS[2][:60]]
-    means = {
-        k: rouge([lead(post, k) for post in POSTS], references)["ROUGE-L"].mean().item()
-        for k in (8, 16, 24)
-    }
-    assert means[k] == max(means.values())
+
+    def mean(k: int) -> float:
+        return rouge([lead(post, k) for post in POSTS], references)["ROUGE-L"].mean().item()
+
+    assert mean(best_k(POSTS, references)) == max(map(mean, (8, 16, 24)))
 
 
-def test_what_a_prompt_is_about():
+def test_the_source_text_of_a_prompt():
     assert [source_text(prompt, "tldr") for prompt in PROMPTS] == POSTS
-    assert (
-        source_text(ASSISTANT.format(request="Why is it?\n\nSo"), "assistant") == "Why is it?\n\nSo"
-    )
-    assert source_text(INSTRUCT.format(request="Add 2."), "instruct") == "Add 2."
-    assert source_text("the film is", "sentiment") == "the film is"
-    with pytest.raises(ValueError, match="form of assistant"):
-        source_text("Why?", "assistant")
-    with pytest.raises(ValueError, match="no track 'chess'"):
-        source_text("Why?", "chess")
+    for track, template, text in (
+        ("assistant", ASSISTANT, "Why is it?\n\nSo"),
+        ("instruct", INSTRUCT, "Add 2."),
+        ("sentiment", "{request}", "the film is"),
+    ):
+        assert source_text(template.format(request=text), track) == text
+    for track, line in (("assistant", "form of assistant"), ("chess", "no track 'chess'")):
+        with pytest.raises(ValueError, match=line):
+            source_text("Why?", track)
 
 
 def test_copies_are_titles_for_posts_and_else_cut_to_the_reference():
     assert copies(PROMPTS, ["x"] * 3, "tldr") == [" Title 0", " Title 1", " Title 2"]
     assert copies([TEMPLATE.format(subreddit="a", title="", post="b")], ["x"], "tldr") == [""]
-    requests = [
-        ASSISTANT.format(request="Name three birds that swim"),
-        ASSISTANT.format(request="Why?"),
-    ]
-    assert copies(requests, ["Ducks, swans", "Because it is."], "assistant") == [
-        " Name three",
-        " Why?",
-    ]
+    requests = ["Name three birds that swim", "Why?"]
+    prompts = [ASSISTANT.format(request=request) for request in requests]
+    texts = copies(prompts, ["Ducks, swans", "Because it is."], "assistant")
+    assert texts == [" Name three", " Why?"]
     with pytest.raises(ValueError, match="2 prompts, but 1 references"):
-        copies(requests, ["one"], "assistant")
+        copies(prompts, ["one"], "assistant")
 
 
 def test_bad_input_to_best_k():

@@ -3,10 +3,8 @@ that never shows.
 """
 
 import json
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -23,47 +21,31 @@ from helpers.compare.endpoint_judge import (
 from helpers.compare.win_rate import PairwiseJudge, wins_by_judge
 from helpers.rows.tracks import TRACKS
 from helpers.run.settings import Settings, read_settings
+from tests.support.local_hub import Answering, server
 
 KEY = "sk-" + "Hidden" * 6
+HTTPS = "https://example.org/v1"
 
 
 @contextmanager
 def serving():
-    """An endpoint that answers what its list says, the last entry again and again; it notes what it
-    was sent.
-    """
+    """An endpoint with a list of answers, the last one repeated; it notes what it was sent."""
     seen = {"answers": ["A"], "requests": [], "keys": [], "paths": []}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen["requests"].append(request)
+    class Handler(Answering):
+        def answer(self, body: bytes) -> tuple[int, bytes, dict]:
             seen["keys"].append(self.headers.get("Authorization"))
             seen["paths"].append(self.path)
+            if self.command == "GET":
+                return 404, b"", {}
+            seen["requests"].append(json.loads(body))
             answer = seen["answers"].pop(0) if len(seen["answers"]) > 1 else seen["answers"][0]
-            answer = answer(request) if callable(answer) else answer
-            status, body, headers = answer if isinstance(answer, tuple) else (200, chat(answer), {})
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            answer = answer(seen["requests"][-1]) if callable(answer) else answer
+            return answer if isinstance(answer, tuple) else (200, chat(answer), {})
 
-        def do_GET(self):
-            seen["paths"].append("GET " + self.path)
-            seen["keys"].append(self.headers.get("Authorization"))
-            self.send_error(404)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # a client that no longer waits is no error here
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    seen["url"] = f"http://127.0.0.1:{server.server_port}/v1"
-    yield seen
-    server.shutdown()
-    server.server_close()
+    with server(Handler) as address:
+        seen["url"] = f"{address}/v1"
+        yield seen
 
 
 @pytest.fixture
@@ -81,8 +63,8 @@ def other_host():
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    proxies = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    for name in ("OPENAI_API_KEY", *proxies):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
 
@@ -96,7 +78,9 @@ def error(status: int, headers: dict | None = None) -> tuple:
 
 
 def make(endpoint) -> PairwiseJudge:
-    return endpoint_judge(endpoint["url"], "some-model", KEY, "tldr")
+    judge = endpoint_judge(endpoint["url"], "some-model", KEY, "tldr")
+    assert KEY not in repr(judge) and KEY not in str(judge)
+    return judge
 
 
 def message_of(judge: PairwiseJudge, calls: int = 1) -> str:
@@ -113,13 +97,13 @@ def test_it_is_off_without_an_address(capsys):
     assert judge_of(Settings(), "tldr") is None
     assert capsys.readouterr().out.strip() == OFF
     with pytest.raises(JudgeError, match="--judge-model and OPENAI_API_KEY not"):
-        judge_of(Settings(judge_url="https://example.org/v1"), "tldr")
+        judge_of(Settings(judge_url=HTTPS), "tldr")
 
 
 def test_each_track_has_a_criterion():
     assert set(CRITERIA) == set(TRACKS)
     with pytest.raises(JudgeError, match="no criterion for the track 'chess'"):
-        endpoint_judge("https://example.org/v1", "m", KEY, "chess")
+        endpoint_judge(HTTPS, "m", KEY, "chess")
 
 
 def test_from_the_settings(monkeypatch, endpoint, capsys):
@@ -131,35 +115,21 @@ def test_from_the_settings(monkeypatch, endpoint, capsys):
     request = endpoint["requests"][0]
     assert request.keys() <= {"model", "messages", "temperature", "stream"}
     assert request["model"] == "judge-1" and request["temperature"] == 0
-    said = request["messages"][1]["content"]
-    assert said == "<prompt>\nthe prompt\n</prompt>\n<A>\none\n</A>\n<B>\ntwo\n</B>"
-    assert endpoint["keys"] == [f"Bearer {KEY}"] * 4 and set(endpoint["paths"]) == {
-        "/v1/chat/completions"
-    }
+    expected = "<prompt>\nthe prompt\n</prompt>\n<A>\none\n</A>\n<B>\ntwo\n</B>"
+    assert request["messages"][1]["content"] == expected
+    assert endpoint["keys"] == [f"Bearer {KEY}"] * 4
+    assert set(endpoint["paths"]) == {"/v1/chat/completions"}
     assert KEY not in json.dumps(endpoint["requests"]) and capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    "text, verdict",
-    [
-        ("A", "first"),
-        (" B\n", "second"),
-        ("tie", "tie"),
-        ("a", None),
-        ("A.", None),
-        ("A or B", None),
-        ("I choose A", None),
-        ("**A**", None),
-        ("TIE", None),
-        ("C", None),
-        ("", None),
-        (None, None),
-        (7, None),
-    ],
-)
-def test_answers_are_read_strictly(endpoint, text, verdict):
+CLEAR = {"A": "first", " B\n": "second", "tie": "tie"}
+UNCLEAR = ("a", "A.", "A or B", "I choose A", "**A**", "TIE", "C", "", None, 7)
+
+
+@pytest.mark.parametrize("text", [*CLEAR, *UNCLEAR])
+def test_answers_are_read_strictly(endpoint, text):
     endpoint["answers"] = [text]
-    assert make(endpoint)("p", "x", "y") == verdict
+    assert make(endpoint)("p", "x", "y") == CLEAR.get(text)
     assert len(endpoint["requests"]) == 1  # an unclear answer is not asked for again
 
 
@@ -171,11 +141,8 @@ def test_both_orders_through_the_win_rate(endpoint):
 
     endpoint["answers"] = [shorter]
     judged = wins_by_judge(make(endpoint), ["p"] * 3, ["xx", "x", "x"], ["y", "yy", "y"])
-    assert (
-        judged.wins.tolist() == [0, 1, 0.5]
-        and not judged.flipped.any()
-        and len(endpoint["requests"]) == 6
-    )
+    assert judged.wins.tolist() == [0, 1, 0.5] and not judged.flipped.any()
+    assert len(endpoint["requests"]) == 6
     endpoint["answers"] = ["A"]
     assert wins_by_judge(make(endpoint), ["p"], ["x"], ["y"]).flipped.tolist() == [True]
 
@@ -187,26 +154,24 @@ def test_a_refusal_ends_it_at_once_without_the_key(endpoint, status):
     assert len(endpoint["requests"]) == 1
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        error(429),
-        error(500),
-        error(503),
-        (200, b"<html>", {}),
-        (200, b'{"a": 1}', {}),
-        (200, b"[]", {}),
-        (200, b"\xff", {}),
-        (200, b"[" * 200_000, {}),  # too deep to be read
-        (200, b'{"choices": [' + b'{"message": {"content": "A"}}, ' * 10, {}),  # cut off
-        (200, b"7", {}),
-    ],
-)
+BODIES = {
+    "html": b"<html>",
+    "no choices": b'{"a": 1}',
+    "list": b"[]",
+    "bytes": b"\xff",
+    "too deep": b"[" * 200_000,
+    "cut off": b'{"choices": [' + b'{"message": {"content": "A"}}, ' * 10,
+    "number": b"7",
+}
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, *BODIES])
 def test_trouble_is_tried_again_so_many_times(endpoint, trouble, monkeypatch):
-    endpoint["answers"] = [trouble, trouble, "B"]
+    answer = (200, BODIES[trouble], {}) if trouble in BODIES else error(trouble)
+    endpoint["answers"] = [answer, answer, "B"]
     assert make(endpoint)("p", "x", "y") == "second"
     assert len(endpoint["requests"]) == 3
-    endpoint["answers"] = [trouble]
+    endpoint["answers"] = [answer]
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
     assert make(endpoint)("p", "x", "y") is None
     assert len(endpoint["requests"]) == 3 + 2
@@ -214,10 +179,11 @@ def test_trouble_is_tried_again_so_many_times(endpoint, trouble, monkeypatch):
 
 def test_a_dead_endpoint_is_given_up(endpoint):
     endpoint["answers"] = [error(500)]
-    assert f"to {MOST_FAILURES} comparisons, the last time HTTP 500" in message_of(
-        make(endpoint), MOST_FAILURES
-    )
+    message = message_of(make(endpoint), MOST_FAILURES)
+    assert f"to {MOST_FAILURES} comparisons, the last time HTTP 500" in message
     assert len(endpoint["requests"]) == MOST_FAILURES * 3
+    nobody = endpoint_judge("http://127.0.0.1:9/v1", "m", KEY, "tldr")
+    assert "no answer from 127.0.0.1" in message_of(nobody, MOST_FAILURES)
 
 
 def test_a_large_answer_is_no_answer_and_is_not_shown(endpoint, capsys):
@@ -227,20 +193,11 @@ def test_a_large_answer_is_no_answer_and_is_not_shown(endpoint, capsys):
 
 
 def test_a_slow_answer_is_not_waited_for(endpoint, monkeypatch):
-    def slow(_):
-        time.sleep(8)
-        return "A"
-
-    endpoint["answers"] = [slow]
+    endpoint["answers"] = [lambda _: time.sleep(8) or "A"]
     monkeypatch.setattr(module, "SECONDS", 0.2)
     started = time.perf_counter()
     assert make(endpoint)("p", "x", "y") is None
     assert time.perf_counter() - started < 6
-
-
-def test_nobody_listening():
-    judge = endpoint_judge("http://127.0.0.1:9/v1", "m", KEY, "tldr")
-    assert "no answer from 127.0.0.1" in message_of(judge, MOST_FAILURES)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -271,37 +228,19 @@ def test_the_key_does_not_go_to_a_proxy(endpoint, other_host, monkeypatch):
 @pytest.mark.parametrize("key", [KEY + "\nX: y", KEY + "\u00e9", KEY + " x", KEY + "\u2028"])
 def test_a_key_that_no_header_can_hold_is_not_quoted(key):
     with pytest.raises(JudgeError) as caught:
-        endpoint_judge("https://example.org/v1", "m", key, "tldr")
+        endpoint_judge(HTTPS, "m", key, "tldr")
     assert KEY not in str(caught.value)
 
 
-def test_addresses():
-    for url in (
-        "https://example.org/v1",
-        "https://example.org/v1/",
-        " https://example.org/v1/chat/completions ",
-    ):
-        assert chat_address(url) == "https://example.org/v1/chat/completions"
-    for url in (
-        "example.org/v1",
-        "file:///etc/passwd",
-        "https://",
-        "https://user:word@example.org/v1",
-        "https://example.org/v1?key=1",
-        "http://[half",
-    ):
+def test_addresses(endpoint):
+    for url in (HTTPS, f"{HTTPS}/", f" {HTTPS}/chat/completions "):
+        assert chat_address(url) == f"{HTTPS}/chat/completions"
+    odd = ("example.org/v1", "file:///etc/passwd", "https://", "http://[half")
+    for url in (*odd, "https://user:word@example.org/v1", f"{HTTPS}?key=1"):
         with pytest.raises(JudgeError, match="must look like https://HOST/v1"):
             chat_address(url)
     with pytest.raises(JudgeError, match="http only on this machine"):
         chat_address("http://example.org/v1")
-
-
-def test_the_address_is_taken_as_it_stands(endpoint):
     endpoint["url"] = endpoint["url"].replace("/v1", "/v2/openai")
     assert make(endpoint)("p", "x", "y") == "first"
     assert endpoint["paths"] == ["/v2/openai/chat/completions"]
-
-
-def test_the_key_is_not_in_what_a_judge_shows(endpoint):
-    judge = make(endpoint)
-    assert KEY not in repr(judge) and KEY not in str(judge)

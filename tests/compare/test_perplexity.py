@@ -11,48 +11,37 @@ from helpers.records import Prompt
 from helpers.rows.embedded import load_tokenizer
 from tests.support.tensors import shaken
 
-PROMPTS = [
-    Prompt(text)
-    for text in ("POST: My dog barks.", "TL;DR:", "POST: I am tired of the door and of it all.")
-]
-TEXTS = [" The dog.", " A much longer answer that goes on for a while.", " x"]
+TOKENIZER = load_tokenizer()
+TEXTS = ("POST: My dog barks.", "TL;DR:", "POST: I am tired of the door and of it all.")
+PROMPTS = [Prompt(text) for text in TEXTS]
+ANSWERS = (" The dog.", " A much longer answer that goes on for a while.", " x")
+IDS = [TOKENIZER.encode(text) + [TOKENIZER.eos_id] for text in ANSWERS]
+IDS[2].pop()  # one that never stopped
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer()
+def model(layers: int = 2) -> GPT:
+    return shaken(GPT(GPTConfig(TOKENIZER.vocab_size, 64, layers, heads=2, channels=16)), 0.2)
 
 
-@pytest.fixture
-def model(tokenizer) -> GPT:
-    return shaken(
-        GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16)), 0.2
-    )
-
-
-def test_nats_are_those_of_one_token_after_the_other(model, tokenizer):
-    ids = [tokenizer.encode(text) + [tokenizer.eos_id] for text in TEXTS]
-    ids[2] = ids[2][:-1]  # one that never stopped
-    expected = []
-    for prompt, response in zip(PROMPTS, ids):
-        read, total = tokenizer.encode(prompt.prompt), 0.0
+def test_nats_are_those_of_one_token_after_the_other():
+    gpt, expected = model(), []
+    for prompt, response in zip(TEXTS, IDS):
+        read, total = TOKENIZER.encode(prompt), 0.0
         for token in response:
-            total -= model(torch.tensor([read]))[0, -1].log_softmax(-1)[token].item()
+            total -= gpt(torch.tensor([read]))[0, -1].log_softmax(-1)[token].item()
             read = [*read, token]
         expected.append(total)
     for size in (1, 2, 3):
-        nats, tokens = response_nats(model, tokenizer, PROMPTS, ids, batch_size=size)
+        nats, tokens = response_nats(gpt, TOKENIZER, PROMPTS, IDS, batch_size=size)
         assert nats.tolist() == pytest.approx(expected, rel=1e-4)
-        assert tokens.tolist() == [len(response) for response in ids]
+        assert tokens.tolist() == list(map(len, IDS))
 
 
-def test_a_model_without_an_opinion_has_the_vocabulary_as_perplexity(tokenizer):
-    model = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=1, heads=1, channels=8))
-    torch.nn.init.zeros_(model.wte.weight)
-    nats, tokens = response_nats(
-        model, tokenizer, PROMPTS, [tokenizer.encode(text) for text in TEXTS]
-    )
-    assert perplexity(nats, tokens) == pytest.approx(tokenizer.vocab_size, rel=1e-4)
+def test_a_model_without_an_opinion_has_the_vocabulary_as_perplexity():
+    gpt = model(layers=1)
+    torch.nn.init.zeros_(gpt.wte.weight)
+    nats_and_tokens = response_nats(gpt, TOKENIZER, PROMPTS, IDS)
+    assert perplexity(*nats_and_tokens) == pytest.approx(TOKENIZER.vocab_size, rel=1e-4)
 
 
 def test_perplexity_weighs_tokens_not_responses():
@@ -63,10 +52,14 @@ def test_perplexity_weighs_tokens_not_responses():
     assert perplexity_ci95(nats[:1].repeat(9), tokens[:1].repeat(9)) == pytest.approx([2, 2])
 
 
-def test_bad_rows_are_refused(model, tokenizer):
-    with pytest.raises(ValueError, match="3 prompts, but 2 responses"):
-        response_nats(model, tokenizer, PROMPTS, [[5], [6]])
-    with pytest.raises(ValueError, match="row 1: the response has no token"):
-        response_nats(model, tokenizer, PROMPTS[:2], [[5], []])
-    with pytest.raises(ValueError, match="row 0: the prompt has no token"):
-        response_nats(model, tokenizer, [Prompt("")], [[5]])
+@pytest.mark.parametrize(
+    "prompts, ids, line",
+    [
+        (PROMPTS, [[5], [6]], "3 prompts, but 2 responses"),
+        (PROMPTS[:2], [[5], []], "row 1: the response has no token"),
+        ([Prompt("")], [[5]], "row 0: the prompt has no token"),
+    ],
+)
+def test_bad_rows_are_refused(prompts, ids, line):
+    with pytest.raises(ValueError, match=line):
+        response_nats(model(), TOKENIZER, prompts, ids)

@@ -1,6 +1,4 @@
-"""Held-out references: each prompt once, k from training rows, and gains over the lead that are
-paired.
-"""
+"""Held-out references: each prompt once, k from training rows, gains over the lead are paired."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -17,18 +15,19 @@ from helpers.rows.instructions import INSTRUCT
 from helpers.run.course import Course
 from tests.support.courses import course_in
 
+WORDS = [[f"w{i}x{j}" for j in range(30)] for i in range(9)]
 TRAIN = [
-    Demonstration(
-        INSTRUCT.format(request=" ".join(f"w{i}x{j}" for j in range(30))),
-        " " + " ".join(f"w{i}x{j}" for j in range(16)),
-    )
-    for i in range(9)
+    Demonstration(INSTRUCT.format(request=" ".join(words)), " " + " ".join(words[:16]))
+    for words in WORDS
 ]
 HELDOUT = [
-    Demonstration(INSTRUCT.format(request="name a bird that swims"), " a duck"),
-    Demonstration(INSTRUCT.format(request="name a bird that swims"), " a swan, I think"),
-    Demonstration(INSTRUCT.format(request="say hello"), " hello to you"),
-    Demonstration(INSTRUCT.format(request="count to two"), " one two"),
+    Demonstration(INSTRUCT.format(request=request), completion)
+    for request, completion in (
+        ("name a bird that swims", " a duck"),
+        ("name a bird that swims", " a swan, I think"),
+        ("say hello", " hello to you"),
+        ("count to two", " one two"),
+    )
 ]
 
 
@@ -48,15 +47,14 @@ def course(track: str = "instruct", source: str = "local", eval_prompts: int = 2
 
 
 def test_each_prompt_comes_once_with_its_first_answer():
-    found = heldout_references(course())
-    assert [prompt.prompt for prompt in found.prompts] == [HELDOUT[0].prompt, HELDOUT[2].prompt]
-    assert found.texts == [" a duck", " hello to you"]
-    assert found.k == 16  # on training rows; no held-out text is that long
-    assert found.leads == [" name a bird that swims", " say hello"] and found.copies == [
-        " name a",
-        " say hello",
-    ]
-    assert heldout_prompts(course(), found) == found.prompts
+    references = heldout_references(course())
+    prompts = [prompt.prompt for prompt in references.prompts]
+    assert prompts == [HELDOUT[0].prompt, HELDOUT[2].prompt]
+    assert references.texts == [" a duck", " hello to you"]
+    assert references.k == 16  # on training rows; no held-out text is that long
+    assert references.leads == [" name a bird that swims", " say hello"]
+    assert references.copies == [" name a", " say hello"]
+    assert heldout_prompts(course(), references) == references.prompts
 
 
 def test_no_references_where_something_better_is_known():
@@ -65,13 +63,13 @@ def test_no_references_where_something_better_is_known():
 
 
 def test_the_gain_over_the_lead_is_paired():
-    found = heldout_references(course(eval_prompts=3))
+    references = heldout_references(course(eval_prompts=3))
     texts = [" a duck swims", " hello", " one"]
-    gain = rouge(texts, found.texts)["ROUGE-L"] - rouge(found.leads, found.texts)["ROUGE-L"]
-    row = found.metrics(texts)
-    assert row["ROUGE-L_over_lead"] == pytest.approx(gain.mean().item())
-    assert row["ROUGE-L_over_lead_ci95"] == bootstrap_ci95(gain)
-    rows = found.baselines()
+    ours, leads = (rouge(x, references.texts)["ROUGE-L"] for x in (texts, references.leads))
+    row = references.metrics(texts)
+    assert row["ROUGE-L_over_lead"] == pytest.approx((ours - leads).mean().item())
+    assert row["ROUGE-L_over_lead_ci95"] == bootstrap_ci95(ours - leads)
+    rows = references.baselines()
     assert list(rows) == ["lead-16", "copy"] and rows["lead-16"]["ROUGE-L_over_lead"] == 0
     assert rows["copy"]["words"] == 2
 
@@ -79,7 +77,5 @@ def test_the_gain_over_the_lead_is_paired():
 def test_references_as_responses_end():
     tokenizer = load_tokenizer("instruct")
     responses = References([Prompt("p")], [" one two"], [""], [""], 1).responses(tokenizer)
-    assert (
-        responses.ids == [[*tokenizer.encode(" one two"), tokenizer.eos_id]]
-        and responses.stop_rate == 1
-    )
+    assert responses.ids == [[*tokenizer.encode(" one two"), tokenizer.eos_id]]
+    assert responses.stop_rate == 1

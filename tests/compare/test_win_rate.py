@@ -23,6 +23,10 @@ def fewer_resamples(monkeypatch):
     monkeypatch.setattr(module, "RESAMPLES", 60)
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
 def simulated(n: int, theta: float, phi: float, seed: int, shift: float = 20.0):
     """Wins that follow sigmoid(theta + phi feature), and the lengths behind them: A is `shift`
     longer on average.
@@ -38,11 +42,7 @@ def simulated(n: int, theta: float, phi: float, seed: int, shift: float = 20.0):
 
 
 def test_wins_by_score():
-    assert wins_by_score(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0])).tolist() == [
-        0,
-        0.5,
-        1,
-    ]
+    assert wins_by_score(torch.tensor([1.0, 2, 3]), torch.full((3,), 2.0)).tolist() == [0, 0.5, 1]
     with pytest.raises(ValueError, match="different shapes"):
         wins_by_score(torch.zeros(3), torch.zeros(2))
     with pytest.raises(ValueError, match="nan"):
@@ -53,29 +53,28 @@ def longer(prompt: str, first: str, second: str) -> str:
     return "tie" if len(first) == len(second) else "first" if len(first) > len(second) else "second"
 
 
+def half(prompt: str, first: str, second: str) -> str:
+    """For A where A comes first, else a tie."""
+    return "first" if first.startswith("a") else "tie"
+
+
 def test_a_judge_is_asked_in_both_orders_and_a_flip_is_a_tie():
-    a, b, prompts = ["aaa", "a", "aa"], ["b", "bbb", "bb"], ["p"] * 3
-    fair = wins_by_judge(longer, prompts, a, b)
+    texts = ["p"] * 3, ["aaa", "a", "aa"], ["b", "bbb", "bb"]
+    fair = wins_by_judge(longer, *texts)
     assert fair.wins.tolist() == [1, 0, 0.5] and not fair.flipped.any()
-    biased = wins_by_judge(lambda prompt, first, second: "first", prompts, a, b)
+    biased = wins_by_judge(lambda prompt, first, second: "first", *texts)
     assert biased.wins.tolist() == [0.5, 0.5, 0.5] and biased.flipped.all()
-
-    def half(prompt, first, second):  # for A where A comes first, else a tie
-        return "first" if first.startswith("a") else "tie"
-
-    assert wins_by_judge(half, prompts, a, b).wins.tolist() == [0.5] * 3
+    assert wins_by_judge(half, *texts).wins.tolist() == [0.5] * 3
     asked = []
     wins_by_judge(lambda *texts: asked.append(texts) or "tie", ["p"], ["x"], ["y"])
     assert asked == [("p", "x", "y"), ("p", "y", "x")]
 
 
 def test_a_pair_without_a_verdict_is_left_out_and_counted():
-    judged = wins_by_judge(
-        lambda p, x, y: None if "?" in x else longer(p, x, y),
-        ["p"] * 3,
-        ["aa", "?", "a"],
-        ["b", "b", "?"],
-    )
+    def judge(p: str, x: str, y: str) -> str | None:
+        return None if "?" in x else longer(p, x, y)
+
+    judged = wins_by_judge(judge, ["p"] * 3, ["aa", "?", "a"], ["b", "b", "?"])
     assert judged.wins.isnan().tolist() == [False, True, True] and not judged.flipped.any()
     result = win_rate(judged.wins)
     assert (result.rate, result.pairs, result.unanswered) == (1.0, 1, 2)
@@ -91,8 +90,7 @@ def test_a_pair_without_a_verdict_is_left_out_and_counted():
 
 
 def test_a_over_b_and_b_over_a_add_up_to_1():
-    scores = torch.randn(2, 150).round(decimals=1)
-    lengths = torch.randint(5, 60, (2, 150))
+    scores, lengths = torch.randn(2, 150).round(decimals=1), torch.randint(5, 60, (2, 150))
     one = win_rate(wins_by_score(*scores), *lengths)
     other = win_rate(wins_by_score(*scores.flip(0)), *lengths.flip(0))
     assert one.ties == other.ties > 0
@@ -107,34 +105,28 @@ def test_a_over_b_and_b_over_a_add_up_to_1():
 def test_rate_by_hand():
     result = win_rate(torch.tensor([1.0, 1.0, 0.5, 0.0, 0.5, 1.0, math.nan]))
     assert result.rate == pytest.approx(4 / 6) and result.ties == pytest.approx(2 / 6)
-    assert (
-        result.controlled is None
-        and result.controlled_ci95 is None
-        and result.length_effect is None
-    )
+    assert {result.controlled, result.controlled_ci95, result.length_effect} == {None}
     with pytest.raises(ValueError, match="both sides or of none"):
         win_rate(torch.ones(3), torch.ones(3))
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
-    rate, controlled, runs = 0, 0, 40
+    covered, runs = torch.zeros(2), 40
     for seed in range(runs):
         wins, a, b = simulated(150, theta=0.5, phi=1.0, seed=seed, shift=0.0)
         result = win_rate(wins, a, b)
-        expected = torch.sigmoid(0.5 + length_feature(a, b)).mean().item()
-        rate += result.ci95[0] <= expected <= result.ci95[1]
-        low, high = result.controlled_ci95
-        controlled += low <= 1 / (1 + math.exp(-0.5)) <= high
+        truths = torch.sigmoid(0.5 + length_feature(a, b)).mean().item(), sigmoid(0.5)
+        for i, (low, high) in enumerate((result.ci95, result.controlled_ci95)):
+            covered[i] += low <= truths[i] <= high
     # 3 standard errors below 0.95; given the lengths, the interval is a little too wide
-    assert rate / runs >= 0.85 and controlled / runs >= 0.85
+    assert (covered / runs >= 0.85).all()
 
 
 # ---------------------------------------------------------------- at equal lengths
 
 
 def test_length_control_removes_a_pure_length_effect():
-    wins, a, b = simulated(3000, theta=0.0, phi=2.0, seed=1)
-    result = win_rate(wins, a, b)
+    result = win_rate(*simulated(3000, theta=0.0, phi=2.0, seed=1))
     assert result.rate > 0.68  # A is longer, and longer wins
     assert result.controlled == pytest.approx(0.5, abs=0.04)
     assert result.controlled_ci95[0] < 0.5 < result.controlled_ci95[1]
@@ -142,33 +134,30 @@ def test_length_control_removes_a_pure_length_effect():
 
 
 def test_length_control_keeps_what_is_no_length_effect():
-    wins, a, b = simulated(3000, theta=1.0, phi=0.0, seed=2)
-    result = win_rate(wins, a, b)
-    truth = 1 / (1 + math.exp(-1))
-    assert result.rate == pytest.approx(truth, abs=0.03)
-    assert result.controlled == pytest.approx(truth, abs=0.04)
-    both, a, b = simulated(
-        3000, theta=1.0, phi=-1.5, seed=3
-    )  # better, but longer, and the judge likes it short
-    result = win_rate(both, a, b)
-    assert result.rate < truth - 0.08 and result.controlled == pytest.approx(truth, abs=0.04)
+    result = win_rate(*simulated(3000, theta=1.0, phi=0.0, seed=2))
+    assert result.rate == pytest.approx(sigmoid(1), abs=0.03)
+    assert result.controlled == pytest.approx(sigmoid(1), abs=0.04)
+    # better, but longer, and the judge likes it short
+    result = win_rate(*simulated(3000, theta=1.0, phi=-1.5, seed=3))
+    assert result.rate < sigmoid(1) - 0.08
+    assert result.controlled == pytest.approx(sigmoid(1), abs=0.04)
 
 
 def penalised_loss(theta: float, phi: float, feature: list, wins: list, weights: list) -> float:
     total = RIDGE / 2 * (theta**2 + phi**2)
     for x, win, weight in zip(feature, wins, weights):
-        p = 1 / (1 + math.exp(-theta - phi * x))
+        p = sigmoid(theta + phi * x)
         total -= weight * (win * math.log(p) + (1 - win) * math.log(1 - p))
     return total
 
 
-def grid_search(feature: list, wins: list, weights: list) -> tuple[float, float]:
+def grid_search(*data: list) -> tuple[float, float]:
     """The least loss on a 9 x 9 grid, again and again on a finer grid around the best point."""
     best, width = (0.0, 0.0), 8.0
     while width > 1e-5:
         steps = [width * i / 4 for i in range(-4, 5)]
         points = [(best[0] + i, best[1] + j) for i in steps for j in steps]
-        best = min(points, key=lambda point: penalised_loss(*point, feature, wins, weights))
+        best = min(points, key=lambda point: penalised_loss(*point, *data))
         width /= 2
     return best
 
@@ -179,8 +168,7 @@ def test_the_fit_is_what_a_grid_search_finds(theta, phi):
     wins[:4] = 0.5
     feature = length_feature(a, b)
     weights = torch.stack([torch.ones(30), torch.arange(30) % 3]).double()
-    fitted = fit_length(feature, wins, weights)
-    for row, weight in zip(fitted, weights):
+    for row, weight in zip(fit_length(feature, wins, weights), weights):
         expected = grid_search(feature.tolist(), wins.tolist(), weight.tolist())
         assert row.tolist() == pytest.approx(expected, abs=1e-3)
 

@@ -1,6 +1,8 @@
-"""Rows that go wrong elsewhere, for each track: what becomes of each, what is counted, and how
-records are encoded.
+"""Rows that go wrong elsewhere, for each track: what becomes of each, the reason that is counted,
+and how records are encoded.
 """
+
+from collections import Counter
 
 import pytest
 
@@ -18,21 +20,23 @@ EMOJI = "👩‍👩‍👧 naïve 🇩🇪"
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """load(track, kind, name, rows): the records and the report of rows in a file of a data set."""
+    """load(track, kind, name, columns, *lines): records and report of the rows in a file of a data
+    set. Each line has the cells of the columns, then the expected reason for which the row is left
+    out, or None.
+    """
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
 
-    def load(track: str, kind: str, name: str, rows: list) -> tuple[list, object]:
-        tokenizer = load_tokenizer(track)
+    def load(track: str, kind: str, name: str, columns: str, *lines: tuple) -> tuple[list, object]:
+        names = columns.split()
+        rows = [dict(zip(names, cells)) for *cells, _ in lines]
+        write(tmp_path / name / "train.jsonl", rows)
         # a file of its own to measure with, so that no row is set aside
-        for split, content in (
-            ("train", rows),
-            ("validation", [{column: "x" for column in rows[0]}]),
-        ):
-            write(tmp_path / name / f"{split}.jsonl", content)
-        records, report = load_track(
-            track, kind, "train", limits=Limits(tokenizer.encode, PROMPT, CONTEXT)
-        )
-        assert report.kept + report.left_out.total() == len(rows)  # every row is accounted for
+        write(tmp_path / name / "validation.jsonl", [dict.fromkeys(names, "x")])
+        tokenizer = load_tokenizer(track)
+        limits = Limits(tokenizer.encode, PROMPT, CONTEXT)
+        records, report = load_track(track, kind, "train", limits=limits)
+        assert report.left_out == Counter(reason for *_, reason in lines if reason)
+        assert report.records + report.left_out.total() == len(rows)  # every row is accounted for
         for record in records:
             check(record, tokenizer)
         return records, report
@@ -45,20 +49,15 @@ def check(record, tokenizer) -> None:
     text is last.
     """
     assert record.prompt == record.prompt.strip()
-    completions = [
-        getattr(record, name)
-        for name in ("completion", "chosen", "rejected")
-        if hasattr(record, name)
-    ]
-    for text in completions:
+    names = [name for name in ("completion", "chosen", "rejected") if hasattr(record, name)]
+    for text in (getattr(record, name) for name in names):
         assert text.startswith(" ") and text == " " + text.strip()
-        assert tokenizer.encode(record.prompt) + tokenizer.encode(text) == tokenizer.encode(
-            record.prompt + text
-        )
-    if hasattr(record, "chosen"):
+        parts = tokenizer.encode(record.prompt) + tokenizer.encode(text)
+        assert parts == tokenizer.encode(record.prompt + text)
+    if "chosen" in names:
         pair = encode_comparison(record, tokenizer, CONTEXT)
         rows = [pair.prompt + pair.chosen, pair.prompt + pair.rejected]
-    elif completions:
+    elif names:
         rows = [encode_demonstration(record, tokenizer, CONTEXT)[0]]
     else:
         rows = [tokenizer.encode(record.prompt) + [tokenizer.eos_id]]
@@ -70,230 +69,145 @@ def post(text: str) -> str:
     return f"SUBREDDIT: r/pets\nTITLE: My cat\nPOST: {text}\nTL;DR:"
 
 
-def written(text: str) -> str:
-    return f"SUBREDDIT: r/pets\n\nTITLE: My cat\n\nPOST: {text}\n\nTL;DR:"
-
-
 def test_tldr_demonstrations(load):
-    rows = [
-        {
-            "prompt": post("It sings.\nTL;DR: it sings.\nAnd more."),
-            "label": "TL;DR: Cat sings, TL;DR: help",
-        },
-        {"prompt": post(EMOJI), "label": f"{EMOJI}<|endoftext|>"},
-        {
-            "prompt": post("It says <|endoftext|> and <|pad|>."),
-            "label": "It says <|endoftext|> a lot.",
-        },
-        {"prompt": post(LONG), "label": "Long."},
-        {"prompt": post("Line.\n" * 1000), "label": "Long."},
-        {"prompt": post(EMOJI), "label": EMOJI},  # the second row again
-        {"prompt": post("Too long an answer."), "label": LONG},
-        {"prompt": post(""), "label": "No post."},
-        {"prompt": post("No summary."), "label": " TL;DR: "},
-        {"prompt": "Why does my cat sing?", "label": "No Reddit post."},
-        {"prompt": 7, "label": "A number."},
-        {"prompt": post("None.")},
-    ]
-    records, report = load("tldr", "demonstrations", "openai_summarize_tldr", rows)
-    assert records[0].prompt == written("It sings.\nTL;DR: it sings.\nAnd more.")
-    assert [record.completion for record in records] == [
-        " Cat sings, TL;DR: help",
-        f" {EMOJI}",
-        " It says <|endoftext|> a lot.",
-        " Long.",
-        " Long.",
-    ]
+    inner = "It sings.\nTL;DR: it sings.\nAnd more."
+    records, report = load(
+        *("tldr", "demonstrations", "openai_summarize_tldr", "prompt label"),
+        (post(inner), "TL;DR: Cat sings, TL;DR: help", None),
+        (post(EMOJI), f"{EMOJI}<|endoftext|>", None),
+        (post("It says <|endoftext|> and <|pad|>."), "It says <|endoftext|> a lot.", None),
+        (post(LONG), "Long.", None),
+        (post("Line.\n" * 1000), "Long.", None),
+        (post(EMOJI), EMOJI, "duplicate"),
+        (post("Too long an answer."), LONG, "too long for the context"),
+        (post(""), "No post.", "empty post"),
+        (post("No summary."), " TL;DR: ", "empty completion"),
+        ("Why does my cat sing?", "No Reddit post.", "prompt is no Reddit post"),
+        (7, "A number.", "prompt is no text"),
+        (None, "Nothing.", "no prompt"),
+        (" \n", "Blank.", "empty prompt"),
+        (post("None."), "no label"),
+    )
+    assert records[0].prompt == f"SUBREDDIT: r/pets\n\nTITLE: My cat\n\nPOST: {inner}\n\nTL;DR:"
+    texts = [" Cat sings, TL;DR: help", f" {EMOJI}", " It says <|endoftext|> a lot."]
+    assert [record.completion for record in records] == [*texts, " Long.", " Long."]
     assert report.cut == 2 and records[3].prompt.endswith("\n\nTL;DR:")
-    assert report.left_out == {
-        "duplicate": 1,
-        "too long for the context": 1,
-        "empty post": 1,
-        "empty completion": 1,
-        "prompt is no Reddit post": 1,
-        "prompt is no text": 1,
-        "no label": 1,
-    }
 
 
 def test_tldr_comparisons(load):
-    rows = [
-        {
-            "prompt": post("It sings."),
-            "chosen": "TL;DR: Cat sings.",
-            "rejected": "TL;DR: tl;dr: TL;DR: No",
-        },
-        {
-            "prompt": post("It sings."),
-            "chosen": "TL;DR: Cat sings.",
-            "rejected": "No",
-        },  # the same without the marks
-        {"prompt": post("It sings."), "chosen": "Same.", "rejected": "TL;DR:  Same.\n"},
-        {"prompt": post(LONG), "chosen": EMOJI, "rejected": f"{EMOJI}!"},
-        {"prompt": post("It sings."), "chosen": "Fine.", "rejected": LONG},
-        {"prompt": post("It sings."), "chosen": "", "rejected": "No"},
-    ]
-    records, report = load("tldr", "comparisons", "openai_summarize_comparisons", rows)
-    assert [(record.chosen, record.rejected) for record in records] == [
-        (" Cat sings.", " No"),
-        (f" {EMOJI}", f" {EMOJI}!"),
-    ]
-    assert report.cut == 1
-    assert report.left_out == {
-        "duplicate": 1,
-        "chosen equals rejected": 1,
-        "too long for the context": 1,
-        "empty chosen": 1,
-    }
+    sings = post("It sings.")
+    records, report = load(
+        *("tldr", "comparisons", "openai_summarize_comparisons", "prompt chosen rejected"),
+        (sings, "TL;DR: Cat sings.", "TL;DR: tl;dr: TL;DR: No", None),
+        (sings, "TL;DR: Cat sings.", "No", "duplicate"),  # the same without the cues
+        (sings, "Same.", "TL;DR:  Same.\n", "chosen equals rejected"),
+        (post(LONG), EMOJI, f"{EMOJI}!", None),
+        (sings, "Fine.", LONG, "too long for the context"),
+        (sings, "", "No", "empty chosen"),
+        (sings, "Yes", "", "empty rejected"),
+        (sings, ["x"], "No", "chosen is no text"),
+    )
+    pairs = [(record.chosen, record.rejected) for record in records]
+    assert pairs == [(" Cat sings.", " No"), (f" {EMOJI}", f" {EMOJI}!")] and report.cut == 1
 
 
 @pytest.mark.parametrize("kind", ["demonstrations", "labels", "prompts"])
 def test_sentiment(load, kind):
-    fine = f"the film goes on and on {EMOJI} until it ends"
-    rows = [
-        {"sentence": fine + " ", "label": 1},
-        {"sentence": fine, "label": 1},
-        {"sentence": "TL;DR: a film that is far too long for what it says", "label": 0},
-        {
-            "sentence": "it ends with <|endoftext|> , as all of them do , again <|endoftext|>",
-            "label": 0,
-        },
-        {"sentence": LONG, "label": 0},
-        {"sentence": "a fine film", "label": 1},
-        {"sentence": " ", "label": 1},
-        {"sentence": ["a", "list"], "label": 1},
+    texts = [
+        f"the film goes on and on {EMOJI} until it ends",
+        "TL;DR: a film that is far too long for what it says",
+        "it ends with <|endoftext|> , as all of them do , again",
     ]
-    records, report = load("sentiment", kind, "sst2", rows)
+    records, _ = load(
+        *("sentiment", kind, "sst2", "sentence label"),
+        (texts[0] + " ", 1, None),
+        (texts[0], 1, "duplicate"),
+        (texts[1], 0, None),
+        (texts[2] + " <|endoftext|>", 0, None),
+        (LONG, 0, "too long for the context"),
+        ("a fine film", 1, "sentence too short"),
+        (" ", 1, "empty sentence"),
+        (["a", "list"], 1, "sentence is no text"),
+    )
     assert len(records) == 3
     if kind != "prompts":
-        assert [record.prompt + record.completion for record in records] == [
-            fine,
-            rows[2]["sentence"],
-            "it ends with <|endoftext|> , as all of them do , again",
-        ]
-    assert report.left_out == {
-        "duplicate": 1,
-        "too long for the context": 1,
-        "sentence too short": 1,
-        "empty sentence": 1,
-        "sentence is no text": 1,
-    }
+        assert [record.prompt + record.completion for record in records] == texts
 
 
 def test_sentiment_labels_out_of_range(load):
-    good = "the film goes on and on until it ends"
-    rows = [
-        {"sentence": f"{good} {i}", "label": label}
-        for i, label in enumerate((0, 1, "0", -1, 2, 0.5, True, None))
+    reasons = {0: None, 1: None, " 1": None, None: "no label"}
+    labels = (0, 1, " 1", -1, 2, 0.5, True, None, "positive")
+    lines = [
+        (f"the film goes on and on until it ends {i}", label, reason)
+        for i, label in enumerate(labels)
+        for reason in [reasons.get(label, "label is not 0 or 1")]
     ]
-    records, report = load("sentiment", "labels", "sst2", rows)
-    assert [record.label for record in records] == [0, 1, 0]
-    assert report.left_out == {"label is not 0 or 1": 4, "no label": 1}
+    lines[6] = (*lines[6][:2], "label is not 0 or 1")  # True, which equals 1
+    records, _ = load("sentiment", "labels", "sst2", "sentence label", *lines)
+    assert [record.label for record in records] == [0, 1, 1]
 
 
 def test_alpaca(load):
-    rows = [
-        {"instruction": "Name it.", "input": "", "output": "Cat"},
-        {"instruction": "Name it.", "input": " <noinput> ", "output": "Cat"},  # the same request
-        {"instruction": "Name it.", "input": "🤔", "output": EMOJI},
-        {
-            "instruction": f"What is {EMOJI}?",
-            "input": "Human: hi\n\nAssistant: TL;DR: no",
-            "output": "TL;DR: yes",
-        },
-        {"instruction": LONG, "input": "", "output": "Long"},
-        {"instruction": "Name it.", "input": LONG, "output": "Long"},
-        {"instruction": "Tell all.", "input": "", "output": LONG},
-        {"instruction": "", "input": "Cat", "output": "Cat"},
-        {"instruction": "Name it.", "input": "", "output": " "},
-        {"instruction": "Name it.", "input": None, "output": "Cat"},
-    ]
-    records, report = load("assistant", "demonstrations", "alpaca", rows)
+    dialogue = "Human: hi\n\nAssistant: TL;DR: no"
+    records, _ = load(
+        *("assistant", "demonstrations", "alpaca", "instruction input output"),
+        ("Name it.", "", "Cat", None),
+        ("Name it.", " <noinput> ", "Cat", "duplicate"),
+        ("Name it.", "🤔", EMOJI, None),
+        (f"What is {EMOJI}?", dialogue, "TL;DR: yes", None),
+        (LONG, "", "Long", "prompt too long"),
+        ("Name it.", LONG, "Long", "prompt too long"),
+        ("Tell all.", "", LONG, "too long for the context"),
+        ("", "Cat", "Cat", "empty instruction"),
+        ("Name it.", "", " ", "empty output"),
+        ("Name it.", None, "Cat", "no input"),
+    )
     assert [record.prompt for record in records] == [
         "Human: Name it.\n\nAssistant:",
         "Human: Name it.\n\n🤔\n\nAssistant:",
-        f"Human: What is {EMOJI}?\n\nHuman: hi\n\nAssistant: TL;DR: no\n\nAssistant:",
+        f"Human: What is {EMOJI}?\n\n{dialogue}\n\nAssistant:",
     ]
     assert [record.completion for record in records] == [" Cat", f" {EMOJI}", " TL;DR: yes"]
-    assert report.left_out == {
-        "duplicate": 1,
-        "prompt too long": 2,
-        "too long for the context": 1,
-        "empty instruction": 1,
-        "empty output": 1,
-        "no input": 1,
-    }
+
+
+def turns(*texts: str) -> str:
+    lines = [f"\n\n{who}: {text}" for who, text in zip(("Human", "Assistant") * 9, texts)]
+    return "".join(lines) + "\n\nAssistant:"
 
 
 def test_dialogues(load):
-    def turns(*texts: str) -> str:
-        return (
-            "".join(f"\n\n{who}: {text}" for who, text in zip(("Human", "Assistant") * 9, texts))
-            + "\n\nAssistant:"
-        )
-
-    rows = [
-        {"prompt": turns("Hi"), "chosen": " Yes", "rejected": " No"},
-        {
-            "prompt": turns(LONG, "Hm", f"So? {EMOJI}") + " ",
-            "chosen": EMOJI,
-            "rejected": "TL;DR: no",
-        },
-        {
-            "prompt": turns("Other words before", "Yes", "Hi"),
-            "chosen": "Yes",
-            "rejected": "No",
-        },  # ends as the first
-        {"prompt": turns("Hi"), "chosen": "Same ", "rejected": " Same"},
-        {"prompt": turns(LONG), "chosen": "Yes", "rejected": "No"},
-        {"prompt": turns("Hi"), "chosen": LONG, "rejected": "No"},
-        {"prompt": turns("Hi", "Yes", ""), "chosen": "Yes", "rejected": "No"},
-        {"prompt": "Hi", "chosen": "Yes", "rejected": "No"},
-        {"prompt": turns("Hi"), "chosen": "", "rejected": "No"},
-    ]
-    records, report = load("assistant", "comparisons", "rm-static", rows)
-    assert [record.prompt for record in records] == [
-        "Human: Hi\n\nAssistant:",
-        f"Human: So? {EMOJI}\n\nAssistant:",
-    ]
-    assert report.left_out == {
-        "duplicate": 1,
-        "chosen equals rejected": 1,
-        "prompt too long": 1,
-        "too long for the context": 1,
-        "empty last turn": 1,
-        "prompt is no dialogue": 1,
-        "empty chosen": 1,
-    }
+    records, _ = load(
+        *("assistant", "comparisons", "rm-static", "prompt chosen rejected"),
+        (turns("Hi"), " Yes", " No", None),
+        (turns(LONG, "Hm", f"So? {EMOJI}") + " ", EMOJI, "TL;DR: no", None),
+        (turns("Other words before", "Yes", "Hi"), "Yes", "No", "duplicate"),  # ends as the first
+        (turns("Hi"), "Same ", " Same", "chosen equals rejected"),
+        (turns(LONG), "Yes", "No", "prompt too long"),
+        (turns("Hi"), LONG, "No", "too long for the context"),
+        (turns("Hi", "Yes", ""), "Yes", "No", "empty last turn"),
+        ("Hi", "Yes", "No", "prompt is no dialogue"),
+        ("Human: hi\n\nAssistant: yes", "Yes", "No", "prompt is no dialogue"),
+        ("\n\nHuman:\n\nAssistant:", "Yes", "No", "empty last turn"),
+        (turns("Hi"), "", "No", "empty chosen"),
+    )
+    requests = ["Hi", f"So? {EMOJI}"]
+    assert [r.prompt for r in records] == [f"Human: {one}\n\nAssistant:" for one in requests]
 
 
 @pytest.mark.parametrize("kind", ["demonstrations", "comparisons"])
 def test_instruct(load, kind):
-    rows = [
-        {"prompt": f"Why 2, {EMOJI}?", "chosen": " TL;DR: because", "rejected": "No"},
-        {
-            "prompt": f" Why 2, {EMOJI}? ",
-            "chosen": "TL;DR: because<|endoftext|>",
-            "rejected": "No ",
-        },
-        {"prompt": "### Instruction:\nWhy 3?", "chosen": EMOJI, "rejected": "No"},
-        {"prompt": "Why 4?", "chosen": "Same", "rejected": "Same\n"},
-        {"prompt": LONG, "chosen": "Yes", "rejected": "No"},
-        {"prompt": "Why 7?", "chosen": LONG, "rejected": "No"},
-        {"prompt": "", "chosen": "Yes", "rejected": "No"},
-        {"prompt": "Why 9?", "chosen": None, "rejected": "No"},
-    ]
-    records, report = load("instruct", kind, "synthetic-instruct-gptj-pairwise", rows)
+    same = "chosen equals rejected" if kind == "comparisons" else None
+    records, _ = load(
+        *("instruct", kind, "synthetic-instruct-gptj-pairwise", "prompt chosen rejected"),
+        (f"Why 2, {EMOJI}?", " TL;DR: because", "No", None),
+        (f" Why 2, {EMOJI}? ", "TL;DR: because<|endoftext|>", "No ", "duplicate"),
+        ("### Instruction:\nWhy 3?", EMOJI, "No", None),
+        ("Why 4?", "Same", "Same\n", same),
+        (LONG, "Yes", "No", "prompt too long"),
+        ("Why 7?", LONG, "No", "too long for the context"),
+        ("", "Yes", "No", "empty prompt"),
+        ("Why 9?", None, "No", "no chosen"),
+    )
+    requests = [f"Why 2, {EMOJI}?", "### Instruction:\nWhy 3?"] + ["Why 4?"] * (same is None)
     template = "### Instruction:\n{}\n\n### Response:"
-    kept = [template.format(f"Why 2, {EMOJI}?"), template.format("### Instruction:\nWhy 3?")]
-    same = {"chosen equals rejected": 1} if kind == "comparisons" else {}
-    if not same:
-        kept.append(template.format("Why 4?"))
-    assert [record.prompt for record in records] == kept
-    assert report.left_out == same | {
-        "duplicate": 1,
-        "prompt too long": 1,
-        "too long for the context": 1,
-        "empty prompt": 1,
-        "no chosen": 1,
-    }
+    assert [record.prompt for record in records] == list(map(template.format, requests))

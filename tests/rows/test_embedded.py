@@ -15,13 +15,12 @@ from helpers.records import (
     fingerprint,
 )
 from helpers.rows.embedded import SPLITS, load_rows, load_tokenizer, parse_row
+from tests.support.folder_of_rows import write
 
 GOOD = {"prompt": "P", "chosen": " a", "rejected": " b", "kind": "mixed", "probability": 0.75}
-
-
-def write(folder, lines, kind="comparisons", split="train") -> None:
-    content = "".join(line + "\n" for line in lines).encode()
-    (folder / f"{kind}.{split}.jsonl.xz").write_bytes(lzma.compress(content))
+FILE = "comparisons.train.jsonl.xz"
+KINDS = [("sentiment", kind) for kind in RECORDS]
+KINDS += [("tldr", kind) for kind in RECORDS if kind != "labels"]
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -30,11 +29,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return message
 
 
-@pytest.mark.parametrize(
-    ("track", "kind"),
-    [("tldr", kind) for kind in RECORDS if kind != "labels"]
-    + [("sentiment", kind) for kind in RECORDS],
-)
+@pytest.mark.parametrize(("track", "kind"), KINDS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_some_of_every_committed_file_is_read(track, kind, split):
     rows = load_rows(kind, split, track, limit=20)
@@ -43,47 +38,40 @@ def test_some_of_every_committed_file_is_read(track, kind, split):
 
 
 def test_rows_hold_what_the_file_says(tmp_path):
-    lines = [
-        json.dumps(GOOD | {"chosen": f" naïve {i} 🙂", "unknown": 1}, ensure_ascii=i == 1)
-        for i in range(3)
-    ]
-    write(tmp_path, lines)
+    rows = [GOOD | {"chosen": f" naïve {i} 🙂", "unknown": 1} for i in range(3)]
+    write(tmp_path / FILE, [json.dumps(rows[0]), *rows[1:]])  # with and without escapes
     expected = [Comparison("P", f" naïve {i} 🙂", " b", "mixed", 0.75) for i in range(3)]
-    assert load_rows("comparisons", "train", folder=tmp_path) == expected
-    assert load_rows("comparisons", "train", folder=tmp_path, limit=2) == expected[:2]
-    assert load_rows("comparisons", "train", folder=tmp_path, limit=99) == expected
+    for limit, number in ((None, 3), (2, 2), (99, 3)):
+        rows = load_rows("comparisons", "train", folder=tmp_path, limit=limit)
+        assert rows == expected[:number]
 
 
 def test_a_line_break_inside_a_text_is_not_a_row(tmp_path):
-    write(
-        tmp_path, [json.dumps({"text": "a\u2028b\r\nc\x85d"}, ensure_ascii=False)], kind="documents"
-    )
+    write(tmp_path / "documents.train.jsonl.xz", [{"text": "a\u2028b\r\nc\x85d"}])
     assert load_rows("documents", "train", folder=tmp_path) == [Document("a\u2028b\r\nc\x85d")]
 
 
 def test_fields_that_may_be_left_out():
     assert parse_row(Document, '{"text": "x"}', "here") == Document("x", None)
-    assert parse_row(Demonstration, '{"prompt": "p", "completion": " c"}', "here") == Demonstration(
-        "p", " c", "", None
-    )
+    answer = '{"prompt": "p", "completion": " c", "label": 0}'
+    assert parse_row(Labelled, answer, "here") == Labelled("p", " c", 0, None)
+    line = '{"prompt": "p", "completion": " c"}'
+    assert parse_row(Demonstration, line, "here") == Demonstration("p", " c", "", None)
     assert parse_row(Prompt, '{"prompt": "p", "facts": null}', "here") == Prompt("p", None)
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    "row, fault",
     [
-        (
-            '{"prompt": "P", "chosen": " a"}',
-            r"the field 'rejected' is missing \(found: prompt, chosen\)",
-        ),
-        ("{}", r"the field 'prompt' is missing \(found: none\)"),
-        (json.dumps(GOOD | {"chosen": ""}), "'chosen' must be a text that is not empty"),
-        (json.dumps(GOOD | {"chosen": " \n"}), "'chosen' must be a text that is not empty"),
-        (json.dumps(GOOD | {"rejected": 7}), "'rejected' must be a text"),
-        (json.dumps(GOOD | {"rejected": None}), "'rejected' must be a text"),
-        (json.dumps(GOOD | {"rejected": ["x"]}), "'rejected' must be a text"),
-        (json.dumps(GOOD | {"kind": 3}), "'kind' must be a text"),
-        (json.dumps(GOOD | {"probability": "high"}), "'probability' must be a number"),
+        ({"prompt": "P", "chosen": " a"}, r"'rejected' is missing \(found: prompt, chosen\)"),
+        ({}, r"the field 'prompt' is missing \(found: none\)"),
+        (GOOD | {"chosen": ""}, "'chosen' must be a text that is not empty"),
+        (GOOD | {"chosen": " \n"}, "'chosen' must be a text that is not empty"),
+        (GOOD | {"rejected": 7}, "'rejected' must be a text"),
+        (GOOD | {"rejected": None}, "'rejected' must be a text"),
+        (GOOD | {"rejected": ["x"]}, "'rejected' must be a text"),
+        (GOOD | {"kind": 3}, "'kind' must be a text"),
+        (GOOD | {"probability": "high"}, "'probability' must be a number"),
         ('["prompt", "chosen"]', "must be an object with fields, not list"),
         ("null", "must be an object with fields, not NoneType"),
         ('{"prompt": "P", ', "not JSON"),
@@ -91,29 +79,30 @@ def test_fields_that_may_be_left_out():
         ("", "not JSON"),
     ],
 )
-def test_a_bad_row_is_named_with_file_and_line(tmp_path, line, says):
-    write(tmp_path, [json.dumps(GOOD), line, json.dumps(GOOD)])
-    with pytest.raises(ValueError, match=says) as error:
+def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, fault):
+    write(tmp_path / FILE, [GOOD, row, GOOD])
+    with pytest.raises(ValueError, match=fault) as error:
         load_rows("comparisons", "train", folder=tmp_path)
-    assert one_line(error).startswith("comparisons.train.jsonl.xz, line 2: ")
-    assert (
-        len(load_rows("comparisons", "train", folder=tmp_path, limit=1)) == 1
-    )  # what is not read cannot hurt
+    assert one_line(error).startswith(f"{FILE}, line 2: ")
+    # what is not read cannot hurt
+    assert len(load_rows("comparisons", "train", folder=tmp_path, limit=1)) == 1
 
 
-@pytest.mark.parametrize("label", ["2", '"1"', "true", "null", "0.5", "1.0"])
-def test_a_label_is_0_or_1(label):
-    line = '{"prompt": "p", "completion": " c", "label": %s}'
-    with pytest.raises(ValueError, match="here: the field 'label' must be 0 or 1"):
-        parse_row(Labelled, line % label, "here")
-    assert parse_row(Labelled, line % 0, "here") == Labelled("p", " c", 0, None)
+ANSWER = '{"prompt": "p", "completion": " c", "label": %s}'
+LABELS = [(Labelled, ANSWER % x, "0 or 1") for x in ("2", '"1"', "true", "null", "0.5", "1.0")]
 
 
-def test_facts_and_logprobs_have_their_types():
-    with pytest.raises(ValueError, match="here: the field 'facts' must be an object"):
-        parse_row(Prompt, '{"prompt": "p", "facts": "sister"}', "here")
-    with pytest.raises(ValueError, match="here: the field 'logprob' must be a number"):
-        parse_row(Document, '{"text": "x", "logprob": "-3"}', "here")
+@pytest.mark.parametrize(
+    "record, line, kind",
+    [
+        *LABELS,
+        (Prompt, '{"prompt": "p", "facts": "sister"}', "an object"),
+        (Document, '{"text": "x", "logprob": "-3"}', "a number"),
+    ],
+)
+def test_a_field_of_another_type_is_named(record, line, kind):
+    with pytest.raises(ValueError, match=f"^here: the field '.*' must be {kind}$"):
+        parse_row(record, line, "here")
 
 
 @pytest.mark.parametrize(("kind", "split"), [("documents", "test"), ("posts", "train"), ("", "")])
@@ -124,36 +113,24 @@ def test_an_unknown_kind_or_split_lists_the_known_ones(kind, split):
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"documents\.heldout\.jsonl\.xz is missing.*make data"
-    ):
-        load_rows("documents", "heldout", folder=tmp_path)
-    with pytest.raises(FileNotFoundError, match="make data"):
-        load_rows("documents", "heldout", track="nowhere")
+    missing = r"documents\.heldout\.jsonl\.xz is missing.*make data"
+    for options in ({"folder": tmp_path}, {"track": "nowhere"}):
+        with pytest.raises(FileNotFoundError, match=missing):
+            load_rows("documents", "heldout", **options)
     with pytest.raises(FileNotFoundError, match="make data"):
         load_tokenizer("nowhere")
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda x: x[: len(x) // 2], lambda x: b"PK" + x[2:], lambda x: b"", lambda x: x[:-9]]
-)
+DAMAGES = [lambda x: x[: len(x) // 2], lambda x: b"PK" + x[2:], lambda x: b"", lambda x: x[:-9]]
+LATIN = lzma.compress('{"prompt": "naïve"}\n'.encode("latin-1"))
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, lambda x: LATIN])
 def test_a_damaged_file_is_one_line(tmp_path, damage):
-    path = tmp_path / "comparisons.train.jsonl.xz"
-    write(tmp_path, [json.dumps(GOOD | {"prompt": f"P{i}"}) for i in range(500)])
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        ValueError, match=r"comparisons\.train\.jsonl\.xz is damaged.*make data"
-    ) as error:
+    write(tmp_path / FILE, [GOOD | {"prompt": f"P{i}"} for i in range(500)])
+    (tmp_path / FILE).write_bytes(damage((tmp_path / FILE).read_bytes()))
+    with pytest.raises(ValueError, match=rf"{FILE} is damaged.*make data") as error:
         load_rows("comparisons", "train", folder=tmp_path)
-    one_line(error)
-
-
-def test_text_in_another_encoding_is_one_line(tmp_path):
-    (tmp_path / "documents.train.jsonl.xz").write_bytes(
-        lzma.compress('{"text": "naïve"}\n'.encode("latin-1"))
-    )
-    with pytest.raises(ValueError, match=r"documents\.train\.jsonl\.xz is damaged") as error:
-        load_rows("documents", "train", folder=tmp_path)
     one_line(error)
 
 

@@ -4,7 +4,6 @@ in it.
 
 import json
 import time
-from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -12,44 +11,30 @@ from helpers.engine.network import redact, within
 from helpers.rows.fetch import fetch
 from helpers.rows.tracks import TRACKS, SourceError
 from tests.support.chosen_rows import load_track
-from tests.support.local_hub import served, serving
+from tests.support.folder_of_rows import PAIRS, SST2, write
+from tests.support.local_hub import Answering, served, serving
 
 TOKEN = "hf_" + "Secret" * 5
-PAIRS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(200)]
-SST2 = [
-    {
-        "sentence": f"film {i} is a long and {'fine' if i % 2 else 'dull'} one to see tonight",
-        "label": i % 2,
-    }
-    for i in range(30)
-]
+LABELS = ("sentiment", "labels", "train", "hub")
 
 
 def refused() -> str:
     """What the error says when the Hub is asked for labels."""
     with pytest.raises(SourceError) as error:
-        load_track("sentiment", "labels", "train", source="hub")
-    message = str(error.value)
-    assert "\n" not in message
-    assert (
-        error.value.__suppress_context__ or error.value.__context__ is None
-    )  # no library's error is shown with it
-    return message
+        load_track(*LABELS)
+    assert "\n" not in str(error.value)
+    # no library's error is shown with it
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+    return str(error.value)
 
 
 def test_without_a_network_the_error_comes_soon_and_says_what_to_do():
-    assert pytest.importorskip(
-        "huggingface_hub"
-    ).HfApi  # loading the package is not the wait that is measured
+    assert pytest.importorskip("huggingface_hub").HfApi  # loading it is not the measured wait
     started = time.perf_counter()
     message = refused()
     assert time.perf_counter() - started < 10
-    for part in (
-        "stanfordnlp/sst2 could not be reached",
-        "sst2/train.jsonl",
-        "RLHF_DATA_DIR",
-        "RLHF_SOURCE=embedded",
-    ):
+    assert "stanfordnlp/sst2 could not be reached" in message
+    for part in ("sst2/train.jsonl", "RLHF_DATA_DIR", "RLHF_SOURCE=embedded"):
         assert part in message
 
 
@@ -60,60 +45,52 @@ def hub(monkeypatch):
     """
     seen = {"answer": (404, {}), "tokens": []}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            seen["tokens"].append(self.headers.get("Authorization"))
+    class Handler(Answering):
+        def answer(self, body: bytes) -> tuple[int, bytes, dict]:
+            token = self.headers.get("Authorization")
+            seen["tokens"].append(token)
             status, headers = seen["answer"]
-            body = json.dumps({"error": f"no, {self.headers.get('Authorization')}"}).encode()
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
+            return status, json.dumps({"error": f"no, {token}"}).encode(), headers
 
     with serving(Handler, TOKEN, monkeypatch):
         yield seen
 
 
+INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}
+
+
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    "status, headers, reason",
     [
-        ((404, {"X-Error-Code": "RepoNotFound"}), "is not on the Hub"),
-        ((404, {"X-Error-Code": "RevisionNotFound"}), "no longer has the pinned revision"),
-        ((403, {"X-Error-Code": "GatedRepo"}), "is gated: accept its terms"),
-        (
-            (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
-            "refused with the token",
-        ),
-        ((403, {}), "refused with the token that is set here (HTTP 403)"),
-        ((418, {}), "HTTP 418"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "is not on the Hub"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "no longer has the pinned revision"),
+        (403, {"X-Error-Code": "GatedRepo"}, "is gated: accept its terms"),
+        (401, INVALID, "refused with the token"),
+        (403, {}, "refused with the token that is set here (HTTP 403)"),
+        (418, {}, "HTTP 418"),
     ],
 )
 def test_each_answer_of_the_hub_is_told_apart_and_no_token_is_shown(
-    hub, answer, says, capfd, caplog
+    hub, status, headers, reason, capfd, caplog
 ):
-    hub["answer"] = answer
+    hub["answer"] = status, headers
     message = refused()
-    assert "stanfordnlp/sst2" in message and says in message and "RLHF_DATA_DIR" in message
+    assert "stanfordnlp/sst2" in message and reason in message and "RLHF_DATA_DIR" in message
     assert hub["tokens"] == [f"Bearer {TOKEN}"]
     assert TOKEN not in message + caplog.text + "".join(capfd.readouterr())
 
 
+def same_records(track: str, *kinds: str) -> None:
+    """Hub and folder give the same records of these kinds."""
+    for names in [(track, kind, split) for kind in kinds for split in ("train", "heldout")]:
+        assert load_track(*names, "hub")[0] == load_track(*names, "local")[0]
+
+
 def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
-    (tmp_path / "synthetic-instruct-gptj-pairwise").mkdir()
-    lines = "".join(json.dumps(row) + "\n" for row in PAIRS)
-    (tmp_path / "synthetic-instruct-gptj-pairwise" / "train.jsonl").write_text(lines)
+    write(tmp_path / "synthetic-instruct-gptj-pairwise" / "train.jsonl", PAIRS)
     calls = served(monkeypatch, PAIRS)
-    for kind in ("comparisons", "prompts"):
-        for split in ("train", "heldout"):
-            assert (
-                load_track("instruct", kind, split, source="hub")[0]
-                == load_track("instruct", kind, split)[0]
-            )
+    same_records("instruct", "comparisons", "prompts")
     data = TRACKS["instruct"].roles["prompts"].data
     expected = {"split": "train", "revision": data.revision, "streaming": False}
     assert calls == [("Dahoas/synthetic-instruct-gptj-pairwise", None, expected)] * 4
@@ -121,8 +98,8 @@ def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
 
 def test_a_split_of_the_hub_is_read_whole(monkeypatch):
     calls = served(monkeypatch, {"train": SST2[:20], "validation": SST2[20:]})
-    assert len(load_track("sentiment", "labels", "heldout", source="hub")[0]) == 10
-    assert len(load_track("sentiment", "labels", "train", source="hub")[0]) == 20
+    assert len(load_track("sentiment", "labels", "heldout", "hub")[0]) == 10
+    assert len(load_track(*LABELS)[0]) == 20
     assert [options["split"] for *_, options in calls] == ["validation", "train", "validation"]
 
 
@@ -132,40 +109,28 @@ def test_what_the_hub_holds_out_is_not_learned_from(monkeypatch):
     """
     again = {"sentence": SST2[25]["sentence"].upper() + " ", "label": 1}
     served(monkeypatch, {"train": [*SST2[:20], again], "validation": SST2[20:]})
-    records, report = load_track("sentiment", "labels", "train", source="hub")
+    records, report = load_track(*LABELS)
     assert len(records) == 20 and report.left_out == {"held out for measuring": 1}
 
 
 def test_fetched_rows_are_those_of_the_hub(tmp_path, monkeypatch):
     """What one machine fetches, another without a network reads: the same records."""
-    documents = [{"text": f"Text {i} 🙂.", "score": 3.0} for i in range(90)]
-    sentences = {
-        "train": [row | {"idx": i} for i, row in enumerate(SST2[:20])],
-        "validation": SST2[20:],
-    }
-    served(monkeypatch, {"train": documents})
     monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path))
+    served(monkeypatch, {"train": [{"text": f"Text {i} 🙂.", "score": 3.0} for i in range(90)]})
     with pytest.raises(SourceError, match="stanfordnlp/sst2 has no column sentence"):
         list(fetch("sentiment", tmp_path, documents=50))
-    assert [path.name for path in tmp_path.rglob("*.*")] == ["train.jsonl.gz"], (
-        "the first data set is complete"
-    )
-    found, _ = load_track("sentiment", "documents", "train", source="local")
-    assert found == load_track("sentiment", "documents", "train", source="hub", limit=len(found))[0]
-    calls = served(monkeypatch, sentences)
-    lines = list(fetch("sentiment", tmp_path, documents=50))
-    assert [line.split(": ")[1] for line in lines] == [
-        "is there",
-        "20 rows of stanfordnlp/sst2",
-        "10 rows of stanfordnlp/sst2",
-    ]
+    files = [path.name for path in tmp_path.rglob("*.*")]
+    assert files == ["train.jsonl.gz"], "the first data set is complete"
+    names = "sentiment", "documents", "train"
+    records, _ = load_track(*names, "local")
+    assert records == load_track(*names, "hub", limit=len(records))[0]
+    train = [row | {"idx": i} for i, row in enumerate(SST2[:20])]
+    calls = served(monkeypatch, {"train": train, "validation": SST2[20:]})
+    lines = [line.split(": ")[1] for line in fetch("sentiment", tmp_path, documents=50)]
+    numbers = [f"{number} rows of stanfordnlp/sst2" for number in (20, 10)]
+    assert lines == ["is there", *numbers]
     assert [options["split"] for *_, options in calls] == ["train", "validation"]
-    for kind in ("labels", "demonstrations"):
-        for split in ("train", "heldout"):
-            assert (
-                load_track("sentiment", kind, split, "local")[0]
-                == load_track("sentiment", kind, split, "hub")[0]
-            )
+    same_records("sentiment", "labels", "demonstrations")
 
 
 def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):
@@ -174,10 +139,8 @@ def test_a_column_that_the_hub_renamed_and_an_error_while_reading(monkeypatch):
     assert "stanfordnlp/sst2 has no column sentence" in refused()
     served(monkeypatch, OSError(f"bad\nheader Bearer {TOKEN}"))
     message = refused()
-    assert (
-        "could not be read, split 'train' (OSError: bad header Bearer ***)" in message
-        and "Secret" not in message
-    )
+    assert "could not be read, split 'train' (OSError: bad header Bearer ***)" in message
+    assert "Secret" not in message
 
 
 def test_waiting_ends_and_tokens_are_hidden(monkeypatch):

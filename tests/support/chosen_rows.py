@@ -1,6 +1,6 @@
 """Rows as a run reads them: from where the settings say, for tests that set RLHF_DATA_DIR."""
 
-from helpers.rows import gpt2_bpe, load
+from helpers.rows import load
 from helpers.run.settings import data_folder, read_settings
 
 
@@ -9,8 +9,3 @@ def load_track(track, kind, split, source=None, limits=None, limit=None):
     settings = read_settings({"source": source})
     where = settings.source, limits, limit, data_folder(settings)
     return load.load_track(track, kind, split, *where)
-
-
-def load_gpt2_tokenizer(folder=None):
-    """`helpers.rows.gpt2_bpe.load_gpt2_tokenizer` with the settings' folder."""
-    return gpt2_bpe.load_gpt2_tokenizer(folder, data_folder(read_settings()))

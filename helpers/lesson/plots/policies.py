@@ -28,8 +28,8 @@ ACROSS = 4  # panels in a row
 
 
 def policies_figure(metrics: Mapping) -> Figure:
-    """What `helpers.compare.policies.on_real_rows` found, as dots with 95% intervals; the policies
-    are listed on the left.
+    """What `helpers.compare.policies.evaluate_policies` measured, as dots with 95% intervals; the
+    policies are listed on the left.
 
     Baselines and what people wrote stand below the policies, in grey. A panel without a number is
     left out.
