@@ -10,7 +10,7 @@ from helpers.compare.policies import Bench, measure_responses, row_of
 from helpers.compare.second_judge import load_judge
 from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.lesson.plots.policies import policies_figure
-from helpers.lesson.plots.ppo import comparison_figure
+from helpers.lesson.plots.ppo_run import comparison_figure
 from helpers.model import GPT
 from helpers.records import Comparison, Prompt
 from helpers.reward import score_responses

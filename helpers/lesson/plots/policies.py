@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.lesson.plots.core import BLUE, GREY, ORANGE
 from helpers.run.policy_table import Cell, all_rows
 
-BLUE, ORANGE, GREY = "#2f6f8f", "#d1703c", "#6b6f76"
 PANELS = {  # column: (title, dotted line at)
     "score": ("score (SFT sd)", 0.0),
     "kl": ("KL from SFT (nats)", 0.0),
@@ -28,11 +28,8 @@ ACROSS = 4  # panels in a row
 
 
 def policies_figure(metrics: Mapping) -> Figure:
-    """What `helpers.compare.policies.on_real_rows` found, as dots with 95% intervals; the policies
-    are listed on the left.
-
-    Baselines and what people wrote stand below the policies, in grey. A panel without a number is
-    left out.
+    """What `helpers.compare.policies` measured on real rows, as dots with 95% intervals. Policies
+    come first, then in grey baselines and what people wrote. A panel without a number is left out.
     """
     rows = all_rows(metrics)
     panels = [key for key in PANELS if any(key in row for row in rows.values())]
