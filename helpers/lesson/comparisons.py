@@ -15,8 +15,8 @@ from data.tldr.gold import SLOT_OF  # key word -> what it is about
 from data.tldr.vocabulary import OPTION  # key word -> the whole phrase
 from helpers.compare.second_judge import word_judge
 from helpers.evaluation import Responses, judge
+from helpers.lesson.completions import score_by_token, starts_of
 from helpers.lesson.plots.reward import kinds_in
-from helpers.lesson.widgets.reward import score_by_token, starts_of
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.reward import bayes_accuracy
@@ -24,11 +24,16 @@ from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
 
+def longer_by(c: Comparison) -> int:
+    """How many words the chosen text is longer than the rejected one."""
+    return len(c.chosen.split()) - len(c.rejected.split())
+
+
 def with_kinds(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons, where a pair without a kind gets one by its lengths in words."""
 
     def kind_of(c: Comparison) -> str:
-        gap = len(c.chosen.split()) - len(c.rejected.split())
+        gap = longer_by(c)
         return "chosen longer" if gap > 0 else "chosen shorter" if gap < 0 else "same length"
 
     return [c if c.kind else replace(c, kind=kind_of(c)) for c in comparisons]
@@ -38,13 +43,13 @@ def clear_pair(comparisons: Sequence[Comparison], tokenizer: Tokenizer, room: in
     """A pair to look at: of the first kind, with a label that most annotators share, and so short
     that prompt and two completions fit in `room` tokens.
     """
-
-    def fits(c: Comparison) -> bool:
-        return len(tokenizer.encode(c.prompt + c.chosen + c.chosen)) < room
-
     first = kinds_in(c.kind for c in comparisons)[0]
-    clear = (c for c in comparisons if c.probability is None or c.probability > 0.5)
-    short = [c for c in clear if fits(c)]
+    short = [
+        c
+        for c in comparisons
+        if (c.probability is None or c.probability > 0.5)
+        and len(tokenizer.encode(c.prompt + c.chosen + c.chosen)) < room
+    ]
     return next((c for c in short if c.kind == first), short[0])
 
 
@@ -80,10 +85,9 @@ def ceiling_of(comparisons: Sequence[Comparison]) -> Ceiling:
         unknown = torch.full((len(comparisons),), math.nan)
         return Ceiling(unknown, math.nan, math.nan, dict.fromkeys(kinds, math.nan))
     agreement = torch.tensor([c.probability for c in comparisons])
+    floor, bayes = -agreement.log().mean().item(), bayes_accuracy(comparisons)
     bayes_of = {kind: bayes_accuracy([c for c in comparisons if c.kind == kind]) for kind in kinds}
-    ceiling = Ceiling(
-        agreement, bayes_accuracy(comparisons), -agreement.log().mean().item(), bayes_of
-    )
+    ceiling = Ceiling(agreement, bayes, floor, bayes_of)
     listed = ", ".join(f"{kind} {value:.2f}" for kind, value in bayes_of.items())
     print(f"Bayes accuracy {ceiling.bayes:.3f}; {listed}")
     return ceiling
@@ -127,8 +131,8 @@ def gaps_of(comparisons: Sequence[Comparison], ceiling: Ceiling) -> tuple[Tensor
     """
     if ceiling.known:
         return ceiling.agreement.clamp(1e-4, 1 - 1e-4).logit(), "gold gap: chosen - rejected"
-    words = [len(c.chosen.split()) - len(c.rejected.split()) for c in comparisons]
-    return torch.tensor(words).float(), "words: chosen - rejected"
+    gaps = [longer_by(c) for c in comparisons]
+    return torch.tensor(gaps).float(), "words: chosen - rejected"
 
 
 # ---------------------------------------------------------------- does it read the prompt?

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.tldr.posts import Post, draw_split_post
 from data.tldr.threads import draw_document
 from data.tldr.vocabulary import VALUES
+from helpers.lesson.track_words import in_the_lesson
 from helpers.run.setup import Course
 from helpers.tokenizer import Tokenizer
 
@@ -74,14 +75,10 @@ def word_losses(
 ) -> list[float]:
     """The loss of each mention of a word in a text, the first one first."""
     ends = torch.tensor([len(tokenizer.decode([id_])) for id_ in row]).cumsum(dim=0).tolist()
-    starts = [0, *ends]
+    places = list(zip(cost, [0, *ends], ends, strict=False))  # loss, start and end of each token
     return [
-        sum(
-            loss
-            for loss, start, end in zip(cost, starts, ends, strict=False)
-            if end > word.start() and start < word.end()
-        )
-        for word in re.finditer(rf"\b{word}\b", text)
+        sum(loss for loss, start, end in places if end > match.start() and start < match.end())
+        for match in re.finditer(rf"\b{word}\b", text)
     ]
 
 
@@ -105,7 +102,7 @@ def mentions(
     course: Course, losses: Losses, rows: list[list[int]], heldout: list[list[int]]
 ) -> dict[str, dict]:
     """`fact_losses` in the world of posts, `rare_token_losses` on any other rows; printed too."""
-    if course.source == "embedded" and course.track == "tldr":
+    if in_the_lesson(course):
         series = fact_losses(fresh_documents(course.seed), losses, course.tokenizer)
     else:
         size = course.tokenizer.vocab_size
@@ -117,7 +114,7 @@ def mentions(
 
 def parts(course: Course, losses: Losses) -> dict[str, dict]:
     """`loss_and_floor` in the world of posts, else nothing; printed too."""
-    if course.source != "embedded" or course.track != "tldr":
+    if not in_the_lesson(course):
         print("only in the world of posts do we know what each part of a document must cost")
         return {}
     series = loss_and_floor(fresh_documents(course.seed), losses, course.tokenizer)

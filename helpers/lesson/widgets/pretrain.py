@@ -8,6 +8,7 @@ import torch
 
 from helpers.generation import keep_top_k, keep_top_p, sample
 from helpers.lesson.plots import pretrain as plots
+from helpers.lesson.track_words import in_the_lesson
 from helpers.lesson.widgets.core import follow, menu, picture, png, slider, text_box, token_html
 from helpers.model import GPT
 from helpers.records import Document
@@ -25,11 +26,6 @@ PROMPTS = {
     "COMMENT:",
 }
 MOST = 48  # tokens that the attention explorer reads
-
-
-def in_the_lesson(course: Course) -> bool:
-    """Whether a run's rows are those of the embedded world of posts, which the lesson uses."""
-    return course.source == "embedded" and course.track == "tldr"
 
 
 def sentence_for(course: Course, heldout: Sequence[Document]) -> str:
