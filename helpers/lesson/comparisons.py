@@ -110,9 +110,7 @@ def doubtful_labels(margin: Tensor, ceiling: Ceiling, most: int = 100) -> float:
 
 
 def worst_pairs(margin: Tensor, ceiling: Ceiling, most: int = 4) -> list[int]:
-    """The pairs that the model gets most wrong; where it is known, of those with a label that
-    nearly all annotators share.
-    """
+    """The pairs that the model gets most wrong; if known, of those with a clear label."""
     order = margin.argsort().tolist()
     clear = [i for i in order if ceiling.agreement[i] > 0.8] if ceiling.known else order
     return clear[:most]
@@ -126,9 +124,7 @@ def caption(c: Comparison, margin: float) -> str:
 
 
 def gaps_of(comparisons: Sequence[Comparison], ceiling: Ceiling) -> tuple[Tensor, str]:
-    """What to compare the margins with, (N,), and its name: the gap in gold reward, else that in
-    length.
-    """
+    """What to compare the margins with, (N,), and its name: the gap in gold reward or in length."""
     if ceiling.known:
         return ceiling.agreement.clamp(1e-4, 1 - 1e-4).logit(), "gold gap: chosen - rejected"
     gaps = [longer_by(c) for c in comparisons]

@@ -15,9 +15,7 @@ from helpers.tokenizer import Tokenizer
 
 
 def starts_of(item: Prompt | Comparison) -> dict[str, str]:
-    """Completions to start from: summaries of a known post with and without flaws, else the two of
-    a comparison.
-    """
+    """Completions to start from: versions of a known post's summary, or the two of a comparison."""
     if isinstance(item, Comparison):
         return {"chosen": item.chosen, "rejected": item.rejected}
     return summary_versions(item)

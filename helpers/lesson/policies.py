@@ -54,9 +54,7 @@ def figure_of_policies(metrics: Mapping) -> Figure:
 
 
 def in_sft_units(history: Sequence[dict], sft: Responses) -> list[dict]:
-    """A run's metrics with its gold reward, where it is known, as a gain over SFT in standard
-    deviations of SFT samples ("gold_sd").
-    """
+    """A run's metrics with its gold reward, if known, in SFT standard deviations ("gold_sd")."""
     if not sft.known:
         return list(history)
     mean, std = sft.gold.mean().item(), sft.gold.std().item()

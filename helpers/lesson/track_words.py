@@ -1,6 +1,4 @@
-"""What the lesson's terms mean on each track: its documents, prompts and completions, and their
-flaws.
-"""
+"""What the lesson's terms mean on each track: documents, prompts, completions and their flaws."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,9 +78,7 @@ def in_the_lesson(course: Any) -> bool:
 
 
 def task_table(course: Any) -> Any:
-    """The chosen track and source in words, as a table for a notebook
-    (`IPython.display.Markdown`).
-    """
+    """The chosen track and source in words, as a table for a notebook."""
     from IPython.display import Markdown  # the stages' command lines don't need it
 
     return Markdown(describe(course.track, course.source))

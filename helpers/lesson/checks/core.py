@@ -145,9 +145,7 @@ def is_near(a: float, b: float, tolerance: float) -> bool:
 
 
 def is_untouched(error: Exception) -> bool:
-    """Is it the stub's `raise NotImplementedError`? (PyTorch raises that class too, for a missing
-    kernel.)
-    """
+    """Is it the stub's `raise NotImplementedError`, not PyTorch's for a missing kernel?"""
     if not isinstance(error, NotImplementedError):
         return False
     line = traceback.extract_tb(error.__traceback__)[-1].line or ""
@@ -160,9 +158,7 @@ def differences(results: list, expected: list) -> list[str]:
 
 
 def difference(got: Any, expected: Any) -> str:
-    """How `got` differs from `expected` (tensors, numbers, strings, tuples of them); empty if it
-    does not.
-    """
+    """How a result differs from the right one (tensors, numbers, texts, tuples); empty if equal."""
     if got is None:
         return "it returns None, so a `return` may be missing"
     if isinstance(expected, tuple):
@@ -188,9 +184,7 @@ def difference(got: Any, expected: Any) -> str:
 
 
 def constant_factor(results: list, expected: list) -> float | None:
-    """The c with results = c * expected throughout, if there is one besides 1 and at least two
-    numbers show it.
-    """
+    """The c with results = c * expected throughout, if at least two numbers show one."""
     try:
         a, b = (torch.cat([numbers(x).flatten() for x in side]) for side in (results, expected))
     except Exception:  # texts, tuples

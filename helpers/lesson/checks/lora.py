@@ -1,6 +1,4 @@
-"""Exercises of 1-SFT's section on LoRA and QLoRA: the adapter's product, how much it learns,
-rounding to 4 bits.
-"""
+"""Exercises of 1-SFT on LoRA and QLoRA: the adapter's product, its size, rounding to 4 bits."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,4 @@
-"""Exercises of 2-RM-Training: Bradley-Terry, where to read the score, accuracy, calibration,
-normalising, best-of-n.
-"""
+"""Exercises of 2-RM-Training: the loss, reading the score, accuracy, normalising, best-of-n."""
 
 import itertools
 import math

@@ -1,6 +1,4 @@
-"""Exercises of 1-SFT: template, completion mask, labels, the token mean, the entropy floor, the
-stop rate.
-"""
+"""Exercises of 1-SFT: template, completion mask, labels, token mean, entropy floor, stop rate."""
 
 import math
 

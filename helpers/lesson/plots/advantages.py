@@ -36,9 +36,7 @@ def estimators_figure(estimates: Mapping[str, Tensor], exact: float, group: int 
 def negative_kl_figure(
     panels: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
 ) -> Figure:
-    """{title: (measured, expected)}: a bar for each way of computing "the KL", a mark where the
-    formula puts it.
-    """
+    """A bar for each way of computing "the KL": {title: (measured, expected by the formula)}."""
     fig, axes = plt.subplots(1, len(panels), figsize=(9.4, 2.7), sharey=True, squeeze=False)
     for ax, (title, (measured, expected)) in zip(axes[0], panels.items(), strict=True):
         names, values = list(measured), list(measured.values())
@@ -75,9 +73,7 @@ def gae_figure(
 
 
 def lambda_figure(tokens: Sequence[str], rewards: Tensor, values: Tensor) -> Figure:
-    """The advantages of one response (R,) for lambda from 0 (bottom) to 1 (top): blue good, orange
-    bad.
-    """
+    """The advantages of one response (R,) for lambda from 0 (bottom) to 1: blue is good."""
     rows = torch.stack([advantages_of(rewards, values, 1.0, i / 20) for i in range(21)])  # (21, R)
     most = rows.abs().max().item() or 1.0
     scale = {
@@ -96,9 +92,7 @@ def lambda_figure(tokens: Sequence[str], rewards: Tensor, values: Tensor) -> Fig
 
 
 def clip_curves(ax: Axes, advantage: float, clip_range: float, ratio: float | None = None) -> None:
-    """The clipped objective as a function of the ratio, for one advantage; a dot at the given
-    ratio.
-    """
+    """The clipped objective by ratio, for one advantage; a dot at the given ratio."""
 
     def objective(x: Tensor) -> Tensor:
         return torch.minimum(advantage * x, advantage * x.clamp(1 - clip_range, 1 + clip_range))

@@ -33,9 +33,7 @@ def flow(pieces: Sequence[str], columns: int, indent: int = 0) -> list[tuple[int
 
 
 def plain_label(text: str) -> str:
-    """A text that matplotlib shows as it is: no formula between two dollar signs, no control
-    characters.
-    """
+    """A text that matplotlib shows as it is: no formulas, no control characters."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("$", r"\$")
 
 

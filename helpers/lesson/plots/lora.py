@@ -1,6 +1,4 @@
-"""Figures of 1-SFT's section on LoRA and QLoRA: the 16 values among a weight's numbers, and what
-each way costs.
-"""
+"""Figures of 1-SFT on LoRA and QLoRA: the 16 values of NF4, and what each way of training costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +12,7 @@ PARTS = {"weights": "#9fb8c4", "gradients": "#e3b593", "optimizer": ORANGE}
 
 
 def values_figure(scaled: Tensor, values: Sequence[float]) -> Figure:
-    """How the numbers of a weight, each block divided by its largest, lie among the 16 values that
-    NF4 has for them.
-    """
+    """A weight's numbers, each block divided by its largest, among NF4's 16 values."""
     even = [-1 + 2 * step / 15 for step in range(16)]
     fig, ax = plt.subplots(figsize=(7.2, 2.6))
     style = {"bins": 81, "density": True, "color": "#d5dde1"}
@@ -33,9 +29,7 @@ def values_figure(scaled: Tensor, values: Sequence[float]) -> Figure:
 def cost_figure(
     losses: Mapping[str, float], base: float, sizes: Mapping[str, Mapping[str, int]], title: str
 ) -> Figure:
-    """Left each way's held-out loss after equal steps, right the bytes {way: {part: bytes}} that
-    training takes.
-    """
+    """Each way's held-out loss after equal steps, and its bytes {way: {part: bytes}}."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 2.8))
     left.bar(losses.keys(), losses.values(), 0.6, color=BLUE)
     left.axhline(base, color=GREY, ls=":", label="base model")

@@ -1,6 +1,4 @@
-"""The figure of the policies: a dot and its 95% interval for every policy, a panel for every
-question.
-"""
+"""The figure of the policies: a dot and 95% interval for each policy, a panel for each measure."""
 
 from collections.abc import Mapping
 

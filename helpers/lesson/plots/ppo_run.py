@@ -24,9 +24,7 @@ PANELS = {  # metric: title with its unit
 def training_figure(
     history: Sequence[Mapping[str, float]], iterations: int | None = None
 ) -> Figure:
-    """Eight panels of a PPO run, one point per iteration. Where the gold reward is not known, its
-    panel says so.
-    """
+    """Eight panels of a PPO run, one point per iteration. An unknown gold reward is named so."""
     fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
     steps = [row["step"] for row in history]
     for i, (ax, (name, title)) in enumerate(zip(axes.flat, PANELS.items(), strict=True)):
@@ -82,9 +80,7 @@ class Dashboard:
 def comparison_figure(
     gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    """Gold reward of each policy as (mean, low, high), and the share of its responses with each
-    flaw.
-    """
+    """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), width_ratios=(2, 3))
     colours = [GREY, BLUE, GREEN, ORANGE][: len(gold)]
     means = [mean for mean, _, _ in gold.values()]

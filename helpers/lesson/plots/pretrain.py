@@ -68,9 +68,7 @@ def draw_scale(fig: Figure, colours: list, most: float, label: str, height: floa
 
 
 def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
-    """The path of a text through a GPT, from left to right: the shape at each step, and the part
-    that builds it.
-    """
+    """The path of a text through a GPT: the shape at each step, and the part that builds it."""
     stream, logits = f"(T, {channels})", f"(T, {vocab_size})"
     steps = [
         ("text", "a string", "part 1", "#f1f0ec"),
@@ -99,9 +97,7 @@ def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
 
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> Tensor:
-    """How much every token looks at every other: ids (1, T) to (layers, H, T, T), queries down,
-    keys across.
-    """
+    """How much every token looks at every other: ids (1, T) to (layers, H, T queries, T keys)."""
     weights = []
 
     def watch(q: Tensor, k: Tensor, v: Tensor, bias: None) -> Tensor:
@@ -117,9 +113,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 
 
 def attention_grid(weights: Tensor) -> Figure:
-    """All heads at once: weights (layers, H, T, T), a row of maps per layer. Square roots, so that
-    faint ones show.
-    """
+    """All heads, (layers, H, T, T), a row per layer. Square roots, so that faint weights show."""
     layers, heads = weights.shape[:2]
     size = (1.45 * heads, 1.45 * layers)  # inches
     fig, grid = plt.subplots(layers, heads, figsize=size, squeeze=False)
@@ -152,9 +146,7 @@ def attention_map(weights: Tensor, pieces: list[str]) -> Figure:
 
 
 def loss_curves(curves: dict[str, list[float]], levels: dict[str, float | None]) -> Figure:
-    """Training losses by step, with horizontal lines to compare with; a level that is not known
-    (None) has none.
-    """
+    """Training losses by step, with horizontal lines to compare with; an unknown level is None."""
     fig, axes = plt.subplots()
     for name, losses in curves.items():
         axes.plot(range(1, len(losses) + 1), losses, label=name, linewidth=1.4)

@@ -72,9 +72,7 @@ def bradley_terry(chosen: float, rejected: float) -> Figure:
 
 
 def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> Figure:
-    """Which token (row) may attend to which (column): visible (T, T) bool; parts 0 prompt,
-    1 chosen, 2 rejected.
-    """
+    """Which token (row) sees which (column), (T, T); parts: 0 prompt, 1 chosen, 2 rejected."""
     part = torch.tensor(parts)
     colour = torch.where(visible, part[None, :] + 1, 0)  # a column keeps its part's colour
     fig, ax = plt.subplots(figsize=(4.4, 3.9))
@@ -117,9 +115,7 @@ def training(history: Sequence[dict], floor: float, window: int) -> Figure:
 
 
 def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Figure:
-    """One bar per model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the
-    Bayes accuracy (NaN: not known).
-    """
+    """A bar per model, {name: (accuracy, low, high)}, chance, and Bayes accuracy (may be NaN)."""
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
     for y, (value, low, high) in enumerate(rows.values()):
         ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else PALE, height=0.6)
@@ -135,9 +131,7 @@ def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Fig
 
 
 def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
-    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes accuracy
-    (NaN: not known).
-    """
+    """Accuracy by kind of pair, (accuracy, low, high), and Bayes accuracies (may be NaN)."""
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     for x, (kind, (value, low, high)) in enumerate(bars.items()):
         ax.bar(x, value, color=KIND_COLOURS.get(kind, f"C{x}"), width=0.6)
@@ -157,9 +151,7 @@ def calibration(
     true: Sequence[float],
     counts: Sequence[int],
 ) -> Figure:
-    """Predicted probability against observed agreement; `true` is the annotators' own, or NaN; dots
-    grow with counts.
-    """
+    """Predicted probability against observed agreement; `true` is the annotators', or NaN."""
     fig, ax = plt.subplots(figsize=(4.4, 3.4))
     ax.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     sizes = [20 + count / 4 for count in counts]
@@ -173,9 +165,7 @@ def calibration(
 
 
 def gaps(gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str) -> Figure:
-    """The model's margin against another gap (N,), the true log-odds of the annotators where they
-    are known: one dot per pair.
-    """
+    """The model's margin against another gap (N,), the annotators' log-odds if they are known."""
     fig, ax = plt.subplots(figsize=(6.2, 3.6))
     gold = name.startswith("gold")
     limit = 5.0 if gold else gap.abs().max().item()
@@ -245,9 +235,7 @@ def score_and_gold(scores: Tensor, golds: Tensor, flawed: Tensor, flaw: str, uni
 def best_of_n(
     ns: Sequence[int], kls: Sequence[float], curves: dict[str, tuple[Tensor, Tensor, Tensor, str]]
 ) -> Figure:
-    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each of the numbers
-    (len(ns),).
-    """
+    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each (len(ns),)."""
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
     for ax, unit in zip(axes, dict.fromkeys(unit for *_, unit in curves.values())):
         for name, (mean, low, high, ylabel) in curves.items():

@@ -77,9 +77,7 @@ def batch_figure(ids: Tensor, mask: Tensor, P: int, eos_id: int) -> Figure:
 
 
 def response_figure(tokens: Sequence[str], panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Numbers along one response: {panel: {label: (R,)}}. A single series is drawn as bars, several
-    as lines.
-    """
+    """Numbers along one response, {panel: {label: (R,)}}: one series as bars, several as lines."""
     size = (9.2, 0.9 + 1.35 * len(panels))
     fig, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False)
     places = range(len(tokens))

@@ -1,6 +1,4 @@
-"""Figures of 1-SFT: coloured tokens, judged words, losses against their floor, flaws against the
-writers'.
-"""
+"""Figures of 1-SFT: coloured tokens, judged words, losses and their floor, flaws and writers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -35,9 +33,7 @@ NAME_WIDTH = 14  # characters, for the names in `judged_figure`
 def draw_pieces(
     pieces: Sequence[str], colours: Sequence, legend: Mapping, indent: int = 0
 ) -> Figure:
-    """Text pieces as coloured boxes, running on from line to line. `legend`: {label: colour}, drawn
-    below.
-    """
+    """Text pieces as coloured boxes, line after line, over a legend {label: colour}."""
     places = flow(pieces, COLUMNS, indent)
     lines = places[-1][0] + 1
     fig, ax = plt.subplots(figsize=(8.6, 0.225 * lines + 0.5))
@@ -87,17 +83,13 @@ def loss_figure(pieces: Sequence[str], losses: Sequence[float]) -> Figure:
 
 
 def judged_words(facts: Facts, text: str) -> list[tuple[str, str]]:
-    """The text cut at its words, each piece with its kind for the gold reward (a key of
-    WORD_COLOURS).
-    """
+    """The text cut at its words, each piece with its kind (a key of WORD_COLOURS)."""
     pieces = re.findall(r"[A-Za-z]+|[^A-Za-z]+", text)
     return [(piece, word_kind(facts, piece)) for piece in pieces]
 
 
 def word_kind(facts: Facts, word: str) -> str:
-    """What a word is for the gold reward: a true fact, an invented one, small talk, or none of
-    these.
-    """
+    """What a word is for the gold reward: a true fact, an invented one, small talk, or other."""
     if word in SLOT_OF:
         return "true fact" if word in facts.values(SLOT_OF[word]) else "invented"
     return "small talk" if word in SMALL_TALK_WORDS else "other"
@@ -117,9 +109,7 @@ def judged_figure(texts: Mapping[str, str], facts: Facts) -> Figure:
 def training_figure(
     history: Sequence[Mapping], heldout: float, floor: float | None, base: float
 ) -> Figure:
-    """Training loss of every step, smoothed, between the base model's loss and a known entropy
-    floor (log scale).
-    """
+    """Training loss, smoothed, between the base model's and a known entropy floor (log scale)."""
     losses = [row["loss"] for row in history]
     window = max(1, len(losses) // 40)
     recent = [losses[max(0, i - window) : i + 1] for i in range(len(losses))]
@@ -178,9 +168,7 @@ def flaw_figure(rates: Mapping[str, tuple[Mapping[str, float], int]]) -> Figure:
 
 
 def writer_figure(gold: Mapping[str, float], mixture: float, models: Mapping[str, float]) -> Figure:
-    """Mean gold reward of each writer (bars), of their mixture and of the models (lines and
-    marks).
-    """
+    """Mean gold reward of each writer (bars), of their mixture and of the models (lines)."""
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     ax.bar(gold.keys(), gold.values(), 0.6, color="#e3b593", label="a writer alone")
     ax.axhline(mixture, color=WRITERS, ls="--", label="the writers' mixture")

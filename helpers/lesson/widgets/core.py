@@ -25,9 +25,7 @@ BOX = (
 def slider(
     name: str, value: float, low: float, high: float, step: float = 1, wait: bool = False
 ) -> widgets.Widget:
-    """A slider, for whole numbers where the step is 1. wait: until the mouse is let go, for a
-    change that takes a moment.
-    """
+    """A slider, for integers where the step is 1. wait: act when the mouse is let go."""
     kind = widgets.IntSlider if step == 1 else widgets.FloatSlider
     look = {"style": STYLE, "layout": {"width": "400px"}, "continuous_update": not wait}
     return kind(value=value, min=low, max=high, step=step, description=name, **look)

@@ -1,6 +1,4 @@
-"""The explorers of 3-PPO: GAE's lambda on a real response, the clip, and a rollout token by
-token.
-"""
+"""The explorers of 3-PPO: GAE's lambda on a real response, the clip, a rollout token by token."""
 
 from collections.abc import Sequence
 
@@ -128,9 +126,7 @@ def explore_rollout(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> w
 
 
 def rollout_html(rollout: Rollout, rewards: Tensor, row: int, t: int, tokens: Sequence[str]) -> str:
-    """The response coloured by advantage (blue good, orange bad), one token framed, and its numbers
-    below.
-    """
+    """The response coloured by advantage (blue good, orange bad), and the numbers of token t."""
     advantages = rollout.advantages[row, : len(tokens)].tolist()
     most = max(max(abs(a) for a in advantages), 1e-6)
     boxes = ""

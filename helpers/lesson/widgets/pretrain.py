@@ -63,9 +63,7 @@ def tokenizer_explorer(tokenizer: Tokenizer) -> widgets.Widget:
 
 
 def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.Widget:
-    """Type a sentence, choose a head, and see where each token looks; only the first tokens are
-    read.
-    """
+    """Type a sentence, choose a head, and see where each of its first tokens looks."""
     layers, heads = model.config.layers, model.config.heads
     box = text_box("text", text, wait=True)
     layer, head = slider("layer", layers, 1, layers), slider("head", 1, 1, heads)

@@ -1,6 +1,4 @@
-"""The explorers of 2-RM-Training: Bradley-Terry's curves, scored pairs, and a text to edit, scored
-by token.
-"""
+"""The explorers of 2-RM-Training: Bradley-Terry's curves, scored pairs, a text scored by token."""
 
 import difflib
 from collections.abc import Sequence
@@ -48,9 +46,7 @@ def bradley_terry_explorer() -> widgets.Widget:
 
 
 def difference(text: str, other: str, before: str = "[", after: str = "]") -> str:
-    """The text with every run of words that `other` lacks (as difflib aligns the two) between
-    `before` and `after`.
-    """
+    """The text with every run of words that `other` lacks between `before` and `after`."""
     words, others = text.split(), other.split()
     changes = difflib.SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
     parts = []
@@ -97,9 +93,7 @@ def pair_html(comparison: Comparison, margin: float) -> str:
 
 
 def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.Widget:
-    """Browse held-out pairs by kind, from the model's worst mistakes to its best calls.
-    margin: (N,).
-    """
+    """Browse held-out pairs by kind, from the worst mistakes to the best calls. margin: (N,)."""
     kinds = sorted({comparison.kind for comparison in comparisons} - {""})  # real pairs have none
     kind, order = menu("kind", ["all", *kinds]), menu("order", list(ORDERS))
     number = slider("pair", 1, 1, len(comparisons))
@@ -119,9 +113,7 @@ def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.
 
 
 def verdict_html(item: Prompt | Comparison, text: str, score: float) -> str:
-    """The reward model's score of a text, beside its gold reward and what that is made of for a
-    known post.
-    """
+    """The score of a text, for a known post beside its gold reward and what that is made of."""
     head = f"<p>score <b>{score:+.2f}</b>"
     if isinstance(item, Comparison):
         return head + "</p>"

@@ -21,9 +21,7 @@ from helpers.tokenizer import Tokenizer
 def mask_report(
     tokenizer: Tokenizer, prompt: str, completion: str, masked: bool = True, end: bool = True
 ) -> str:
-    """HTML: the tokens of a prompt and its completion, those in the loss in colour, what may be
-    wrong below.
-    """
+    """HTML: the tokens of prompt and completion, those in the loss in colour; warnings below."""
     ids, answer = tokenizer.encode(prompt), tokenizer.encode(completion)
     row = ids + answer + [tokenizer.eos_id]
     kinds = token_kinds(row, len(ids) if masked else 0, tokenizer.eos_id, tokenizer.pad_id)
@@ -66,9 +64,7 @@ def warnings(
 
 
 def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.VBox:
-    """Type a prompt and a completion and see which tokens are in the loss; starts with a
-    demonstration.
-    """
+    """Edit a prompt and its completion and see which tokens are in the loss."""
     prompt = text_box("prompt", demonstration.prompt, rows=6)
     completion = text_box("completion", demonstration.completion, rows=2)
     masked = widgets.Checkbox(True, description="mask the prompt", indent=False)
@@ -88,9 +84,7 @@ def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.
 
 
 def response_html(prompt: Prompt, text: str, stopped: bool) -> str:
-    """A response and how it ended; its gold reward and what that is made of, where the facts behind
-    it are known.
-    """
+    """A response and how it ended; its gold reward and what that is made of, if facts are known."""
     end = "stopped by itself" if stopped else "<b>cut off: it did not stop</b>"
     if prompt.facts is None:
         return boxed(escape(text), f"{len(text.split())} words · {end}")
@@ -116,9 +110,7 @@ def plain_parts(text: str, judged: Judged) -> tuple[str, list[str]]:
 
 
 def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]]:
-    """For the world of posts: a summary with its judged words in colour, and the sum that makes its
-    gold reward.
-    """
+    """A summary of a post with its judged words in colour, and what its gold reward is made of."""
     body = ""
     for piece, kind in judged_words(facts, text):
         marked = f'<span style="color:#222;background:{WORD_COLOURS[kind]}">{escape(piece)}</span>'
@@ -135,9 +127,7 @@ def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]
 def explore_samples(
     models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> widgets.VBox:
-    """Sample three responses to a prompt with one of the models: temperature, seed, number of the
-    prompt.
-    """
+    """Sample three responses to a prompt: model, temperature, seed, number of the prompt."""
     names = {"value": list(models)[-1], "description": "model", "style": STYLE}
     name = widgets.ToggleButtons(options=list(models), **names)
     post = slider("prompt", 0, 0, len(prompts) - 1, wait=True)
