@@ -1,6 +1,6 @@
-"""What 2-RM-Training can say of the comparisons at hand. The annotators of an embedded world are
-simulated, so their probabilities, the kinds of pairs and the gold reward are known; real rows have
-the texts and the choices only. Numbers that nobody knows are NaN.
+"""What 2-RM-Training shows of its comparisons. The annotators of an embedded world are simulated:
+their probabilities, the kinds of pairs and the gold reward are known. Real rows have the texts and
+the choices only; unknown numbers are NaN.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.tldr.gold import SLOT_OF  # key word -> what it is about
-from data.tldr.vocabulary import OPTION  # key word -> the whole phrase
+from data.tldr.vocabulary import OPTION  # key word -> its phrase
 from helpers.compare.second_judge import word_judge
 from helpers.evaluation import Responses, judge
 from helpers.lesson.completions import score_by_token, starts_of
@@ -96,24 +96,24 @@ def ceiling_of(comparisons: Sequence[Comparison]) -> Ceiling:
 # ---------------------------------------------------------------- mistakes
 
 
-def doubtful_labels(margin: Tensor, ceiling: Ceiling, most: int = 100) -> float:
-    """The share of annotators' mistakes among the pairs where the model contradicts the label most
-    strongly, NaN where mistakes are not known; with a line about it.
+def doubtful_labels(margin: Tensor, ceiling: Ceiling) -> float:
+    """The share of annotators' mistakes among the 100 labels that the model contradicts most, NaN
+    where mistakes are not known; with a line about it.
     """
     if not ceiling.known:
         print("Whether the label or the model is wrong is not known here: read and judge.")
         return math.nan
     mistakes = (ceiling.agreement < 0.5).float()
-    share = mistakes[margin.argsort()[:most]].mean().item()
+    share = mistakes[margin.argsort()[:100]].mean().item()
     print(f"annotators' mistakes among these: {share:.0%}, among all pairs: {mistakes.mean():.0%}")
     return share
 
 
-def worst_pairs(margin: Tensor, ceiling: Ceiling, most: int = 4) -> list[int]:
-    """The pairs that the model gets most wrong; if known, of those with a clear label."""
+def worst_pairs(margin: Tensor, ceiling: Ceiling) -> list[int]:
+    """The four pairs that the model gets most wrong; if known, of those with a clear label."""
     order = margin.argsort().tolist()
     clear = [i for i in order if ceiling.agreement[i] > 0.8] if ceiling.known else order
-    return clear[:most]
+    return clear[:4]
 
 
 def caption(c: Comparison, margin: float) -> str:
@@ -164,7 +164,7 @@ def with_changed_prompts(
     comparisons: Sequence[Comparison], tokenizer: Tokenizer, most: int
 ) -> tuple[list[int], list[Comparison]]:
     """Rows, and the same pairs under another prompt: in the tldr world one that makes the rejected
-    summary true; elsewhere the prompt of another pair, which is no longer than their own.
+    summary true; elsewhere the prompt of another pair, which is no longer.
     """
     facts = by_fact(comparisons)
     if facts:

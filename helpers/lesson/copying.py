@@ -1,8 +1,8 @@
 """Has a language model learned to copy? Its loss where a text names a fact again, against the first
 mention.
 
-In the embedded world of posts the facts are marked, and the world says what each part must cost. On
-other rows any rare token counts as a fact.
+In the embedded world of posts the facts are marked, and the least possible loss of each part is
+known. On other rows any rare token counts as a fact.
 """
 
 import math
@@ -26,10 +26,10 @@ Losses = Callable[[list[int]], list[float]]  # a row of tokens to the loss of ea
 Fresh = list[tuple[Post, str, float]]  # (post, document that begins with it, log-probability)
 
 
-def fresh_documents(seed: int, number: int = DOCUMENTS) -> Fresh:
+def fresh_documents(seed: int) -> Fresh:
     """New documents of the world of posts, about facts that no training document combines."""
     fresh = []
-    for i in range(number):
+    for i in range(DOCUMENTS):
         draws, post = draw_split_post(f"{seed}/fresh/{i}", held_out=True)
         text = draw_document(draws, post)  # goes on from the post, and so does draws.logprob
         fresh.append((post, text, draws.logprob))

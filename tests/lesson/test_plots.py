@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from data.tldr.posts import Facts
-from helpers.lesson.plots import advantages, core, lora, ppo, ppo_run, pretrain, reward, sft
+from helpers.lesson.plots import (
+    advantages,
+    core,
+    lora,
+    policies,
+    ppo,
+    ppo_run,
+    pretrain,
+    reward,
+    sft,
+)
 from helpers.lesson.widgets.core import png
 from helpers.lesson.widgets.ppo import pieces, rewards_of
 from helpers.model import GPT, GPTConfig
@@ -117,7 +127,7 @@ def test_figures_of_ppo_draw(rollout, tokenizer):
             ppo.lambda_figure(tokens, rewards, values),
             ppo.clip_figure(0.2),
             ppo.negative_kl_figure({"step 0": (runs, runs)}),
-            ppo_run.comparison_figure({"SFT": (1.0, 0.9, 1.1)}, {"SFT": FLAWS}),
+            policies.comparison_figure({"SFT": (1.0, 0.9, 1.1)}, {"SFT": FLAWS}),
             ppo.overoptimisation_figure({"with": history(3), "without": history(2)}),
         ]
     )

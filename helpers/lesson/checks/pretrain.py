@@ -75,7 +75,7 @@ check_next_token_loss = Exercise(
         "two tokens": (randn(2, 4, seed=8), torch.tensor([1, 3])),
     },
     mistakes={
-        "not shifted. Row t has just read token t: ask it for t + 1.": {"shift": 0},
+        "not shifted. Row t has just read token t; it predicts token t + 1.": {"shift": 0},
         "shifted the wrong way. Row t predicts token t + 1, not token t - 1.": {"shift": -1},
         "sum instead of mean. Divide by the number of predicted tokens.": {"mean": False},
     },

@@ -77,10 +77,10 @@ check_labels = Exercise(
         )
     },
     mistakes={
-        "not shifted. This asks each row for the token it has just read.": {"shift": 0, "look": 0},
+        "not shifted. Here each row predicts the token it has just read.": {"shift": 0, "look": 0},
         "shifted the wrong way. Row t predicts token t + 1, not t - 1.": {"shift": -1, "look": -1},
-        "mask not shifted. The first completion token gets no label: ask the mask at t + 1, where "
-        "the predicted token stands.": {"look": 0},
+        "mask not shifted. The first completion token gets no label: read the mask at t + 1, the "
+        "place of the predicted token.": {"look": 0},
         "prompt tokens in the loss. Labels of prompt tokens must be -100.": {"prompt": True},
     },
 )
@@ -145,7 +145,9 @@ check_stop_rate = Exercise(
         "only the last token. An early EOS is followed by pads: look at all tokens.": {
             "how": "last"
         },
-        "tokens instead of responses. First ask each row, then average rows.": {"how": "tokens"},
+        "tokens instead of responses. Does a row hold an EOS? Average that over rows.": {
+            "how": "tokens"
+        },
     },
 )
 

@@ -1,4 +1,4 @@
-"""Figures of 3-PPO on what an update is made of: KL estimators, advantages, the clip."""
+"""Figures of 3-PPO on the parts of an update: KL estimators, advantages, the clip."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +14,10 @@ from helpers.lesson.plots.rollout import response_figure
 from helpers.losses import gae
 
 
-def estimators_figure(estimates: Mapping[str, Tensor], exact: float, group: int = 16) -> Figure:
-    """Histograms of averages over `group` samples, for each estimator (N,), beside the exact KL."""
+def estimators_figure(estimates: Mapping[str, Tensor], exact: float) -> Figure:
+    """Histograms of averages over 16 samples, for each estimator (N,), beside the exact KL."""
     fig, axes = plt.subplots(1, len(estimates), figsize=(9, 2.7), sharex=True, sharey=True)
-    means = {
-        name: x[: len(x) // group * group].view(-1, group).mean(1) for name, x in estimates.items()
-    }
+    means = {name: x[: len(x) // 16 * 16].view(-1, 16).mean(1) for name, x in estimates.items()}
     low = min(float(x.min()) for x in means.values())
     high = max(float(x.quantile(0.995)) for x in means.values())
     for ax, (name, x) in zip(axes, means.items(), strict=True):
@@ -27,7 +25,7 @@ def estimators_figure(estimates: Mapping[str, Tensor], exact: float, group: int 
         ax.axvline(exact, color="black", lw=1.2, label="exact KL")
         ax.axvline(float(x.mean()), color=ORANGE, lw=1.6, ls="--", label="mean of the estimates")
         ax.set(title=name, xlabel="nats")
-    axes[0].set_ylabel(f"batches of {group}")
+    axes[0].set_ylabel("batches of 16")
     lines = axes[0].get_legend_handles_labels()
     fig.legend(*lines, loc="outside lower center", ncols=2, fontsize=8)
     return fig

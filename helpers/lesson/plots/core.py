@@ -13,7 +13,7 @@ BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend on the r
 
 
 def visible_spaces(piece: str) -> str:
-    """A token with its white space made visible."""
+    """A token with visible white space."""
     return piece.replace("\n", "↵").replace(" ", "·")
 
 

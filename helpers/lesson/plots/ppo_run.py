@@ -1,4 +1,4 @@
-"""Figures of 3-PPO on a run: training as it goes on, the policies, over-optimisation."""
+"""Figures of 3-PPO on a run: training as it goes on, over-optimisation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, PURPLE, grouped_bars
+from helpers.lesson.plots.core import BLUE, GREEN, ORANGE, PURPLE
 
 PANELS = {  # metric: title with its unit
     "score": "score (reward model)",
@@ -75,31 +75,6 @@ class Dashboard:
             self.handle.update(fig)
         plt.close(fig)  # or the cell would show it a second time when it ends
         self.drawn += 1
-
-
-def comparison_figure(
-    gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
-) -> Figure:
-    """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), width_ratios=(2, 3))
-    colours = [GREY, BLUE, GREEN, ORANGE][: len(gold)]
-    means = [mean for mean, _, _ in gold.values()]
-    errors = [
-        [max(0.0, mean - low) for mean, low, _ in gold.values()],
-        [max(0.0, high - mean) for mean, _, high in gold.values()],
-    ]
-    left.bar(list(gold), means, color=colours, width=0.65)
-    left.errorbar(list(gold), means, errors, fmt="none", ecolor="black", capsize=3, lw=1)
-    left.axhline(0, color="#999", lw=0.8)
-    left.set(title="gold reward, 95% interval", ylabel="gold reward")
-    percent = {
-        name: {flaw: 100 * share for flaw, share in shares.items()}
-        for name, shares in flaws.items()
-    }
-    grouped_bars(right, percent, 0.2, 0.18, [{"color": colour} for colour in colours])
-    right.set(title="responses with a flaw", ylabel="%")
-    right.legend(fontsize=8, loc="upper right")
-    return fig
 
 
 def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:

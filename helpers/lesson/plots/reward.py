@@ -93,7 +93,7 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
 
 def training(history: Sequence[dict], floor: float, window: int) -> Figure:
     """Loss and accuracy of the training batches, averaged over `window` steps, against the
-    annotators' own (NaN: not known).
+    annotators' (NaN: not known).
 
     The loss is that of pairs, or of labels where the history is of training on labels.
     """
@@ -183,7 +183,7 @@ def gaps(gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str) -> Figure
     return fig
 
 
-def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str = "TL;DR:") -> Figure:
+def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str) -> Figure:
     """The score after each token of one or more completions: {title: (pieces (R,), values (R +
     1,))}.
 

@@ -148,7 +148,7 @@ def results_figure(results: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def flaw_figure(rates: Mapping[str, tuple[Mapping[str, float], int]]) -> Figure:
     """How often each flaw occurs, {who: ({flaw: share}, number of responses)}: the teachers and the
-    student, with 95% intervals where responses were counted. Without rates it says so.
+    student, with 95% intervals where responses were counted; {} where flaws are not known.
     """
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     ax.set(ylabel="share of responses", title="The flaws of the teachers, in the student")

@@ -18,9 +18,7 @@ from helpers.tokenizer import Tokenizer
 # ---------------------------------------------------------------- the completion mask
 
 
-def mask_report(
-    tokenizer: Tokenizer, prompt: str, completion: str, masked: bool = True, end: bool = True
-) -> str:
+def mask_report(tokenizer: Tokenizer, prompt: str, completion: str, masked: bool, end: bool) -> str:
     """HTML: the tokens of prompt and completion, those in the loss in colour; warnings below."""
     ids, answer = tokenizer.encode(prompt), tokenizer.encode(completion)
     row = ids + answer + [tokenizer.eos_id]
