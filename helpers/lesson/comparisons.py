@@ -1,6 +1,6 @@
-"""What 2-RM-Training can say of the comparisons at hand. The annotators of an embedded world are
-simulated, so their probabilities, the kinds of pairs and the gold reward are known; real rows have
-the texts and the choices only. Numbers that nobody knows are NaN.
+"""What 2-RM-Training shows of its comparisons. The annotators of an embedded world are simulated:
+their probabilities, the kinds of pairs and the gold reward are known. Real rows have the texts and
+the choices only; unknown numbers are NaN.
 """
 
 import math
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from data.tldr.gold import SLOT_OF  # key word -> what it is about
-from data.tldr.vocabulary import OPTION  # key word -> the whole phrase
+from data.tldr.vocabulary import OPTION  # key word -> its phrase
 from helpers.compare.second_judge import word_judge
 from helpers.evaluation import Responses, judge
+from helpers.lesson.completions import score_by_token, starts_of
 from helpers.lesson.plots.reward import kinds_in
-from helpers.lesson.widgets.reward import score_by_token, starts_of
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.reward import bayes_accuracy
@@ -24,11 +24,16 @@ from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 
+def longer_by(c: Comparison) -> int:
+    """How many words the chosen text is longer than the rejected one."""
+    return len(c.chosen.split()) - len(c.rejected.split())
+
+
 def with_kinds(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons, where a pair without a kind gets one by its lengths in words."""
 
     def kind_of(c: Comparison) -> str:
-        gap = len(c.chosen.split()) - len(c.rejected.split())
+        gap = longer_by(c)
         return "chosen longer" if gap > 0 else "chosen shorter" if gap < 0 else "same length"
 
     return [c if c.kind else replace(c, kind=kind_of(c)) for c in comparisons]
@@ -38,13 +43,13 @@ def clear_pair(comparisons: Sequence[Comparison], tokenizer: Tokenizer, room: in
     """A pair to look at: of the first kind, with a label that most annotators share, and so short
     that prompt and two completions fit in `room` tokens.
     """
-
-    def fits(c: Comparison) -> bool:
-        return len(tokenizer.encode(c.prompt + c.chosen + c.chosen)) < room
-
     first = kinds_in(c.kind for c in comparisons)[0]
-    clear = (c for c in comparisons if c.probability is None or c.probability > 0.5)
-    short = [c for c in clear if fits(c)]
+    short = [
+        c
+        for c in comparisons
+        if (c.probability is None or c.probability > 0.5)
+        and len(tokenizer.encode(c.prompt + c.chosen + c.chosen)) < room
+    ]
     return next((c for c in short if c.kind == first), short[0])
 
 
@@ -80,10 +85,9 @@ def ceiling_of(comparisons: Sequence[Comparison]) -> Ceiling:
         unknown = torch.full((len(comparisons),), math.nan)
         return Ceiling(unknown, math.nan, math.nan, dict.fromkeys(kinds, math.nan))
     agreement = torch.tensor([c.probability for c in comparisons])
+    floor, bayes = -agreement.log().mean().item(), bayes_accuracy(comparisons)
     bayes_of = {kind: bayes_accuracy([c for c in comparisons if c.kind == kind]) for kind in kinds}
-    ceiling = Ceiling(
-        agreement, bayes_accuracy(comparisons), -agreement.log().mean().item(), bayes_of
-    )
+    ceiling = Ceiling(agreement, bayes, floor, bayes_of)
     listed = ", ".join(f"{kind} {value:.2f}" for kind, value in bayes_of.items())
     print(f"Bayes accuracy {ceiling.bayes:.3f}; {listed}")
     return ceiling
@@ -92,26 +96,24 @@ def ceiling_of(comparisons: Sequence[Comparison]) -> Ceiling:
 # ---------------------------------------------------------------- mistakes
 
 
-def doubtful_labels(margin: Tensor, ceiling: Ceiling, most: int = 100) -> float:
-    """The share of annotators' mistakes among the pairs where the model contradicts the label most
-    strongly, NaN where mistakes are not known; with a line about it.
+def doubtful_labels(margin: Tensor, ceiling: Ceiling) -> float:
+    """The share of annotators' mistakes among the 100 labels that the model contradicts most, NaN
+    where mistakes are not known; with a line about it.
     """
     if not ceiling.known:
         print("Whether the label or the model is wrong is not known here: read and judge.")
         return math.nan
     mistakes = (ceiling.agreement < 0.5).float()
-    share = mistakes[margin.argsort()[:most]].mean().item()
+    share = mistakes[margin.argsort()[:100]].mean().item()
     print(f"annotators' mistakes among these: {share:.0%}, among all pairs: {mistakes.mean():.0%}")
     return share
 
 
-def worst_pairs(margin: Tensor, ceiling: Ceiling, most: int = 4) -> list[int]:
-    """The pairs that the model gets most wrong; where it is known, of those with a label that
-    nearly all annotators share.
-    """
+def worst_pairs(margin: Tensor, ceiling: Ceiling) -> list[int]:
+    """The four pairs that the model gets most wrong; if known, of those with a clear label."""
     order = margin.argsort().tolist()
     clear = [i for i in order if ceiling.agreement[i] > 0.8] if ceiling.known else order
-    return clear[:most]
+    return clear[:4]
 
 
 def caption(c: Comparison, margin: float) -> str:
@@ -122,13 +124,11 @@ def caption(c: Comparison, margin: float) -> str:
 
 
 def gaps_of(comparisons: Sequence[Comparison], ceiling: Ceiling) -> tuple[Tensor, str]:
-    """What to compare the margins with, (N,), and its name: the gap in gold reward, else that in
-    length.
-    """
+    """What to compare the margins with, (N,), and its name: the gap in gold reward or in length."""
     if ceiling.known:
         return ceiling.agreement.clamp(1e-4, 1 - 1e-4).logit(), "gold gap: chosen - rejected"
-    words = [len(c.chosen.split()) - len(c.rejected.split()) for c in comparisons]
-    return torch.tensor(words).float(), "words: chosen - rejected"
+    gaps = [longer_by(c) for c in comparisons]
+    return torch.tensor(gaps).float(), "words: chosen - rejected"
 
 
 # ---------------------------------------------------------------- does it read the prompt?
@@ -164,7 +164,7 @@ def with_changed_prompts(
     comparisons: Sequence[Comparison], tokenizer: Tokenizer, most: int
 ) -> tuple[list[int], list[Comparison]]:
     """Rows, and the same pairs under another prompt: in the tldr world one that makes the rejected
-    summary true; elsewhere the prompt of another pair, which is no longer than their own.
+    summary true; elsewhere the prompt of another pair, which is no longer.
     """
     facts = by_fact(comparisons)
     if facts:

@@ -1,8 +1,8 @@
 """Has a language model learned to copy? Its loss where a text names a fact again, against the first
 mention.
 
-In the embedded world of posts the facts are marked, and the world says what each part must cost. On
-other rows any rare token counts as a fact.
+In the embedded world of posts the facts are marked, and the least possible loss of each part is
+known. On other rows any rare token counts as a fact.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor
 from data.tldr.posts import Post, draw_split_post
 from data.tldr.threads import draw_document
 from data.tldr.vocabulary import VALUES
+from helpers.lesson.track_words import in_the_lesson
 from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
@@ -25,10 +26,10 @@ Losses = Callable[[list[int]], list[float]]  # a row of tokens to the loss of ea
 Fresh = list[tuple[Post, str, float]]  # (post, document that begins with it, log-probability)
 
 
-def fresh_documents(seed: int, number: int = DOCUMENTS) -> Fresh:
+def fresh_documents(seed: int) -> Fresh:
     """New documents of the world of posts, about facts that no training document combines."""
     fresh = []
-    for i in range(number):
+    for i in range(DOCUMENTS):
         draws, post = draw_split_post(f"{seed}/fresh/{i}", held_out=True)
         text = draw_document(draws, post)  # goes on from the post, and so does draws.logprob
         fresh.append((post, text, draws.logprob))
@@ -74,14 +75,10 @@ def word_losses(
 ) -> list[float]:
     """The loss of each mention of a word in a text, the first one first."""
     ends = torch.tensor([len(tokenizer.decode([id_])) for id_ in row]).cumsum(dim=0).tolist()
-    starts = [0, *ends]
+    places = list(zip(cost, [0, *ends], ends, strict=False))  # loss, start and end of each token
     return [
-        sum(
-            loss
-            for loss, start, end in zip(cost, starts, ends, strict=False)
-            if end > word.start() and start < word.end()
-        )
-        for word in re.finditer(rf"\b{word}\b", text)
+        sum(loss for loss, start, end in places if end > match.start() and start < match.end())
+        for match in re.finditer(rf"\b{word}\b", text)
     ]
 
 
@@ -105,7 +102,7 @@ def mentions(
     course: Course, losses: Losses, rows: list[list[int]], heldout: list[list[int]]
 ) -> dict[str, dict]:
     """`fact_losses` in the world of posts, `rare_token_losses` on any other rows; printed too."""
-    if course.source == "embedded" and course.track == "tldr":
+    if in_the_lesson(course):
         series = fact_losses(fresh_documents(course.seed), losses, course.tokenizer)
     else:
         size = course.tokenizer.vocab_size
@@ -117,7 +114,7 @@ def mentions(
 
 def parts(course: Course, losses: Losses) -> dict[str, dict]:
     """`loss_and_floor` in the world of posts, else nothing; printed too."""
-    if course.source != "embedded" or course.track != "tldr":
+    if not in_the_lesson(course):
         print("only in the world of posts do we know what each part of a document must cost")
         return {}
     series = loss_and_floor(fresh_documents(course.seed), losses, course.tokenizer)

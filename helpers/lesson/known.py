@@ -1,7 +1,7 @@
 """What is known about the rows of a run, shown by one call in a cell.
 
-The embedded worlds know the probability of their texts, who wrote them and how good a response is.
-On rows that people wrote none of that is known; there a function shows what can be counted.
+In an embedded world the probability of the texts, their writers and the quality of a response are
+known. For rows that people wrote a function shows what can be counted instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from helpers.records import Demonstration, Document, Prompt
 
 
 def floor_of(texts: Sequence[Document | Demonstration], tokens: int) -> float | None:
-    """The entropy floor in nats per token, or None where nobody knows the texts' probabilities."""
+    """The entropy floor in nats per token, or None where the texts' probabilities are unknown."""
     if any(text.logprob is None for text in texts):
         return None
     return entropy_floor([text.logprob for text in texts], tokens)
@@ -33,7 +33,7 @@ def frequency_loss(seen: Sequence[int], heldout: Sequence[int], vocab_size: int)
 
 
 def show_ladder(losses: Mapping[str, float | None]) -> None:
-    """Print losses in nats per token, the largest first, and say which one nobody knows."""
+    """Print losses in nats per token, the largest first; None for one that is not known."""
     known = {name: loss for name, loss in losses.items() if loss is not None}
     for name, loss in sorted(known.items(), key=lambda item: -item[1]):
         print(f"{name:18} {loss:.3f} nats per token")
@@ -67,7 +67,7 @@ def show_writers(demonstrations: Sequence[Demonstration]) -> None:
 
 
 def quality(responses: Responses) -> tuple[str, float]:
-    """What can be said of responses as one number: the mean gold reward, else their length."""
+    """Responses as one number and its name: the mean gold reward, else their length."""
     if responses.known:
         return "gold reward", responses.gold.mean().item()
     return "words", responses.words
@@ -79,7 +79,7 @@ def gold_note(prompt: Prompt, text: str) -> str:
 
 
 def show_judged(prompt: Prompt, texts: Sequence[str]) -> None:
-    """The gold reward of some responses, with what it counts; else a line that there is none."""
+    """The gold reward of some responses, with what it counts, where one is known."""
     for text in texts:
         print(judge(prompt, text) if prompt.facts else f"no gold reward is known: {text[:60]!r}")
 
@@ -116,7 +116,7 @@ def evidence(responses: Responses, written: Mapping[str, str]) -> str:
     )
 
 
-# ---------------------------------------------------------------- flaws, and the writers' own gold
+# ---------------------------------------------------------------- the writers: flaws, gold reward
 
 
 def flaw_rates(
@@ -145,8 +145,8 @@ def flaw_rates(
 
 
 def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | None]:
-    """The mean gold reward of each writer on these very posts, and that of their mixture; ({},
-    None) unless they are the held-out posts of the embedded world, for which we can ask each one.
+    """The mean gold reward of each writer on these posts, and that of their mixture; ({}, None)
+    unless they are the held-out posts of the embedded world, whose writers can be simulated.
     """
     if prompts[0].facts is None or prompts[0].world != "tldr":
         return {}, None

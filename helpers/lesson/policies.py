@@ -1,5 +1,5 @@
-"""What 3-PPO can say of the policies: in an embedded world their gold reward and flaws, on real
-rows what the second judge says and how far the texts have moved.
+"""What 3-PPO shows of its policies: in an embedded world their gold reward and flaws, on real rows
+the scores of a second judge and how far the texts have moved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from helpers.compare.policies import Evaluation, measure_responses, row_of
 from helpers.compare.second_judge import load_judge
 from helpers.evaluation import Responses, bootstrap_ci95
-from helpers.lesson.plots.policies import policies_figure
-from helpers.lesson.plots.ppo import comparison_figure
+from helpers.lesson.plots.policies import comparison_figure, policies_figure
 from helpers.model import GPT
 from helpers.records import Comparison, Prompt
 from helpers.reward import score_responses
@@ -54,9 +53,7 @@ def figure_of_policies(metrics: Mapping) -> Figure:
 
 
 def in_sft_units(history: Sequence[dict], sft: Responses) -> list[dict]:
-    """A run's metrics with its gold reward, where it is known, as a gain over SFT in standard
-    deviations of SFT samples ("gold_sd").
-    """
+    """A run's metrics with its gold reward, if known, in SFT standard deviations ("gold_sd")."""
     if not sft.known:
         return list(history)
     mean, std = sft.gold.mean().item(), sft.gold.std().item()
@@ -75,7 +72,7 @@ def compare_runs(
 ) -> dict[str, Responses]:
     """Sample every policy on the same prompts ("SFT" among them) and print what is known of its
     responses. runs: {name: (the models that it was trained with, the policy)}, each scored by its
-    own reward model.
+    reward model.
     """
     judge = None if prompts[0].facts is not None else load_judge(course)[0]
     dtype = course.sampling_dtype
@@ -103,7 +100,7 @@ def compare_runs(
 
 
 def print_gold(name: str, models: Models, course: Course, responses: Responses) -> None:
-    """One line: the score by a run's own reward model, gold reward and flaws."""
+    """One line: the score by a run's reward model, gold reward and flaws."""
     score = score_responses(models.reward, course.tokenizer, responses).mean()
     low, high = bootstrap_ci95(responses.gold)
     flaws = "  ".join(f"{flaw.replace('_', ' ')} {x:.0%}" for flaw, x in responses.flaws().items())

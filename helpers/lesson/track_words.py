@@ -1,19 +1,12 @@
-"""What the lesson's terms mean on each track: its documents, prompts and completions, and their
-flaws.
-"""
+"""What the lesson's terms mean on each track: documents, prompts, completions and their flaws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from helpers.rows.tracks import TRACKS
 
 WEB = "educational pages from the web"
-REQUEST, ANSWER = "a request", "the answer"
-ANSWER_FLAWS = (
-    "leaves facts out or invents them, lists the wrong number of things, takes the wrong form, is "
-    "verbose, rude or "
-    "evasive"
-)
+UNKNOWN = "not known: nobody has labelled them"
 
 
 @dataclass(frozen=True)
@@ -23,67 +16,55 @@ class Task:
     documents: str
     prompt: str
     completion: str
-    flaws: str = "not known: nobody has labelled them"
+    flaws: str
     post: str = ""
     summary: str = ""
 
 
+def requests(marks: str) -> Task:
+    """The embedded world of requests, with the marks of a template."""
+    return Task(
+        documents="everyday requests, with replies, letters, tips or diaries under them",
+        prompt=f"a request between {marks}",
+        completion="the answer",
+        flaws="leaves facts out or invents them, lists the wrong number of things, takes the wrong "
+        "form, is verbose, rude or evasive",
+        post="a request",
+        summary="the answer",
+    )
+
+
 EMBEDDED = {
     "tldr": Task(
-        "everyday dilemmas in the form of a Reddit post, with comments, an update or a story "
-        "under them",
-        "a post, then `TL;DR:`",
-        "its summary",
-        "invents facts, copies small talk, forgets the question, is verbose",
+        documents="everyday dilemmas in the form of a Reddit post, with comments, an update or a "
+        "story under them",
+        prompt="a post, then `TL;DR:`",
+        completion="its summary",
+        flaws="invents facts, copies small talk, forgets the question, is verbose",
     ),
     "sentiment": Task(
-        "film reviews with a verdict or with questions, and news about films",
-        "how a sentence of a film review begins (2 to 7 words)",
-        "the rest of the sentence; a positive one is wanted",
-        "repeats itself, contradicts itself, breaks off",
-        "beginning",
-        "rest of the sentence",
-    ),
-    "assistant": Task(
-        "everyday requests, with replies, letters, tips or diaries under them",
-        "a request between `Human:` and `Assistant:`",
-        ANSWER,
-        ANSWER_FLAWS,
-        REQUEST,
-        ANSWER,
-    ),
-    "instruct": Task(
-        "everyday requests, with replies, letters, tips or diaries under them",
-        "a request between `### Instruction:` and `### Response:`",
-        ANSWER,
-        ANSWER_FLAWS,
-        REQUEST,
-        ANSWER,
-    ),
-}
-REAL = {
-    "tldr": Task(WEB, "a Reddit post, then `TL;DR:`", "the summary that its author wrote"),
-    "sentiment": Task(
-        WEB,
-        "the first 2 to 7 words of a sentence from a film review",
-        "the rest of the sentence; a positive one is wanted",
+        documents="film reviews with a verdict or with questions, and news about films",
+        prompt="how a sentence of a film review begins (2 to 7 words)",
+        completion="the rest of the sentence; a positive one is wanted",
+        flaws="repeats itself, contradicts itself, breaks off",
         post="beginning",
         summary="rest of the sentence",
     ),
-    "assistant": Task(
-        WEB,
-        "a request between `Human:` and `Assistant:`",
-        "the answer in the data set",
-        post=REQUEST,
-        summary=ANSWER,
-    ),
-    "instruct": Task(
-        WEB,
-        "a request between `### Instruction:` and `### Response:`",
-        "the better one of its two answers",
-        post=REQUEST,
-        summary=ANSWER,
-    ),
+    "assistant": requests("`Human:` and `Assistant:`"),
+    "instruct": requests("`### Instruction:` and `### Response:`"),
+}
+DIFFERENCES = {  # of real rows, beside documents and flaws
+    "tldr": {
+        "prompt": "a Reddit post, then `TL;DR:`",
+        "completion": "the summary that its author wrote",
+    },
+    "sentiment": {"prompt": "the first 2 to 7 words of a sentence from a film review"},
+    "assistant": {"completion": "the answer in the data set"},
+    "instruct": {"completion": "the better one of its two answers"},
+}
+REAL = {
+    track: replace(EMBEDDED[track], documents=WEB, flaws=UNKNOWN, **texts)
+    for track, texts in DIFFERENCES.items()
 }
 CEILINGS = {
     "embedded": "known, because the world is generated: entropy floor, Bayes accuracy, gold reward",
@@ -91,10 +72,13 @@ CEILINGS = {
 }
 
 
+def in_the_lesson(course: Any) -> bool:
+    """Whether a run's rows are those of the embedded world of posts, which the lesson uses."""
+    return course.source == "embedded" and course.track == "tldr"
+
+
 def task_table(course: Any) -> Any:
-    """The chosen track and source in words, as a table for a notebook
-    (`IPython.display.Markdown`).
-    """
+    """The chosen track and source in words, as a table for a notebook."""
     from IPython.display import Markdown  # the stages' command lines don't need it
 
     return Markdown(describe(course.track, course.source))
@@ -104,10 +88,12 @@ def describe(track: str, source: str) -> str:
     """The same as Markdown text."""
     known = source == "embedded"
     task = (EMBEDDED if known else REAL)[track]
+    origin = "its embedded world"
+    if not known:
+        names = dict.fromkeys(role.data.repository for role in TRACKS[track].roles.values())
+        origin = f"rows of {', '.join(names)} (source `{source}`)"
     rows = {
-        f"track `{track}`": "its embedded world"
-        if known
-        else f"rows of {repositories(track)} (source `{source}`)",
+        f"track `{track}`": origin,
         "document": task.documents,
         "prompt": task.prompt,
         "completion": task.completion,
@@ -121,17 +107,10 @@ def describe(track: str, source: str) -> str:
         hints.append("writers, facts and gold reward are shown in the embedded world of posts")
     if hints:
         rows["how to read the lesson"] = "; ".join(hints)
-    (head, first), *others = rows.items()
-    return "\n".join(
-        [f"| {head} | {first} |", "|---|---|", *(f"| {name} | {text} |" for name, text in others)]
-    )
+    lines = [f"| {name} | {text} |" for name, text in rows.items()]
+    return "\n".join([lines[0], "|---|---|", *lines[1:]])
 
 
 def a(words: str) -> str:
     """The words with an article, if they have none."""
     return words if words.split()[0] in ("a", "the") else f"the {words}"
-
-
-def repositories(track: str) -> str:
-    """The data sets of a track, each once, by their names on the Hub."""
-    return ", ".join(dict.fromkeys(role.data.repository for role in TRACKS[track].roles.values()))

@@ -1,97 +1,124 @@
-"""The exercises: every solution passes its check, every named mistake is recognised by name,
-nothing ever raises.
+"""The exercises: solutions pass, each named mistake is recognised, nonsense never raises. Tasks,
+stubs and solutions are read from the notebooks.
 """
 
 import ast
-import importlib
+import json
+import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.lesson.checks import core
+from helpers.engine.files import ROOT
+from helpers.lesson.checks import core, lora, ppo, pretrain, reward, sft
 from helpers.lesson.checks.core import Exercise, Prediction
+from helpers.run.folders import NOTEBOOKS
 
-NAMES = ("pretrain", "sft", "reward", "ppo", "lora")
-MODULES = {name: importlib.import_module(f"helpers.lesson.checks.{name}") for name in NAMES}
-TASKS = [(name, task) for name, module in MODULES.items() for task in module.EXERCISES]
-EXERCISES = [task for _, task in TASKS if isinstance(task, Exercise)]
-PREDICTIONS = [task for _, task in TASKS if isinstance(task, Prediction)]
-
-
-def pairs(tasks: list) -> list:
-    return [
-        pytest.param(task, name, wrong, id=f"{task.name}: {name} {i}")
-        for task in tasks
-        for name in task.mistakes
-        for i, wrong in enumerate(task.variants(name), 1)
-    ]
+MODULES = {"pretrain": [pretrain], "sft": [sft, lora], "reward": [reward], "ppo": [ppo]}
+CHECKS = {
+    name.removeprefix("check_"): check
+    for modules in MODULES.values()
+    for module in modules
+    for name, check in vars(module).items()
+    if name.startswith("check_")
+}
+EXERCISES = [check for check in CHECKS.values() if isinstance(check, Exercise)]
+PREDICTIONS = [check for check in CHECKS.values() if isinstance(check, Prediction)]
 
 
-def by_name(task) -> str:
-    return task.name
+def by_name(check) -> str:
+    return check.name
 
 
-@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES.keys())
-def test_a_notebook_has_enough_exercises_of_both_kinds_and_a_check_for_each(module):
-    names = [task.name for task in module.EXERCISES]
-    least = 2 if module.__name__.endswith("lora") else 5  # a section of 1-SFT
-    assert sum(isinstance(task, Exercise) for task in module.EXERCISES) >= least
-    assert any(isinstance(task, Prediction) for task in module.EXERCISES)
-    assert len(set(names)) == len(names)
-    for task in module.EXERCISES:
-        assert getattr(module, f"check_{task.name}") == task.check
+def texts_of(stage: str) -> dict[str, tuple[str, str, str]]:
+    """{exercise: (task, stub, hint and solution)}: three cells that follow each other."""
+    notebook = json.loads((ROOT / f"{NOTEBOOKS[stage]}.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    calls = [re.search(r"^check_(\w+)\(my_\1\);$", cell, re.MULTILINE) for cell in cells]
+    return {call[1]: tuple(cells[i - 1 : i + 2]) for i, call in enumerate(calls) if call}
 
 
-def test_no_two_notebooks_define_one_name():
-    assert len({task.name for _, task in TASKS}) == len(TASKS)
+TEXTS = {name: texts for stage in MODULES for name, texts in texts_of(stage).items()}
 
 
-@pytest.mark.parametrize("task", [task for _, task in TASKS], ids=by_name)
-def test_texts_are_complete(task):
-    assert task.difficulty in (1, 2, 3) and 1 <= task.minutes <= 20
-    assert task.hint.strip() and f"my_{task.name}" in task.solution
-    assert "\n" not in task.task and task.task.count("`") % 2 == 0 and task.task.count("$") % 2 == 0
-    assert task.task in task.markdown() and f"Your turn: {task.kind}" in task.markdown()
-    assert task.answers().count("<details>") == task.answers().count("</details>") == 2
-    ast.parse(task.stub().rstrip(";"))
-    for _, advice in task.mistakes.values():
-        assert advice.endswith(".") and "\n" not in advice
-    if isinstance(task, Exercise):
-        assert (
-            task.signature.startswith(f"my_{task.name}(")
-            and f"def {task.signature}:" in task.solution
-        )
-        assert 2 <= len(task.mistakes) <= 6
-    assert [kind for kind, _ in task.cells()] == ["markdown", "code", "markdown"]
+def solution_of(name: str):
+    """What the notebook's solution defines."""
+    code = re.search(r"```python\n(.*)\n```", TEXTS[name][2], re.DOTALL)[1]
+    namespace = {"torch": torch, "F": F, "math": math}
+    exec(code, namespace)  # our text, not a learner's
+    return namespace[f"my_{name}"]
 
 
-@pytest.mark.parametrize("task", [task for _, task in TASKS], ids=by_name)
-def test_the_solution_passes(task, capsys):
-    assert task.check(task.solve()) is True
-    assert capsys.readouterr().out.startswith(f"✓ my_{task.name}: ")
+@pytest.mark.parametrize("stage", MODULES)
+def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(stage):
+    checks = [CHECKS[name] for name in texts_of(stage)]
+    names = [name for module in MODULES[stage] for name in vars(module) if name[:6] == "check_"]
+    assert {f"check_{check.name}" for check in checks} == set(names)
+    assert sum(isinstance(check, Exercise) for check in checks) >= 5
+    assert any(isinstance(check, Prediction) for check in checks)
 
 
-@pytest.mark.parametrize("task", EXERCISES, ids=by_name)
-def test_the_oracle_passes_its_own_check(task):
-    assert task.check(task.oracle) is True
+@pytest.mark.parametrize("name", CHECKS)
+def test_texts_are_complete(name):
+    check, (task, stub, answers) = CHECKS[name], TEXTS[name]
+    kind = "implement" if isinstance(check, Exercise) else "predict"
+    assert re.match(rf"\*\*Your turn: {kind}\*\* [●○]{{3}} \d+ minutes?\n\n[^\n]+$", task)
+    assert task.count("`") % 2 == 0 and task.count("$") % 2 == 0
+    assert re.match(
+        r"<details><summary>Hint</summary>\n\n\S.*\n\n</details>\n"
+        r"<details><summary>Solution</summary>\n\n```python\n.*```.*</details>$",
+        answers,
+        re.DOTALL,
+    )
+    assert all(mistake.endswith(".") and "\n" not in mistake for mistake in check.mistakes)
+    if isinstance(check, Exercise):
+        (function,) = (node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef))
+        assert f"def {function.name}({ast.unparse(function.args)}):" in answers
+        assert 2 <= len(check.mistakes) <= 6
+    else:
+        assert check.why in answers
 
 
-@pytest.mark.parametrize("task", [task for _, task in TASKS], ids=by_name)
-def test_the_untouched_stub_runs_and_moves_on(task, capsys):
-    namespace = {f"check_{task.name}": task.check}
-    exec(task.stub(), namespace)
-    assert capsys.readouterr().out == f"○ my_{task.name}: not attempted yet - moving on\n"
-    assert task.check(namespace[f"my_{task.name}"]) is None
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_solution_passes(name, capsys):
+    assert CHECKS[name](solution_of(name)) is True
+    assert capsys.readouterr().out.startswith(f"✓ my_{name}: ")
 
 
-@pytest.mark.parametrize("task, name, wrong", pairs(EXERCISES))
-def test_a_named_mistake_is_named(task, name, wrong, capsys):
-    assert task.check(wrong) is False
-    assert capsys.readouterr().out == f"✗ my_{task.name}: {name}. {task.mistakes[name][1]}\n"
+@pytest.mark.parametrize("check", EXERCISES, ids=by_name)
+def test_the_oracle_passes_its_check(check):
+    assert check(check.oracle) is True
 
 
-def learner_gae_without_mask(rewards, values, mask, gamma, lam):
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_untouched_stub_runs_and_moves_on(name, capsys):
+    namespace = {f"check_{name}": CHECKS[name]}
+    exec(TEXTS[name][1], namespace)
+    assert capsys.readouterr().out == f"○ my_{name}: not attempted yet - moving on\n"
+    assert CHECKS[name](namespace[f"my_{name}"]) is None
+
+
+WRONG = [
+    pytest.param(check, mistake, wrong, id=f"{check.name}: {mistake} {i}")
+    for check in EXERCISES
+    for mistake in check.mistakes
+    for i, wrong in enumerate(check.wrong_versions(mistake), 1)
+] + [
+    pytest.param(check, mistake, wrong(check.answer) if callable(wrong) else wrong)
+    for check in PREDICTIONS
+    for mistake, wrong in check.mistakes.items()
+]
+
+
+@pytest.mark.parametrize("check, mistake, wrong", WRONG)
+def test_a_mistake_is_named(check, mistake, wrong, capsys):
+    assert check(wrong) is False
+    assert capsys.readouterr().out == f"✗ my_{check.name}: {mistake}\n"
+
+
+def gae_without_mask(rewards, values, mask, gamma, lam):
     advantages, running = torch.zeros_like(values), 0
     for t in reversed(range(values.shape[1])):
         ahead = values[:, t + 1] if t + 1 < values.shape[1] else 0
@@ -100,181 +127,121 @@ def learner_gae_without_mask(rewards, values, mask, gamma, lam):
     return advantages
 
 
-def learner_rewards_at_the_last_column(scores, logprobs, ref_logprobs, mask, kl_coef):
+def rewards_at_the_last_column(scores, logprobs, ref_logprobs, mask, kl_coef):
     rewards = -kl_coef * (logprobs - ref_logprobs) * mask
     rewards[:, -1] += scores
     return rewards
 
 
-# (module, exercise, what a learner would write, the mistake it should be called)
-LEARNERS = [
-    (
-        "pretrain",
-        "causal_mask",
-        lambda n: torch.triu(torch.ones(n, n), 1) == 1,
-        "True means blocked",
-    ),
-    (
-        "pretrain",
-        "attention",
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
-        "causal mask forgotten",
-    ),
-    (
-        "pretrain",
-        "attention",
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0),
-        "scale forgotten",
-    ),
-    (
-        "pretrain",
-        "next_token_loss",
-        lambda logits, ids: F.cross_entropy(logits, ids),
-        "not shifted",
-    ),
-    (
-        "pretrain",
-        "position_ids",
-        lambda mask: torch.arange(mask.shape[1]).expand(mask.shape),
-        "pads are counted",
-    ),
-    ("pretrain", "position_ids", lambda mask: mask.cumsum(1) - 1, "negative at the pads"),
-    (
-        "sft",
-        "completion_mask",
-        lambda p, n, size: torch.arange(size) >= p[:, None],
-        "pads in the loss",
-    ),
-    ("sft", "labels", lambda ids, mask: ids.masked_fill(~mask, -100), "not shifted"),
-    ("sft", "token_mean", lambda x, mask: (x * mask).mean(), "pads in the denominator"),
-    (
-        "sft",
-        "token_mean",
-        lambda x, mask: ((x * mask).sum(1) / mask.sum(1)).mean(),
-        "mean of row means",
-    ),
-    (
-        "sft",
-        "stop_rate",
-        lambda ids, p, eos: (ids == eos).any(1).float().mean(),
-        "EOS of the prompt counted",
-    ),
-    (
-        "reward",
-        "bradley_terry",
-        lambda c, r: -F.logsigmoid(r - c).mean(),
-        "chosen and rejected swapped",
-    ),
-    ("reward", "last_token", lambda mask: mask.sum(1) - 1, "left pads not counted"),
-    ("reward", "normalise", lambda s, sft: (s - sft.mean()) / sft.std(), "divided by M - 1"),
-    (
-        "reward",
-        "normalise",
-        lambda s, sft: (s - s.mean()) / s.std(unbiased=False),
-        "normalised by its own batch",
-    ),
-    ("ppo", "k3", lambda p, q: (p - q).exp() - 1 - (p - q), "KL sign"),
-    ("ppo", "token_rewards", learner_rewards_at_the_last_column, "score at a pad"),
-    ("ppo", "gae", learner_gae_without_mask, "mask forgotten"),
-    ("ppo", "gae", lambda *x: learner_gae_without_mask(*x) * x[2], "mask forgotten"),
-    ("ppo", "whiten", lambda x, mask: (x - x.mean()) / x.std(), "mask forgotten"),
-    (
-        "ppo",
-        "whiten",
-        lambda x, mask: (x - x[mask].mean()) / x[mask].std() * mask,
-        "divided by n - 1",
-    ),
-    (
-        "ppo",
-        "policy_loss",
-        lambda new, old, a, mask, c: (-a * (new - old).exp().clamp(1 - c, 1 + c))[mask].mean(),
-        "always clipped",
-    ),
-    (
-        "ppo",
-        "policy_loss",
-        lambda new, old, a, mask, c: (
-            -torch.min(a * (x := (new - old).exp()), a * x.clamp(1 - c, 1 + c)).mean()
-        ),
-        "mask forgotten",
-    ),
-]
+def clipped_without_mask(new, old, a, mask, c):
+    ratio = (new - old).exp()
+    return -torch.min(a * ratio, a * ratio.clamp(1 - c, 1 + c)).mean()
 
 
-@pytest.mark.parametrize("module, exercise, function, name", LEARNERS)
-def test_what_learners_write_is_recognised(module, exercise, function, name, capsys):
+def always_clipped(new, old, a, mask, c):
+    return (-a * (new - old).exp().clamp(1 - c, 1 + c))[mask].mean()
+
+
+sdpa = F.scaled_dot_product_attention
+# {exercise: [(what a learner would write, the mistake it should be called)]}
+LEARNERS = {
+    "causal_mask": [(lambda n: torch.triu(torch.ones(n, n), 1) == 1, "True means blocked")],
+    "attention": [
+        (lambda q, k, v: sdpa(q, k, v), "causal mask forgotten"),
+        (lambda q, k, v: sdpa(q, k, v, is_causal=True, scale=1.0), "scale forgotten"),
+    ],
+    "next_token_loss": [(lambda logits, ids: F.cross_entropy(logits, ids), "not shifted")],
+    "position_ids": [
+        (lambda mask: torch.arange(mask.shape[1]).expand(mask.shape), "pads are counted"),
+        (lambda mask: mask.cumsum(1) - 1, "negative at the pads"),
+    ],
+    "completion_mask": [(lambda p, n, size: torch.arange(size) >= p[:, None], "pads in the loss")],
+    "labels": [(lambda ids, mask: ids.masked_fill(~mask, -100), "not shifted")],
+    "token_mean": [
+        (lambda x, mask: (x * mask).mean(), "pads in the denominator"),
+        (lambda x, mask: ((x * mask).sum(1) / mask.sum(1)).mean(), "mean of row means"),
+    ],
+    "stop_rate": [
+        (lambda ids, p, eos: (ids == eos).any(1).float().mean(), "EOS of the prompt counted")
+    ],
+    "bradley_terry": [(lambda c, r: -F.logsigmoid(r - c).mean(), "chosen and rejected swapped")],
+    "last_token": [(lambda mask: mask.sum(1) - 1, "left pads not counted")],
+    "normalise": [
+        (lambda s, sft: (s - sft.mean()) / sft.std(), "divided by M - 1"),
+        (lambda s, sft: (s - s.mean()) / s.std(unbiased=False), "normalised by its own batch"),
+    ],
+    "k3": [(lambda p, q: (p - q).exp() - 1 - (p - q), "KL sign")],
+    "token_rewards": [(rewards_at_the_last_column, "score at a pad")],
+    "gae": [
+        (gae_without_mask, "mask forgotten"),
+        (lambda *x: gae_without_mask(*x) * x[2], "mask forgotten"),
+    ],
+    "whiten": [
+        (lambda x, mask: (x - x.mean()) / x.std(), "mask forgotten"),
+        (lambda x, mask: (x - x[mask].mean()) / x[mask].std() * mask, "divided by n - 1"),
+    ],
+    "policy_loss": [(always_clipped, "always clipped"), (clipped_without_mask, "mask forgotten")],
+}
+
+
+@pytest.mark.parametrize(
+    "name, function, mistake", [(name, *row) for name, rows in LEARNERS.items() for row in rows]
+)
+def test_what_learners_write_is_recognised(name, function, mistake, capsys):
     """The wrong versions in the modules are loops; these are the lines of PyTorch that people
     write.
     """
-    assert getattr(MODULES[module], f"check_{exercise}")(function) is False
-    assert f": {name}. " in capsys.readouterr().out
+    assert CHECKS[name](function) is False
+    assert f": {mistake}. " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("task, name, wrong", pairs(PREDICTIONS))
-def test_a_named_wrong_guess_is_named(task, name, wrong, capsys):
-    assert task.check(wrong(task.answer) if callable(wrong) else wrong) is False
-    assert capsys.readouterr().out == f"✗ my_{task.name}: {name}. {task.mistakes[name][1]}\n"
+NONSENSE = {
+    "none": lambda *arguments: None,
+    "text": lambda *arguments: "words",
+    "empty": lambda *arguments: torch.zeros(0),
+    "tuple": lambda *arguments: (1, 2, 3),
+    "object": lambda *arguments: object(),
+    "nan": lambda *arguments: float("nan"),
+    "raises": lambda *arguments: 1 / 0,
+    "no arguments": lambda: 1,
+    "no function": 42,
+}
+GUESSES = ["many", [1, 2], torch.ones(2), 10**400, float("nan"), 1e9, -1e9]
 
 
-@pytest.mark.parametrize("task", EXERCISES, ids=by_name)
 @pytest.mark.parametrize(
-    "function",
-    [
-        lambda *arguments: None,
-        lambda *arguments: "words",
-        lambda *arguments: torch.zeros(0),
-        lambda *arguments: (1, 2, 3),
-        lambda *arguments: object(),
-        lambda *arguments: float("nan"),
-        lambda *arguments: 1 / 0,
-        lambda: 1,
-        42,
-    ],
-    ids=[
-        "none",
-        "text",
-        "empty",
-        "tuple",
-        "object",
-        "nan",
-        "raises",
-        "no arguments",
-        "no function",
-    ],
+    "check, nonsense",
+    [(check, NONSENSE) for check in EXERCISES]
+    + [(check, dict(enumerate(GUESSES))) for check in PREDICTIONS],
+    ids=lambda value: getattr(value, "name", ""),
 )
-def test_nonsense_is_one_line_and_never_raises(task, function, capsys):
-    assert task.check(function) is False
-    assert capsys.readouterr().out.count("\n") == 1
+def test_nonsense_is_one_line_and_never_raises(check, nonsense, capsys):
+    for kind, attempt in nonsense.items():
+        assert check(attempt) is False, kind
+        assert capsys.readouterr().out.count("\n") == 1, kind
 
 
-@pytest.mark.parametrize("task", PREDICTIONS, ids=by_name)
-@pytest.mark.parametrize("guess", ["many", [1, 2], torch.ones(2), 10**400, float("nan"), 1e9, -1e9])
-def test_a_nonsense_guess_is_one_line_and_never_raises(task, guess, capsys):
-    assert task.check(guess) is False
-    assert capsys.readouterr().out.count("\n") == 1
+def test_the_checks_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    for name, check in CHECKS.items():
+        check(solution_of(name))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 # ---------------- the mechanism, on an exercise made up here
 
 
-def toy(**changes) -> Exercise:
+def toy(**cases) -> Exercise:
     x = torch.tensor([1.0, -2.0, 3.0])
-    fields = dict(
-        name="double",
-        difficulty=1,
-        minutes=1,
-        task="Double it.",
-        hint="Add it to itself.",
-        solution="def my_double(x):\n    return 2 * x",
-        signature="my_double(x)",
-        oracle=lambda x: 2 * x,
-        cases={"a row": (x,), "its square": (x**2,)},
+    return Exercise(
+        "double",
+        lambda x, times=2: times * x,
+        cases or {"a row": (x,), "its square": (x**2,)},
         mistakes={
-            "squared": (lambda x: x**2, "Twice is not squared."),
-            "same": (lambda x: x, "You forgot to."),
+            "squared. Twice is not squared.": lambda x: x**2,
+            "same. You forgot to.": {"times": 1},
         },
     )
-    return Exercise(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -287,65 +254,63 @@ def toy(**changes) -> Exercise:
         (lambda x: 2 * x + 1, "wrong on the case 'a row': got 3 at [0], expected 2."),
         (lambda x: 2 * x.abs(), "wrong on the case 'a row': got 4 at [1], expected -4."),
         (lambda x: (2 * x).sum(), "wrong on the case 'a row': the shape is (), expected (3,)."),
-        (lambda x: x.mul_(2), "changes its input in place (case 'a row')"),
+        (
+            lambda x: x.mul_(2),
+            "changes its input in place (case 'a row'): work on a copy, others still need it.",
+        ),
         (
             lambda x: None,
             "wrong on the case 'a row': it returns None, so a `return` may be missing.",
         ),
         (lambda x: x[7], "raises IndexError on the case 'a row': index 7"),
+        (3, "pass the function itself, as in check_double(my_double), not its result."),
         (lambda x: 2 * x.numpy(), "right."),
         (lambda x: [2 * v for v in x.tolist()], "right."),
         (lambda x: (2 * x).requires_grad_(), "right."),
     ],
 )
 def test_what_the_line_says(function, message, capsys):
-    toy().check(function)
-    assert message in capsys.readouterr().out
+    toy()(function)
+    assert f" my_double: {message}" in capsys.readouterr().out
 
 
 def test_inputs_are_fresh_for_every_attempt():
-    task = toy()
-    task.check(lambda x: x.zero_())
-    assert task.check(lambda x: 2 * x) is True
+    check = toy()
+    check(lambda x: x.zero_())
+    assert check(lambda x: 2 * x) is True
 
 
-def test_pytorchs_own_not_implemented_error_is_a_mistake_and_a_message_in_the_stub_is_not(capsys):
+def test_pytorchs_not_implemented_error_is_a_mistake_and_a_message_in_the_stub_is_not(capsys):
     def missing_kernel(x):
         torch.empty(2, device="meta").cpu()  # NotImplementedError: Cannot copy out of meta tensor
 
     def stub_with_words(x):
         raise NotImplementedError("write me")
 
-    assert toy().check(missing_kernel) is False
+    assert toy()(missing_kernel) is False
     assert "raises NotImplementedError on the case 'a row'" in capsys.readouterr().out
-    assert toy().check(stub_with_words) is None
+    assert toy()(stub_with_words) is None
 
 
 def test_a_mistake_must_explain_every_case():
     """Right on one case and like a mistake on the other is no named mistake."""
-    task = toy(cases={"two": (torch.tensor([2.0, 2.0]),), "more": (torch.tensor([3.0, 1.0]),)})
-    assert "squared" in task.diagnose([torch.tensor([4.0, 4.0]), torch.tensor([9.0, 1.0])])
-    assert task.diagnose([torch.tensor([4.0, 4.0]), torch.tensor([9.0, 2.0])]).startswith(
-        "wrong on the case 'more'"
-    )
+    check = toy(two=(torch.tensor([2.0, 2.0]),), more=(torch.tensor([3.0, 1.0]),))
+    squares = [torch.tensor([4.0, 4.0]), torch.tensor([9.0, 1.0])]
+    assert check.diagnose(squares) == "squared. Twice is not squared."
+    squares[1][1] = 2.0
+    assert check.diagnose(squares).startswith("wrong on the case 'more'")
 
 
-def test_prediction_says_near_or_far_and_takes_a_measured_answer(capsys):
-    task = MODULES["pretrain"].INITIAL_LOSS
-    assert task.check(10.8) is True
-    assert task.check(12.0) is False and task.check(3.0) is False
-    lines = capsys.readouterr().out.splitlines()
-    assert "close, but 12 is too high" in lines[1] and "far off: 3 is too low" in lines[2]
-    assert task.check(6.9, answer=torch.tensor(6.93)) is True
-    assert task.check(10.0, answer=6.93) is False
-    assert "that is in bits" in capsys.readouterr().out
-
-
-def test_the_checks_leave_the_global_generator_alone():
-    before = torch.get_rng_state()
-    for _, task in TASKS:
-        task.check(task.solve())
-    assert torch.equal(before, torch.get_rng_state())
+def test_a_prediction_says_near_or_far(capsys):
+    assert [pretrain.check_initial_loss(guess) for guess in (10.8, 12.0, 3.0)] == [
+        True,
+        False,
+        False,
+    ]
+    right, near, far = capsys.readouterr().out.splitlines()
+    assert "10.8 is right (10.82). It is ln V." in right
+    assert "close, but 12 is too high. The hint may help." in near
+    assert "far off: 3 is too low. The hint may help." in far
 
 
 def test_a_terminal_without_unicode_still_gets_its_line(monkeypatch):
@@ -355,17 +320,16 @@ def test_a_terminal_without_unicode_still_gets_its_line(monkeypatch):
         lines.append(line.encode("ascii").decode())
 
     monkeypatch.setattr("builtins.print", old_code_page)
-    assert toy().check(lambda x: 2 * x) is True
+    assert toy()(lambda x: 2 * x) is True
     assert lines == ["? my_double: right."]
 
 
 def test_difference_and_constant_factor():
+    two, mask = torch.tensor([1.0, 2.0]), torch.tensor([True, False])
     assert core.difference((1.0, torch.ones(2)), (1.0, torch.ones(2))) == ""
     assert "2 things" in core.difference(1.0, (1.0, 2.0))
-    assert core.difference(torch.tensor([True, False]), torch.tensor([True, False])) == ""
+    assert core.difference(mask, mask) == ""
     assert core.difference(float("-inf"), float("-inf")) == ""
-    assert core.constant_factor(
-        [torch.tensor([2.0, 4.0])], [torch.tensor([1.0, 2.0])]
-    ) == pytest.approx(2)
-    assert core.constant_factor([torch.tensor([2.0, 5.0])], [torch.tensor([1.0, 2.0])]) is None
+    assert core.constant_factor([2 * two], [two]) == pytest.approx(2)
+    assert core.constant_factor([torch.tensor([2.0, 5.0])], [two]) is None
     assert core.constant_factor(["words"], ["other words"]) is None

@@ -1,4 +1,4 @@
-"""What a notebook says of the chosen track and source."""
+"""How a notebook describes the chosen track and source."""
 
 import pytest
 
@@ -11,21 +11,23 @@ from helpers.rows.tracks import TRACKS, TRACKS as TRACK
 @pytest.mark.parametrize("track", TRACKS)
 def test_every_track_and_source_is_described(track, source):
     head, line, *rows = describe(track, source).splitlines()
-    said = dict(row.strip("| ").split(" | ") for row in rows)  # two cells a row, or this fails
+    texts = dict(row.strip("| ").split(" | ") for row in rows)  # two cells a row, or this fails
     assert head.startswith(f"| track `{track}` | ") and line == "|---|---|"
-    assert all(said[name] for name in ("document", "prompt", "completion", "flaws of a completion"))
+    assert all(
+        texts[name] for name in ("document", "prompt", "completion", "flaws of a completion")
+    )
     known = source == "embedded"
     assert ("embedded world" in head) == known and (
-        "not known" in said["flaws of a completion"]
+        "not known" in texts["flaws of a completion"]
     ) != known
-    assert said["best possible result"] == CEILINGS["embedded" if known else "real"]
-    assert ("how to read the lesson" in said) == ((track, source) != ("tldr", "embedded"))
+    assert texts["best possible result"] == CEILINGS["embedded" if known else "real"]
+    assert ("how to read the lesson" in texts) == ((track, source) != ("tldr", "embedded"))
     marks = [
         mark
         for mark in ("TL;DR:", "Human:", "Assistant:", "### Instruction:", "### Response:")
         if mark in TRACK[track].template
     ]
-    assert all(f"`{mark}`" in said["prompt"] for mark in marks), "the words fit the template"
+    assert all(f"`{mark}`" in texts["prompt"] for mark in marks), "the words fit the template"
     if not known:
         assert all(role.data.repository in head for role in TRACK[track].roles.values())
 

@@ -1,5 +1,5 @@
 """How a "Your turn" cell is checked: an oracle, a few fixed cases, and the mistakes that people
-really make, by name.
+really make. Task, hint and solution are in the notebooks.
 
 A check prints one line and never raises, so an untouched or a wrong exercise does not stop "Run
 All":
@@ -14,7 +14,8 @@ import math
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,224 +23,154 @@ from torch import Tensor
 # absolute and relative; the cases are small numbers, a real mistake moves them by far more
 TOLERANCE = 1e-4
 NOT_ATTEMPTED = "not attempted yet - moving on"
-Mistakes = dict[
-    str, tuple[Any, str]
-]  # name -> (wrong function or number, or a list of variants; what to do about it)
+MARKS = {True: "✓", False: "✗", None: "○"}
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What both kinds share: the texts a notebook shows. `name` is the learner's name without
-    "my_".
+class Exercise:
+    """A function to write, called `my_<name>` in the notebook.
+
+    mistakes: {"name of the mistake. What to do about it.": a wrong version, or a list of them}. A
+    wrong version is a function, or a dict of options with which the oracle makes this mistake.
     """
 
     name: str
-    difficulty: int  # 1 to 3
-    minutes: int
-    task: str  # markdown, one paragraph
-    hint: str
-    solution: str  # Python source that defines my_<name>
-    mistakes: Mistakes
-
-    kind: ClassVar[str] = ""
-
-    def markdown(self) -> str:
-        """The markdown cell above the stub: difficulty, minutes, task."""
-        dots = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        unit = "minute" if self.minutes == 1 else "minutes"
-        return f"**Your turn: {self.kind}** {dots} {self.minutes} {unit}\n\n{self.task}"
-
-    def stub(self) -> str:
-        """The code cell: something to fill in and its check."""
-        raise NotImplementedError
-
-    def answers(self) -> str:
-        """The markdown cell below the stub: hint and solution, folded."""
-        code = f"```python\n{self.solution.strip()}\n```"
-        return _folded("Hint", self.hint) + "\n" + _folded("Solution", code + self._why())
-
-    def cells(self) -> list[tuple[str, str]]:
-        """The three notebook cells as (cell type, source): task, stub, hint and solution."""
-        return [("markdown", self.markdown()), ("code", self.stub()), ("markdown", self.answers())]
-
-    def variants(self, name: str) -> list:
-        """The wrong versions that go by this name."""
-        wrong = self.mistakes[name][0]
-        return wrong if isinstance(wrong, list) else [wrong]
-
-    def solve(self) -> Any:
-        """Run the solution text and return what it defines (for tests)."""
-        namespace: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "math": math}
-        exec(self.solution, namespace)  # our own text, not the learner's
-        return namespace[f"my_{self.name}"]
-
-    def _why(self) -> str:
-        return ""
-
-    def _say(self, mark: str, text: str) -> None:
-        line = f"{mark} my_{self.name}: {text}"
-        try:
-            print(line)
-        except UnicodeEncodeError:  # a Windows pipe with an old code page
-            print(line.encode("ascii", "replace").decode())
-
-
-@dataclass(frozen=True)
-class Exercise(_Task):
-    """A function to write. `oracle` is the slow and obvious way; `mistakes` hold wrong versions of
-    it.
-    """
-
-    signature: str  # "my_gae(rewards, values, mask, gamma, lam)"
-    oracle: Callable[..., Any]
+    oracle: Callable[..., Any]  # slow and obvious
     cases: dict[str, tuple]  # what is special about the case -> arguments
+    mistakes: dict[str, dict | Callable[..., Any] | list]
 
-    kind: ClassVar[str] = "implement"
-
-    def stub(self) -> str:
-        """The code cell: an empty function and its check. The semicolon keeps Jupyter from printing
-        True or False.
-        """
-        return (
-            f"def {self.signature}:\n    raise "
-            f"NotImplementedError\n\n\ncheck_{self.name}(my_{self.name});"
-        )
-
-    def check(self, function: Callable[..., Any]) -> bool | None:
+    def __call__(self, function: Callable[..., Any]) -> bool | None:
         """Compare `function` with the oracle on every case; print one line. True right, False
         wrong, None untouched.
         """
         if not callable(function):
-            self._say(
-                "✗",
-                f"pass the function itself, as in check_{self.name}(my_{self.name}), not its "
-                "result.",
+            call = f"check_{self.name}(my_{self.name})"
+            return report(
+                self.name, False, f"pass the function itself, as in {call}, not its result."
             )
-            return False
         results = []
         for label, arguments in self.cases.items():
             given = copy.deepcopy(arguments)
             try:
                 results.append(function(*given))
             except Exception as error:
-                if _is_untouched(error):
-                    self._say("○", NOT_ATTEMPTED)
-                    return None
+                if is_untouched(error):
+                    return report(self.name, None, NOT_ATTEMPTED)
                 first_line = (str(error).splitlines() or [""])[0]
-                self._say("✗", f"raises {type(error).__name__} on the case '{label}': {first_line}")
-                return False
+                raises = f"raises {type(error).__name__} on the case '{label}': {first_line}"
+                return report(self.name, False, raises)
             if difference(given, arguments):
-                self._say(
-                    "✗",
-                    f"changes its input in place (case '{label}'): work on a copy, others still "
-                    "need it.",
-                )
-                return False
+                changes = f"changes its input in place (case '{label}')"
+                return report(self.name, False, f"{changes}: work on a copy, others still need it.")
         diagnosis = self.diagnose(results)
-        self._say("✗" if diagnosis else "✓", diagnosis or "right.")
-        return not diagnosis
+        return report(self.name, not diagnosis, diagnosis or "right.")
 
     def diagnose(self, results: list) -> str:
-        """Which mistake explains these results, one for each case? Empty if there is none to
-        explain.
-        """
-        expected = self._results(self.oracle)
-        gaps = [difference(got, right) for got, right in zip(results, expected, strict=True)]
+        """Which mistake explains these results, one for each case? Empty if they are right."""
+        expected = self.results_of(self.oracle)
+        gaps = differences(results, expected)
         if not any(gaps):
             return ""
-        for name, (_, advice) in self.mistakes.items():
-            for wrong in self.variants(name):
-                outputs = self._results(wrong)
-                if not any(
-                    difference(got, same) for got, same in zip(results, outputs, strict=True)
-                ):
-                    return f"{name}. {advice}"
-        label, gap = next((label, gap) for label, gap in zip(self.cases, gaps, strict=True) if gap)
+        for mistake in self.mistakes:
+            for wrong in self.wrong_versions(mistake):
+                if not any(differences(results, self.results_of(wrong))):
+                    return mistake
         factor = constant_factor(results, expected)
-        if factor is not None:
-            what = (
-                "has the wrong sign"
-                if math.isclose(factor, -1, rel_tol=1e-3)
-                else f"is {factor:.4g} times the right one"
+        if factor is None:
+            label, gap = next(
+                (case, gap) for case, gap in zip(self.cases, gaps, strict=True) if gap
             )
-            return f"every number {what}."
-        return f"wrong on the case '{label}': {gap}."
+            return f"wrong on the case '{label}': {gap}."
+        if math.isclose(factor, -1, rel_tol=1e-3):
+            return "every number has the wrong sign."
+        return f"every number is {factor:.4g} times the right one."
 
-    def _results(self, function: Callable[..., Any]) -> list:
+    def wrong_versions(self, mistake: str) -> list[Callable[..., Any]]:
+        """The functions that make a mistake."""
+        wrong = self.mistakes[mistake]
+        versions = wrong if isinstance(wrong, list) else [wrong]
+        return [partial(self.oracle, **v) if isinstance(v, dict) else v for v in versions]
+
+    def results_of(self, function: Callable[..., Any]) -> list:
+        """What a function returns on each case."""
         return [function(*copy.deepcopy(arguments)) for arguments in self.cases.values()]
 
 
 @dataclass(frozen=True)
-class Prediction(_Task):
-    """A number to guess before running a cell. `mistakes` hold wrong numbers, or functions of the
-    right one.
+class Prediction:
+    """A number to guess before running a cell, called `my_<name>` in the notebook.
+
+    mistakes: {"name of the mistake. What to do about it.": a wrong number, or a function of the
+    right one}.
     """
 
+    name: str
     answer: float
     why: str  # shown with the tick
+    mistakes: dict[str, float | Callable[[float], float]]
     tolerance: float = 0.03  # relative; an absolute one where the answer is 0
 
-    kind: ClassVar[str] = "predict"
-
-    def stub(self) -> str:
-        """The code cell: a guess to fill in and its check."""
-        return f"my_{self.name} = None  # your guess\n\ncheck_{self.name}(my_{self.name});"
-
-    def check(self, guess: float | None, answer: float | None = None) -> bool | None:
-        """Say how near the guess is; print one line. answer: a number measured just now, in place
-        of the stored one.
-        """
-        answer = self.answer if answer is None else float(answer)
+    def __call__(self, guess: float | None) -> bool | None:
+        """Say how near the guess is; print one line. True right, False wrong, None untouched."""
         if guess is None or guess is ...:
-            self._say("○", NOT_ATTEMPTED)
-            return None
+            return report(self.name, None, NOT_ATTEMPTED)
         try:
             guess = float(guess)
         except Exception:  # whatever it is
-            self._say("✗", f"the guess should be a number, this is a {type(guess).__name__}.")
-            return False
-        if self._near(guess, answer, self.tolerance):
-            self._say("✓", f"{guess:.4g} is right ({answer:.4g}). {self.why}")
-            return True
-        for name, (_, advice) in self.mistakes.items():
-            for wrong in self.variants(name):
-                if self._near(guess, wrong(answer) if callable(wrong) else wrong, self.tolerance):
-                    self._say("✗", f"{name}. {advice}")
-                    return False
-        distance = "close, but" if self._near(guess, answer, 0.25) else "far off:"
-        self._say(
-            "✗",
-            f"{distance} {guess:.4g} is too {'low' if guess < answer else 'high'}. The hint may "
-            "help.",
-        )
+            kind = type(guess).__name__
+            return report(self.name, False, f"the guess should be a number, this is a {kind}.")
+        if is_near(guess, self.answer, self.tolerance):
+            return report(self.name, True, f"{guess:.4g} is right ({self.answer:.4g}). {self.why}")
+        for mistake, wrong in self.mistakes.items():
+            if is_near(guess, wrong(self.answer) if callable(wrong) else wrong, self.tolerance):
+                return report(self.name, False, mistake)
+        distance = "close, but" if is_near(guess, self.answer, 0.25) else "far off:"
+        side = "low" if guess < self.answer else "high"
+        return report(self.name, False, f"{distance} {guess:.4g} is too {side}. The hint may help.")
+
+
+def report(name: str, right: bool | None, text: str) -> bool | None:
+    """Print the line of a check and return its result."""
+    line = f"{MARKS[right]} my_{name}: {text}"
+    try:
+        print(line)
+    except UnicodeEncodeError:  # a Windows pipe with an old code page
+        print(line.encode("ascii", "replace").decode())
+    return right
+
+
+def is_near(a: float, b: float, tolerance: float) -> bool:
+    """Whether a lies within a relative tolerance of b."""
+    return abs(a - b) <= tolerance * (abs(b) or 1.0)
+
+
+def is_untouched(error: Exception) -> bool:
+    """Is it the stub's `raise NotImplementedError`, not PyTorch's for a missing kernel?"""
+    if not isinstance(error, NotImplementedError):
         return False
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return not str(error) or "raise NotImplementedError" in line
 
-    @staticmethod
-    def _near(a: float, b: float, tolerance: float) -> bool:
-        return abs(a - b) <= tolerance * (abs(b) or 1.0)
 
-    def _why(self) -> str:
-        return f"\n\n{self.why}"
+def differences(results: list, expected: list) -> list[str]:
+    """`difference` of each pair."""
+    return [difference(got, right) for got, right in zip(results, expected, strict=True)]
 
 
 def difference(got: Any, expected: Any) -> str:
-    """How `got` differs from `expected` (tensors, numbers, strings, tuples of them); empty if it
-    does not.
-    """
+    """How a result differs from the right one (tensors, numbers, texts, tuples); empty if equal."""
     if got is None:
         return "it returns None, so a `return` may be missing"
     if isinstance(expected, tuple):
         if not isinstance(got, (tuple, list)) or len(got) != len(expected):
             return f"it should return {len(expected)} things"
-        return next(
-            (gap for pair in zip(got, expected, strict=True) if (gap := difference(*pair))), ""
-        )
+        return next(filter(None, differences(got, expected)), "")
     if isinstance(expected, str):
         if not isinstance(got, str):
             return f"it returns a {type(got).__name__}, expected a text"
         return "" if got == expected else f"got {got!r}, expected {expected!r}"
     try:
-        a, b = _numbers(got), _numbers(expected)
+        a, b = numbers(got), numbers(expected)
     except Exception:  # whatever it is
         return f"it returns a {type(got).__name__}, which does not read as numbers"
     if a.shape != b.shape:
@@ -253,44 +184,23 @@ def difference(got: Any, expected: Any) -> str:
 
 
 def constant_factor(results: list, expected: list) -> float | None:
-    """The c with results = c * expected throughout, if there is one besides 1 and at least two
-    numbers show it.
-    """
+    """The c with results = c * expected throughout, if at least two numbers show one."""
     try:
-        a, b = (torch.cat([_numbers(x).flatten() for x in side]) for side in (results, expected))
+        a, b = (torch.cat([numbers(x).flatten() for x in side]) for side in (results, expected))
     except Exception:  # texts, tuples
         return None
-    if (
-        a.shape != b.shape
-        or (b != 0).sum() < 2
-        or not torch.isfinite(a).all()
-        or not torch.isfinite(b).all()
-    ):
+    if a.shape != b.shape or (b != 0).sum() < 2 or not torch.isfinite(torch.cat([a, b])).all():
         return None
     factor = (a @ b / (b @ b)).item()  # least squares; exact if there is such a factor
-    return (
-        factor if factor and torch.allclose(a, factor * b, rtol=TOLERANCE, atol=TOLERANCE) else None
-    )
+    exact = torch.allclose(a, factor * b, rtol=TOLERANCE, atol=TOLERANCE)
+    return factor if factor and exact else None
+
+
+def numbers(x: Any) -> Tensor:
+    """A result as a tensor of 64-bit numbers."""
+    return torch.as_tensor(x).detach().cpu().double()
 
 
 def randn(*shape: int, seed: int) -> Tensor:
     """Normal numbers for the cases, always the same ones; the global generator is left alone."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _numbers(x: Any) -> Tensor:
-    return torch.as_tensor(x).detach().cpu().double()
-
-
-def _is_untouched(error: Exception) -> bool:
-    """Is it the stub's own `raise NotImplementedError`? (PyTorch raises that class too, for a
-    missing kernel.)
-    """
-    if not isinstance(error, NotImplementedError):
-        return False
-    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
-    return not str(error) or "raise NotImplementedError" in line
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"

@@ -1,1 +1,3 @@
-"""Figures, one module a notebook: matplotlib, each tells its story without a kernel."""
+"""Figures, one module a notebook; 3-PPO's are split by subject. Each function returns a matplotlib
+figure and leaves it open, so that its cell shows it once.
+"""

@@ -1,6 +1,4 @@
-"""The figure of the policies: a dot and its 95% interval for every policy, a panel for every
-question.
-"""
+"""Figures of the policies: by gold reward and flaws, or on real rows a panel for each measure."""
 
 from collections.abc import Mapping
 
@@ -8,9 +6,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, grouped_bars
 from helpers.run.policy_table import Cell, all_rows
 
-BLUE, ORANGE, GREY = "#2f6f8f", "#d1703c", "#6b6f76"
 PANELS = {  # column: (title, dotted line at)
     "score": ("score (SFT sd)", 0.0),
     "kl": ("KL from SFT (nats)", 0.0),
@@ -27,12 +25,34 @@ PANELS = {  # column: (title, dotted line at)
 ACROSS = 4  # panels in a row
 
 
-def policies_figure(metrics: Mapping) -> Figure:
-    """What `helpers.compare.policies.evaluate_policies` measured, as dots with 95% intervals; the
-    policies are listed on the left.
+def comparison_figure(
+    gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), width_ratios=(2, 3))
+    colours = [GREY, BLUE, GREEN, ORANGE][: len(gold)]
+    means = [mean for mean, _, _ in gold.values()]
+    errors = [
+        [max(0.0, mean - low) for mean, low, _ in gold.values()],
+        [max(0.0, high - mean) for mean, _, high in gold.values()],
+    ]
+    left.bar(list(gold), means, color=colours, width=0.65)
+    left.errorbar(list(gold), means, errors, fmt="none", ecolor="black", capsize=3, lw=1)
+    left.axhline(0, color="#999", lw=0.8)
+    left.set(title="gold reward, 95% interval", ylabel="gold reward")
+    percent = {
+        name: {flaw: 100 * share for flaw, share in shares.items()}
+        for name, shares in flaws.items()
+    }
+    grouped_bars(right, percent, 0.2, 0.18, [{"color": colour} for colour in colours])
+    right.set(title="responses with a flaw", ylabel="%")
+    right.legend(fontsize=8, loc="upper right")
+    return fig
 
-    Baselines and what people wrote stand below the policies, in grey. A panel without a number is
-    left out.
+
+def policies_figure(metrics: Mapping) -> Figure:
+    """What `helpers.compare.policies` measured on real rows, as dots with 95% intervals. Policies
+    come first, then in grey baselines and what people wrote. A panel without a number is left out.
     """
     rows = all_rows(metrics)
     panels = [key for key in PANELS if any(key in row for row in rows.values())]

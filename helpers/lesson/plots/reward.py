@@ -1,6 +1,4 @@
-"""Figures of 2-RM-Training. Every function returns a matplotlib figure and leaves it open, so that
-a cell shows it.
-"""
+"""Figures of 2-RM-Training: pairs and their scores, training, accuracy, calibration, best-of-n."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,11 +9,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helpers.lesson.plots.ppo import plain_label
+from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, label_tokens
 
-CHOSEN, REJECTED, GOLD, GREY = "#2f6f8f", "#d1703c", "#5b8c5a", "#6b6f76"
+CHOSEN, REJECTED, GOLD = BLUE, ORANGE, GREEN
 KINDS = ("hallucinating", "questionless", "copying", "verbose", "mixed")
-KIND_COLOURS = dict(zip(KINDS, ("#d1703c", "#2f6f8f", "#5b8c5a", "#8a5a9b", "#b9bcc0")))
+KIND_COLOURS = dict(zip(KINDS, (ORANGE, BLUE, GREEN, PURPLE, PALE), strict=True))
 
 
 def kinds_in(kinds: Iterable[str]) -> list[str]:
@@ -30,26 +28,19 @@ def overview() -> Figure:
     ax.set(xlim=(0, 10), ylim=(0, 3))
     ax.axis("off")
 
-    def box(x: float, y: float, text: str, colour: str, width: float) -> None:
-        frame = {
-            "boxstyle": "round,pad=0.45",
-            "facecolor": "white",
-            "edgecolor": colour,
-            "linewidth": 1.6,
-        }
-        ax.text(x, y, text, ha="center", va="center", bbox=frame, fontsize=9)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        ax.annotate(
-            "", end, start, arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 1.2}
-        )
-
-    box(1.2, 2.3, "post + summary A", CHOSEN, 2)
-    box(1.2, 0.7, "post + summary B", REJECTED, 2)
-    box(4.2, 1.5, "GPT from 1-SFT\n+ one linear row", GREY, 2)
-    box(6.6, 2.3, "score A", CHOSEN, 1)
-    box(6.6, 0.7, "score B", REJECTED, 1)
-    box(8.9, 1.5, "P(A preferred) =\nsigmoid(A - B)", GREY, 2)
+    boxes = [
+        (1.2, 2.3, "post + summary A", CHOSEN),
+        (1.2, 0.7, "post + summary B", REJECTED),
+        (4.2, 1.5, "GPT from 1-SFT\n+ one linear row", GREY),
+        (6.6, 2.3, "score A", CHOSEN),
+        (6.6, 0.7, "score B", REJECTED),
+        (8.9, 1.5, "P(A preferred) =\nsigmoid(A - B)", GREY),
+    ]
+    frame = {"boxstyle": "round,pad=0.45", "facecolor": "white", "linewidth": 1.6}
+    for x, y, text, colour in boxes:
+        box = frame | {"edgecolor": colour}
+        ax.text(x, y, text, ha="center", va="center", bbox=box, fontsize=9)
+    arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.2}
     for start, end in [
         ((2.3, 2.2), (3.2, 1.75)),
         ((2.3, 0.8), (3.2, 1.25)),
@@ -58,7 +49,7 @@ def overview() -> Figure:
         ((7.1, 2.2), (7.85, 1.75)),
         ((7.1, 0.8), (7.85, 1.25)),
     ]:
-        arrow(start, end)
+        ax.annotate("", end, start, arrowprops=arrow)
     return fig
 
 
@@ -73,27 +64,27 @@ def bradley_terry(chosen: float, rejected: float) -> Figure:
     fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.6))
     for ax, (title, (curve, colour)) in zip(axes, curves.items()):
         ax.plot(gap, curve(gap), color=colour)
-        ax.plot(here.clamp(-6, 6), curve(here.clamp(-6, 6)), "o", color=colour, markersize=8)
+        dot = here.clamp(-6, 6)
+        ax.plot(dot, curve(dot), "o", color=colour, markersize=8)
         ax.axvline(0, color=GREY, linewidth=0.8)
         ax.set(title=f"{title}: {curve(here).item():.3f}", xlabel="chosen - rejected")
     return fig
 
 
 def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> Figure:
-    """Which token (row) may attend to which (column): visible (T, T) bool; parts 0 prompt,
-    1 chosen, 2 rejected.
-    """
+    """Which token (row) sees which (column), (T, T); parts: 0 prompt, 1 chosen, 2 rejected."""
     part = torch.tensor(parts)
     colour = torch.where(visible, part[None, :] + 1, 0)  # a column keeps its part's colour
     fig, ax = plt.subplots(figsize=(4.4, 3.9))
-    shades = ListedColormap(["#f3f3f0", "#b9bcc0", CHOSEN, REJECTED])
+    shades = ListedColormap(["#f3f3f0", PALE, CHOSEN, REJECTED])
     ax.imshow(colour, cmap=shades, vmin=0, vmax=3)
     ticks = range(len(labels))
     ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
     ax.set_yticks(ticks, labels, fontsize=8)
     ax.set(xlabel="token that is seen", ylabel="token that sees it")
-    ax.set_xticks([t - 0.5 for t in ticks], minor=True)
-    ax.set_yticks([t - 0.5 for t in ticks], minor=True)
+    edges = [t - 0.5 for t in ticks]
+    ax.set_xticks(edges, minor=True)
+    ax.set_yticks(edges, minor=True)
     ax.grid(False)
     ax.grid(which="minor", color="white", linewidth=1.5)
     ax.tick_params(which="minor", length=0)
@@ -102,7 +93,7 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
 
 def training(history: Sequence[dict], floor: float, window: int) -> Figure:
     """Loss and accuracy of the training batches, averaged over `window` steps, against the
-    annotators' own (NaN: not known).
+    annotators' (NaN: not known).
 
     The loss is that of pairs, or of labels where the history is of training on labels.
     """
@@ -123,44 +114,34 @@ def training(history: Sequence[dict], floor: float, window: int) -> Figure:
     return fig
 
 
-def accuracies(
-    rows: dict[str, tuple[float, float, float]],
-    bayes: float = math.nan,
-    what: str = "accuracy on held-out comparisons",
-) -> Figure:
-    """One bar per model: {name: (accuracy, low, high)}, with the 95% interval, chance, and the
-    Bayes accuracy (NaN: not known).
-    """
+def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Figure:
+    """A bar per model, {name: (accuracy, low, high)}, chance, and Bayes accuracy (may be NaN)."""
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
     for y, (value, low, high) in enumerate(rows.values()):
-        ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else "#b9bcc0", height=0.6)
+        ax.barh(y, value, color=CHOSEN if y == len(rows) - 1 else PALE, height=0.6)
         ax.plot([low, high], [y, y], color="black", linewidth=1.4)
-    ax.axvline(0.5, color=GREY, linestyle=":")
-    if not math.isnan(bayes):
-        ax.axvline(bayes, color=GREY, linestyle="--")
-        ax.text(bayes, -0.75, " Bayes", color=GREY, fontsize=8, va="center")
-    ax.text(0.5, -0.75, " chance", color=GREY, fontsize=8, va="center")
+    for name, level, style in (("Bayes", bayes, "--"), ("chance", 0.5, ":")):
+        if not math.isnan(level):
+            ax.axvline(level, color=GREY, linestyle=style)
+            ax.text(level, -0.75, f" {name}", color=GREY, fontsize=8, va="center")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1), xlabel=what)
+    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1))
+    ax.set_xlabel("accuracy on held-out comparisons")
     return fig
 
 
 def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]) -> Figure:
-    """Accuracy by kind of pair, {kind: (accuracy, low, high)}, each under its own Bayes accuracy
-    (NaN: not known).
-    """
+    """Accuracy by kind of pair, (accuracy, low, high), and Bayes accuracies (may be NaN)."""
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     for x, (kind, (value, low, high)) in enumerate(bars.items()):
         ax.bar(x, value, color=KIND_COLOURS.get(kind, f"C{x}"), width=0.6)
         ax.plot([x, x], [low, high], color="black", linewidth=1.4)
-        ax.plot(
-            [x - 0.36, x + 0.36], [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2
-        )
+        ends = [x - 0.36, x + 0.36]
+        ax.plot(ends, [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2)
     ax.axhline(0.5, color=GREY, linestyle=":")
     ax.set_xticks(range(len(bars)), bars)
-    ax.set(
-        ylim=(0.3, 1), ylabel="accuracy", title="dashed: Bayes accuracy of the kind; dotted: chance"
-    )
+    ax.set(ylim=(0.3, 1), ylabel="accuracy")
+    ax.set_title("dashed: Bayes accuracy of the kind; dotted: chance")
     return fig
 
 
@@ -169,60 +150,30 @@ def calibration(
     observed: Sequence[float],
     true: Sequence[float],
     counts: Sequence[int],
-):
-    """Predicted probability against observed agreement; `true` is the annotators' own, or NaN; dots
-    grow with counts.
-    """
+) -> Figure:
+    """Predicted probability against observed agreement; `true` is the annotators', or NaN."""
     fig, ax = plt.subplots(figsize=(4.4, 3.4))
     ax.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", label="perfectly calibrated")
-    ax.scatter(
-        promised,
-        observed,
-        s=[20 + count / 4 for count in counts],
-        color=CHOSEN,
-        alpha=0.8,
-        label="observed",
-    )
+    sizes = [20 + count / 4 for count in counts]
+    ax.scatter(promised, observed, sizes, color=CHOSEN, alpha=0.8, label="observed")
     if not math.isnan(true[0]):
-        ax.plot(
-            promised,
-            true,
-            color=GOLD,
-            marker="_",
-            linestyle="none",
-            markersize=14,
-            label="true agreement",
-        )
-    ax.set(
-        xlabel="predicted probability of the pick",
-        ylabel="annotators agree",
-        xlim=(0.48, 1.02),
-        ylim=(0.3, 1.02),
-    )
+        ax.plot(promised, true, "_", color=GOLD, markersize=14, label="true agreement")
+    ax.set(xlabel="predicted probability of the pick", xlim=(0.48, 1.02))
+    ax.set(ylabel="annotators agree", ylim=(0.3, 1.02))
     ax.legend(fontsize=8, loc="lower right")
     return fig
 
 
-def gaps(
-    gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str = "gold gap: chosen - rejected"
-) -> Figure:
-    """The model's margin against another gap (N,), the true log-odds of the annotators where they
-    are known: one dot per pair.
-    """
+def gaps(gap: Tensor, margin: Tensor, kinds: Sequence[str], name: str) -> Figure:
+    """The model's margin against another gap (N,), the annotators' log-odds if they are known."""
     fig, ax = plt.subplots(figsize=(6.2, 3.6))
     gold = name.startswith("gold")
     limit = 5.0 if gold else gap.abs().max().item()
+    x, y = gap.clamp(-limit, limit), margin.clamp(-10.0, 10.0)
     for number, kind in enumerate(kinds_in(kinds)[::-1]):
-        rows = [i for i, name in enumerate(kinds) if name == kind]
-        ax.scatter(
-            gap[rows].clamp(-limit, limit),
-            margin[rows].clamp(-10.0, 10.0),
-            s=7,
-            alpha=0.5,
-            color=KIND_COLOURS.get(kind, f"C{number}"),
-            label=kind,
-            linewidths=0,
-        )
+        rows = [i for i, other in enumerate(kinds) if other == kind]
+        style = {"color": KIND_COLOURS.get(kind, f"C{number}"), "alpha": 0.5, "linewidths": 0}
+        ax.scatter(x[rows], y[rows], 7, label=kind, **style)
     if gold:
         ax.axline((0, 0), slope=1, color=GREY, linestyle=":")
     ax.axhline(0, color=GREY, linewidth=0.8)
@@ -232,7 +183,7 @@ def gaps(
     return fig
 
 
-def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str = "TL;DR:") -> Figure:
+def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str) -> Figure:
     """The score after each token of one or more completions: {title: (pieces (R,), values (R +
     1,))}.
 
@@ -241,23 +192,15 @@ def token_scores(rows: dict[str, tuple[Sequence[str], Tensor]], start: str = "TL
     """
     fig, axes = plt.subplots(len(rows), 1, figsize=(7.6, 2.1 * len(rows) + 0.3), squeeze=False)
     every = torch.cat([values for _, values in rows.values()])
-    low, high = every.min().item() - 0.3, every.max().item() + 0.3
-    for ax, (title, (pieces, values)) in zip(axes[:, 0], rows.items()):
-        places = range(1, len(pieces) + 1)
+    limits = every.min().item() - 0.3, every.max().item() + 0.3
+    for ax, (title, (pieces, values)) in zip(axes[:, 0], rows.items(), strict=True):
         change = values[1:] - values[:-1]
-        ax.bar(
-            places,
-            change,
-            bottom=values[:-1],
-            color=[CHOSEN if c >= 0 else REJECTED for c in change],
-            width=0.8,
-        )
-        ax.plot([0, *places], values, color="black", linewidth=0.8, marker=".", markersize=4)
-        names = [plain_label(start), *(plain_label(piece.strip()) or "·" for piece in pieces)]
-        ax.set_xticks(
-            [0, *places], names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7
-        )
-        ax.set(ylim=(low, high), xlim=(-0.7, len(pieces) + 0.7), ylabel="score so far")
+        colours = [CHOSEN if c >= 0 else REJECTED for c in change]
+        places = range(1, len(pieces) + 1)
+        ax.bar(places, change, bottom=values[:-1], color=colours, width=0.8)
+        ax.plot(values, color="black", linewidth=0.8, marker=".", markersize=4)
+        label_tokens(ax, [start, *(piece.strip() or "·" for piece in pieces)], size=7)
+        ax.set(ylim=limits, xlim=(-0.7, len(pieces) + 0.7), ylabel="score so far")
         ax.set_title(title, fontsize=9)
         ax.grid(axis="x", visible=False)
     return fig
@@ -269,38 +212,22 @@ def score_histogram(scores: Tensor, mean: float, std: float) -> Figure:
     ax.hist(scores, bins=30, color=CHOSEN, alpha=0.85)
     ax.axvline(scores.mean(), color="black", linewidth=1.2)
     ax.set(xlabel="score after normalising", ylabel="samples of the SFT model")
-    top = ax.secondary_xaxis(
-        "top", functions=(lambda s: s * std + mean, lambda raw: (raw - mean) / std)
-    )
+    both_ways = (lambda score: score * std + mean, lambda raw: (raw - mean) / std)
+    top = ax.secondary_xaxis("top", functions=both_ways)
     top.set_xlabel("raw score")
     return fig
 
 
-def score_and_gold(
-    scores: Tensor,
-    golds: Tensor,
-    flawed: Tensor | None = None,
-    flaw: str = "hallucination",
-    unit: str = "gold reward",
-) -> Figure:
+def score_and_gold(scores: Tensor, golds: Tensor, flawed: Tensor, flaw: str, unit: str) -> Figure:
     """The score of sampled responses against their gold reward, or whatever `unit` says that
-    `golds` are.
-
-    flawed: 1 where a response has the flaw, 0 where not; without it all dots are alike.
+    `golds` are. flawed: 1 where a response has the flaw, 0 where not.
     """
     fig, ax = plt.subplots(figsize=(6.2, 3.2))
-    if flawed is None:
-        ax.scatter(golds, scores, s=10, alpha=0.6, color=CHOSEN, linewidths=0)
-    else:
-        for flag, colour, label in (
-            (0.0, CHOSEN, f"without {flaw}"),
-            (1.0, REJECTED, f"with {flaw}"),
-        ):
-            here = flawed == flag
-            ax.scatter(
-                golds[here], scores[here], s=10, alpha=0.6, color=colour, label=label, linewidths=0
-            )
-        ax.legend(fontsize=8)
+    for flag, colour, label in ((0, CHOSEN, f"without {flaw}"), (1, REJECTED, f"with {flaw}")):
+        here = flawed == flag
+        style = {"color": colour, "alpha": 0.6, "linewidths": 0}
+        ax.scatter(golds[here], scores[here], 10, label=label, **style)
+    ax.legend(fontsize=8)
     ax.set(xlabel=unit, ylabel="score")
     return fig
 
@@ -308,9 +235,7 @@ def score_and_gold(
 def best_of_n(
     ns: Sequence[int], kls: Sequence[float], curves: dict[str, tuple[Tensor, Tensor, Tensor, str]]
 ) -> Figure:
-    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each of the numbers
-    (len(ns),).
-    """
+    """Two panels by unit against the KL bound: {name: (mean, low, high, unit)}, each (len(ns),)."""
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
     for ax, unit in zip(axes, dict.fromkeys(unit for *_, unit in curves.values())):
         for name, (mean, low, high, ylabel) in curves.items():

@@ -1,20 +1,15 @@
-"""Explorers of 0-Pretrain: the tokenizer, attention over your own sentence, sampling parameters.
+"""Explorers of 0-Pretrain: the tokenizer, attention over a sentence, sampling parameters."""
 
-Each function returns a widget to display. Pictures travel as PNG bytes and texts as HTML, so the
-same code works with ipywidgets 7 and 8, in Jupyter, Colab and Kaggle, and a test can read what a
-control has changed.
-"""
-
-import html
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from html import escape
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import torch
 
 from helpers.generation import keep_top_k, keep_top_p, sample
 from helpers.lesson.plots import pretrain as plots
+from helpers.lesson.track_words import in_the_lesson
+from helpers.lesson.widgets.core import follow, menu, picture, png, slider, text_box, token_html
 from helpers.model import GPT
 from helpers.records import Document
 from helpers.run.course import Course
@@ -30,15 +25,7 @@ PROMPTS = {
     "keeps hiding my tent.\n\n"
     "COMMENT:",
 }
-STYLE = {"description_width": "110px"}
-TEXT = {"layout": {"width": "640px"}, "style": STYLE}
-CONTROL = {"layout": {"width": "340px"}, "style": STYLE}
-LATER = {"continuous_update": False}  # wait for the mouse to be let go: these changes take a moment
-
-
-def in_the_lesson(course: Course) -> bool:
-    """Whether a run's rows are those of the embedded world of posts, which the lesson uses."""
-    return course.source == "embedded" and course.track == "tldr"
+MOST = 48  # tokens that the attention explorer reads
 
 
 def sentence_for(course: Course, heldout: Sequence[Document]) -> str:
@@ -54,43 +41,20 @@ def prompts_for(course: Course, heldout: Sequence[Document]) -> dict[str, str]:
     return {f"document {number}": start for number, start in enumerate(starts, start=1)}
 
 
-def png(fig) -> bytes:
-    """A figure as PNG bytes; closes it, so that the cell does not show it a second time."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=84, facecolor="white", bbox_inches="tight")
-    plt.close(fig)
-    return buffer.getvalue()
-
-
-def follow(controls: list[widgets.Widget], update: Callable[[], None]) -> None:
-    """Call `update` now and whenever the value of a control changes."""
-    for control in controls:
-        control.observe(lambda change: update(), names="value")
-    update()
-
-
-def tokenizer_explorer(
-    tokenizer: Tokenizer, text: str = "My niece untangles 14 café umbrellas."
-) -> widgets.Widget:
+def tokenizer_explorer(tokenizer: Tokenizer) -> widgets.Widget:
     """Type a text and see its tokens, their ids and their number."""
-    box = widgets.Textarea(text, description="text", rows=3, **TEXT)
+    box = text_box("text", "My niece untangles 14 café umbrellas.")
     shown = widgets.HTML()
 
     def update() -> None:
-        ids = tokenizer.encode(box.value)
-        spans = []
-        for i, id_ in enumerate(ids):
-            piece = (
-                html.escape(tokenizer.decode([id_])).replace("\n", "↵<br>").replace(" ", "&nbsp;")
-            )
+        ids, pieces = tokenizer.encode(box.value), tokenizer.pieces(box.value)
+        boxes = ""
+        for i, (id_, piece) in enumerate(zip(ids, pieces, strict=True)):
             colour = plots.PASTELS[i % len(plots.PASTELS)]
-            spans.append(
-                f'<span title="id {id_}" style="background:{colour};color:#222;padding:2px '
-                f'0">{piece}</span>'
-            )
+            boxes += token_html(piece, f"background:{colour}", title=f"id {id_}")
         letters, size = len(box.value), len(box.value.encode())
         shown.value = (
-            f'<div style="font:14px/1.9 monospace">{"".join(spans)}</div>'
+            f"<div>{boxes}</div>"
             f"<p>{letters} characters, {size} bytes, <b>{len(ids)} tokens</b></p><code>{ids}</code>"
         )
 
@@ -98,38 +62,27 @@ def tokenizer_explorer(
     return widgets.VBox([box, shown])
 
 
-def attention_explorer(
-    model: GPT, tokenizer: Tokenizer, text: str = SENTENCE, most: int = 48
-) -> widgets.Widget:
-    """Type a sentence, choose a head, and see where each token looks; at most the first `most`
-    tokens are read.
-    """
+def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.Widget:
+    """Type a sentence, choose a head, and see where each of its first tokens looks."""
     layers, heads = model.config.layers, model.config.heads
-    box = widgets.Textarea(text, description="text", rows=3, **TEXT, **LATER)
-    layer = widgets.IntSlider(layers, 1, layers, description="layer", **CONTROL)
-    head = widgets.IntSlider(1, 1, heads, description="head", **CONTROL)
-    query = widgets.IntSlider(most, 1, most, description="token that looks", **CONTROL, **LATER)
-    row, square, note = widgets.Image(format="png"), widgets.Image(format="png"), widgets.HTML()
+    box = text_box("text", text, wait=True)
+    layer, head = slider("layer", layers, 1, layers), slider("head", 1, 1, heads)
+    query = slider("token that looks", MOST, 1, MOST, wait=True)
+    row, square, note = picture(), picture(), widgets.HTML()
 
     def update() -> None:
-        ids = tokenizer.encode(box.value)[: min(most, model.config.context)]
+        ids = tokenizer.encode(box.value)[: min(MOST, model.config.context)]
         if not ids:
             note.value = "Type at least one word."
             return
-        weights = plots.attention_weights(
-            model, torch.tensor([ids], device=model.wte.weight.device)
-        )
-        weights, pieces = (
-            weights[layer.value - 1, head.value - 1],
-            [tokenizer.decode([id_]) for id_ in ids],
-        )
+        pieces = [tokenizer.decode([id_]) for id_ in ids]
+        batch = torch.tensor([ids], device=model.wte.weight.device)
+        weights = plots.attention_weights(model, batch)[layer.value - 1, head.value - 1]  # (T, T)
         t = min(query.value, len(ids)) - 1
-        note.value = (
-            f"Token {t + 1} of {len(ids)}, <code>{html.escape(repr(pieces[t]))}</code>, looks at:"
-        )
-        row.value = png(
-            plots.text_figure(pieces, weights[t], most=weights[t].max().item(), label="weight")
-        )
+        looks = weights[t]
+        token = escape(repr(pieces[t]))
+        note.value = f"Token {t + 1} of {len(ids)}, <code>{token}</code>, looks at:"
+        row.value = png(plots.text_figure(pieces, looks, most=looks.max().item(), label="weight"))
         square.value = png(plots.attention_map(weights, pieces))
 
     follow([box, layer, head, query], update)
@@ -137,23 +90,18 @@ def attention_explorer(
 
 
 def sampling_explorer(
-    model: GPT, tokenizer: Tokenizer, prompts: dict[str, str] = PROMPTS, new_tokens: int = 40
+    model: GPT, tokenizer: Tokenizer, prompts: dict[str, str], new_tokens: int = 40
 ) -> widgets.Widget:
     """Turn temperature, top-k and top-p; see the next token's probabilities and a continuation.
 
     prompts: texts to continue, by the name that the menu shows.
     """
-    prompt = widgets.Dropdown(options=list(prompts.items()), description="prompt", **CONTROL)
-    slider = CONTROL | LATER
-    temperature = widgets.FloatSlider(
-        1.0, min=0.1, max=3.0, step=0.1, description="temperature", **slider
-    )
-    top_k = widgets.IntSlider(0, 0, 40, description="top-k (0: off)", **slider)
-    top_p = widgets.FloatSlider(
-        1.0, min=0.05, max=1.0, step=0.05, description="top-p (1: off)", **slider
-    )
-    seed = widgets.IntSlider(0, 0, 20, description="seed", **slider)
-    bars, text = widgets.Image(format="png"), widgets.HTML()
+    prompt = menu("prompt", list(prompts.items()))
+    temperature = slider("temperature", 1.0, 0.1, 3.0, 0.1, wait=True)
+    top_k = slider("top-k (0: off)", 0, 0, 40, wait=True)
+    top_p = slider("top-p (1: off)", 1.0, 0.05, 1.0, 0.05, wait=True)
+    seed = slider("seed", 0, 0, 20, wait=True)
+    bars, text = picture(), widgets.HTML()
     device = model.wte.weight.device
     pieces = [tokenizer.decode([id_]) for id_ in range(tokenizer.vocab_size)]
 
@@ -179,13 +127,11 @@ def sampling_explorer(
             top_p=top_p.value,
             generator=torch.Generator(device).manual_seed(seed.value),
         )
-        words = [id_ for id_ in samples.ids[0][samples.mask[0]].tolist() if id_ != tokenizer.eos_id]
-        start, rest = (
-            html.escape(part).replace("\n", "<br>")
-            for part in (prompt.value, tokenizer.decode(words))
-        )
-        kept = int(torch.isfinite(cut).sum())
-        text.value = f"<p>{kept} tokens may be drawn.</p><div>{start}<b>{rest}</b></div>"
+        drawn = samples.ids[0][samples.mask[0]].tolist()
+        decoded = tokenizer.decode([id_ for id_ in drawn if id_ != tokenizer.eos_id])
+        start, rest = (escape(part).replace("\n", "<br>") for part in (prompt.value, decoded))
+        allowed = int(torch.isfinite(cut).sum())
+        text.value = f"<p>{allowed} tokens may be drawn.</p><div>{start}<b>{rest}</b></div>"
 
     follow([prompt, temperature, top_k, top_p, seed], update)
     knobs = widgets.VBox([prompt, temperature, top_k, top_p, seed])

@@ -1,9 +1,6 @@
-"""The explorers of 1-SFT: the completion mask on one's own text, and responses sampled and
-judged.
-"""
+"""The explorers of 1-SFT: the completion mask on a text, and responses sampled and judged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 
 import ipywidgets as widgets
@@ -12,107 +9,72 @@ from data.tldr.gold import Gold
 from data.tldr.posts import Facts
 from data.worlds import Judged
 from helpers.evaluation import judge, respond
-from helpers.lesson.plots.sft import TOKEN_COLOURS, WORD_COLOURS, judged_words, token_kinds, visible
+from helpers.lesson.plots.sft import TOKEN_COLOURS, WORD_COLOURS, judged_words, token_kinds
+from helpers.lesson.widgets.core import STYLE, follow, slider, text_box, token_html
 from helpers.model import GPT
 from helpers.records import Demonstration, Prompt
 from helpers.tokenizer import Tokenizer
 
-BOX = (
-    "display:inline-block;margin:1px;padding:0 3px;border-radius:3px;font:12px/1.6 "
-    "monospace;color:#222;background:"
-)
-WIDE = {"description_width": "90px"}
-
-
-def token_html(pieces: Sequence[str], colours: Sequence[str]) -> str:
-    """Tokens as coloured boxes; a line break after a newline token."""
-    boxes = [
-        f'<span style="{BOX}{colour}">{escape(visible(piece))}</span>'
-        + ("<br>" if piece.endswith("\n") else "")
-        for piece, colour in zip(pieces, colours, strict=True)
-    ]
-    return "".join(boxes)
-
-
 # ---------------------------------------------------------------- the completion mask
 
 
-def mask_report(
-    tokenizer: Tokenizer, prompt: str, completion: str, masked: bool = True, end: bool = True
-) -> str:
-    """HTML: the tokens of a prompt and its completion, those in the loss in colour, what may be
-    wrong below.
-    """
+def mask_report(tokenizer: Tokenizer, prompt: str, completion: str, masked: bool, end: bool) -> str:
+    """HTML: the tokens of prompt and completion, those in the loss in colour; warnings below."""
     ids, answer = tokenizer.encode(prompt), tokenizer.encode(completion)
     row = ids + answer + [tokenizer.eos_id]
     kinds = token_kinds(row, len(ids) if masked else 0, tokenizer.eos_id, tokenizer.pad_id)
     if not end:
         kinds[-1] = "prompt"
     if not masked:
-        kinds[0] = "prompt"  # nothing stands before the first token, so nobody can guess it
-    pieces = [tokenizer.decode([id_]) for id_ in row]
+        kinds[0] = "prompt"  # the first token cannot be predicted from anything
+    boxes = ""
+    for id_, kind in zip(row, kinds, strict=True):
+        boxes += token_html(tokenizer.decode([id_]), f"background:{TOKEN_COLOURS[kind]}")
     counted = sum(kind != "prompt" for kind in kinds)
-    notes = warnings(tokenizer, prompt, completion, masked, end)
-    items = "".join(
-        f"<li>{note}</li>"
-        for note in [f"<b>{counted} of {len(row)} tokens in the loss</b>", *notes]
-    )
-    return (
-        token_html(pieces, [TOKEN_COLOURS[kind] for kind in kinds])
-        + f"<ul style='line-height:1.5'>{items}</ul>"
-    )
+    notes = [
+        f"<b>{counted} of {len(row)} tokens in the loss</b>",
+        *warnings(tokenizer, prompt, completion, masked, end),
+    ]
+    items = "".join(f"<li>{note}</li>" for note in notes)
+    return f"{boxes}<ul style='line-height:1.5'>{items}</ul>"
 
 
 def warnings(
     tokenizer: Tokenizer, prompt: str, completion: str, masked: bool, end: bool
 ) -> list[str]:
     """What is wrong with a prompt, a completion and what the loss counts; empty if nothing is."""
-    found = []
     apart = tokenizer.encode(prompt) + tokenizer.encode(completion)
-    if not completion:
-        found.append("Without a completion there is only the end of text to learn.")
-    elif tokenizer.encode(prompt + completion) != apart:
-        found.append(
-            "Encoded as one text, these two give other tokens: the boundary falls inside a token."
-        )
-    if prompt.endswith((" ", "\n")):
-        found.append(
-            "The prompt ends in white space, which belongs to the first token of the completion."
-        )
-    if completion and not completion.startswith(" "):
-        found.append(
-            "The completion does not start with a space: its first word is cut into other tokens."
-        )
-    if not masked:
-        found.append("The model also learns to write prompts.")
-    if not end:
-        found.append("Nothing teaches the model to stop.")
-    return found
+    notes = {  # note: whether it applies
+        "Without a completion there is only the end of text to learn.": not completion,
+        "Encoded as one text, these two give other tokens: the boundary falls inside a token.": (
+            completion and tokenizer.encode(prompt + completion) != apart
+        ),
+        "The prompt ends in white space, which belongs to the first token of the completion.": (
+            prompt.endswith((" ", "\n"))
+        ),
+        "The completion does not start with a space: its first word is cut into other tokens.": (
+            completion and not completion.startswith(" ")
+        ),
+        "The model also learns to write prompts.": not masked,
+        "Nothing teaches the model to stop.": not end,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.VBox:
-    """Type a prompt and a completion and see which tokens are in the loss; starts with a
-    demonstration.
-    """
-    full = widgets.Layout(width="95%")
-    prompt = widgets.Textarea(
-        demonstration.prompt, description="prompt", rows=6, layout=full, style=WIDE
-    )
-    completion = widgets.Textarea(
-        demonstration.completion, description="completion", rows=2, layout=full, style=WIDE
-    )
+    """Edit a prompt and its completion and see which tokens are in the loss."""
+    prompt = text_box("prompt", demonstration.prompt, rows=6)
+    completion = text_box("completion", demonstration.completion, rows=2)
     masked = widgets.Checkbox(True, description="mask the prompt", indent=False)
     end = widgets.Checkbox(True, description="end of text in the loss", indent=False)
     report = widgets.HTML()
 
-    def show(_change=None) -> None:
+    def update() -> None:
         report.value = mask_report(
             tokenizer, prompt.value, completion.value, masked.value, end.value
         )
 
-    for control in (prompt, completion, masked, end):
-        control.observe(show, names="value")
-    show()
+    follow([prompt, completion, masked, end], update)
     return widgets.VBox([prompt, completion, widgets.HBox([masked, end]), report])
 
 
@@ -120,9 +82,7 @@ def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.
 
 
 def response_html(prompt: Prompt, text: str, stopped: bool) -> str:
-    """A response and how it ended; its gold reward and what that is made of, where the facts behind
-    it are known.
-    """
+    """A response and how it ended; its gold reward and what that is made of, if facts are known."""
     end = "stopped by itself" if stopped else "<b>cut off: it did not stop</b>"
     if prompt.facts is None:
         return boxed(escape(text), f"{len(text.split())} words · {end}")
@@ -142,83 +102,50 @@ def boxed(body: str, note: str) -> str:
 
 def plain_parts(text: str, judged: Judged) -> tuple[str, list[str]]:
     """A response as HTML, and the flaws that it has."""
-    found = [name.replace("_", " ") for name, has in judged.flaws.items() if has]
-    return escape(text), [
-        f"flaws: {', '.join(found)}" if found else "no flaw",
-        f"{len(text.split())} words",
-    ]
+    flaws = [name.replace("_", " ") for name, has in judged.flaws.items() if has]
+    note = f"flaws: {', '.join(flaws)}" if flaws else "no flaw"
+    return escape(text), [note, f"{len(text.split())} words"]
 
 
 def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]]:
-    """For the world of posts: a summary with its judged words in colour, and the sum that makes its
-    gold reward.
-    """
+    """A summary of a post with its judged words in colour, and what its gold reward is made of."""
     body = ""
     for piece, kind in judged_words(facts, text):
         marked = f'<span style="color:#222;background:{WORD_COLOURS[kind]}">{escape(piece)}</span>'
         body += escape(piece) if kind == "other" else marked
-    counts = asdict(judged)
-    parts = [f"facts covered {counts['covered']} of 8", f"invented {counts['invented']}"]
-    parts += [
-        f"small talk {counts['copied']}",
+    return body, [
+        f"facts covered {judged.covered} of 8",
+        f"invented {judged.invented}",
+        f"small talk {judged.copied}",
         f"question {'kept' if judged.question else 'missing'}",
+        f"{judged.words} words",
     ]
-    return body, [*parts, f"{counts['words']} words"]
-
-
-def sample_report(
-    model: GPT,
-    tokenizer: Tokenizer,
-    prompt: Prompt,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    number=3,
-) -> str:
-    """HTML: `number` responses to a prompt, sampled, and judged where that can be done, under the
-    prompt.
-    """
-    sampled = respond(
-        model,
-        tokenizer,
-        [prompt] * number,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    post = f'<div style="white-space:pre-wrap;opacity:0.75">{escape(prompt.prompt)}</div>'
-    pairs = zip(sampled.texts, sampled.stopped, strict=True)
-    return post + "<br>".join(response_html(prompt, text, stopped) for text, stopped in pairs)
 
 
 def explore_samples(
     models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> widgets.VBox:
-    """Sample three responses to a prompt with one of the models: temperature, seed, number of the
-    prompt.
-    """
-    slow = {"continuous_update": False, "style": WIDE}
-    name = widgets.ToggleButtons(
-        options=list(models), value=list(models)[-1], description="model", style=WIDE
-    )
-    post = widgets.IntSlider(0, min=0, max=len(prompts) - 1, description="prompt", **slow)
-    temperature = widgets.FloatSlider(
-        1.0, min=0.0, max=2.0, step=0.1, description="temperature", **slow
-    )
-    seed = widgets.IntSlider(0, min=0, max=99, description="seed", **slow)
+    """Sample three responses to a prompt: model, temperature, seed, number of the prompt."""
+    names = {"value": list(models)[-1], "description": "model", "style": STYLE}
+    name = widgets.ToggleButtons(options=list(models), **names)
+    post = slider("prompt", 0, 0, len(prompts) - 1, wait=True)
+    temperature = slider("temperature", 1.0, 0.0, 2.0, 0.1, wait=True)
+    seed = slider("seed", 0, 0, 99, wait=True)
     report = widgets.HTML()
 
-    def show(_change=None) -> None:
-        report.value = sample_report(
+    def update() -> None:
+        prompt = prompts[post.value]
+        sampled = respond(
             models[name.value],
             tokenizer,
-            prompts[post.value],
-            max_new_tokens,
-            temperature.value,
-            seed.value,
+            [prompt] * 3,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature.value,
+            seed=seed.value,
         )
+        post_html = f'<div style="white-space:pre-wrap;opacity:0.75">{escape(prompt.prompt)}</div>'
+        pairs = zip(sampled.texts, sampled.stopped, strict=True)
+        report.value = post_html + "<br>".join(response_html(prompt, *pair) for pair in pairs)
 
-    for control in (name, post, temperature, seed):
-        control.observe(show, names="value")
-    show()
+    follow([name, post, temperature, seed], update)
     return widgets.VBox([name, post, temperature, seed, report])

@@ -1,0 +1,54 @@
+"""Completions to score with a reward model: where to start from, and the score after each token."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from data.draws import Draws
+from data.tldr.gold import SMALL_TALK_WORDS
+from data.tldr.posts import Facts
+from data.tldr.summaries import FILLERS
+from helpers.model import RewardModel
+from helpers.records import Comparison, Prompt
+from helpers.tokenizer import Tokenizer
+
+
+def starts_of(item: Prompt | Comparison) -> dict[str, str]:
+    """Completions to start from: versions of a known post's summary, or the two of a comparison."""
+    if isinstance(item, Comparison):
+        return {"chosen": item.chosen, "rejected": item.rejected}
+    return summary_versions(item)
+
+
+def summary_versions(prompt: Prompt) -> dict[str, str]:
+    """Summaries of a post to start from: a good one, and the same one with each flaw."""
+    facts = Facts(**prompt.facts)
+    head = " My {who} keeps {deed} my {thing} in {place}."
+    question = " Should I {option} or {other}?"
+    sentences = re.split(r"(?<=[.?]) ", prompt.prompt.split("POST: ")[1].split("\n")[0])
+    small_talk = next(s for s in sentences if SMALL_TALK_WORDS & set(re.findall(r"[A-Za-z]+", s)))
+    wrong = facts.wrong(("option",), Draws(0))
+    return {
+        "good": facts.fill(head + question),
+        "a fact invented": wrong.fill(head + question),
+        "small talk copied": facts.fill(head) + " " + small_talk + facts.fill(question),
+        "question left out": facts.fill(head),
+        "padded out": facts.fill(head) + FILLERS[0] + facts.fill(question),
+    }
+
+
+@torch.no_grad()
+def score_by_token(
+    model: RewardModel, tokenizer: Tokenizer, prompt: str, completion: str
+) -> tuple[list[str], Tensor]:
+    """Pieces of the completion with its end of text (R,), and the score after each of them (R +
+    1,).
+
+    The first score is that at the end of the prompt. Raises ValueError when the text does not fit
+    the context.
+    """
+    start, response = tokenizer.encode(prompt), tokenizer.encode(completion) + [tokenizer.eos_id]
+    ids = torch.tensor([start + response], device=model.score.weight.device)
+    values = model.values(ids)[0, len(start) - 1 :].cpu()  # (R + 1,)
+    return [*tokenizer.pieces(completion), "END"], values

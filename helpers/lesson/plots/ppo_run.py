@@ -1,0 +1,102 @@
+"""Figures of 3-PPO on a run: training as it goes on, over-optimisation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from helpers.lesson.plots.core import BLUE, GREEN, ORANGE, PURPLE
+
+PANELS = {  # metric: title with its unit
+    "score": "score (reward model)",
+    "gold": "gold reward",
+    "kl": "KL (nats per response)",
+    "entropy": "entropy (nats per token)",
+    "clip_fraction": "clip fraction",
+    "explained_variance": "explained variance",
+    "length": "length (tokens)",
+    "stop_rate": "stop rate",
+}
+
+
+def training_figure(
+    history: Sequence[Mapping[str, float]], iterations: int | None = None
+) -> Figure:
+    """Eight panels of a PPO run, one point per iteration. An unknown gold reward is named so."""
+    fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
+    steps = [row["step"] for row in history]
+    for i, (ax, (name, title)) in enumerate(zip(axes.flat, PANELS.items(), strict=True)):
+        if name in history[0]:
+            style = {"color": (BLUE, GREEN, ORANGE, PURPLE)[i % 4], "marker": ".", "ms": 4}
+            ax.plot(steps, [row[name] for row in history], lw=1.2, **style)
+        else:
+            centred = {"ha": "center", "va": "center", "transform": ax.transAxes}
+            ax.text(0.5, 0.5, "not known\nfor real rows", fontsize=8, **centred)
+        ax.set_title(title, fontsize=9.5)
+        ax.set_xlim(0, (iterations or len(steps)) + 1)
+        ax.tick_params(labelsize=8)
+    axes[0, 2].set_ylim(bottom=min(0.0, axes[0, 2].get_ylim()[0]))
+    axes[1, 1].set_ylim(max(-1.0, axes[1, 1].get_ylim()[0]), 1.0)  # a bad start would hide the rest
+    axes[1, 3].set_ylim(min(0.9, axes[1, 3].get_ylim()[0]), 1.005)
+    for ax in axes[1]:
+        ax.set_xlabel("iteration", fontsize=9)
+    return fig
+
+
+class Dashboard:
+    """Redraws the training figure in place, at most about ten times a run. Give it to
+    `course.loop(watch=...)`.
+
+    Run headless, the notebook keeps the last picture only; outside a notebook nothing is drawn.
+    """
+
+    def __init__(self, iterations: int):
+        self.iterations, self.every = iterations, max(1, math.ceil(iterations / 10))
+        self.handle: Any = None
+        self.drawn = 0
+
+    def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
+        done = len(history)
+        if done < self.iterations and (done < 2 or done % self.every):
+            return
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            return
+        if get_ipython() is None:
+            return
+        fig = training_figure(history, self.iterations)
+        if self.handle is None:
+            self.handle = display(fig, display_id=True)
+        else:
+            self.handle.update(fig)
+        plt.close(fig)  # or the cell would show it a second time when it ends
+        self.drawn += 1
+
+
+def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Score and gold reward of several runs against sqrt(KL), both as gains in SFT standard
+    deviations.
+
+    Each row needs "score" and "kl_k3" (never negative, so it has a root); "gold_sd", the gold
+    reward in the same unit, is drawn where it is known.
+    """
+    size = (4.4 * len(runs), 3.1)
+    fig, axes = plt.subplots(1, len(runs), figsize=size, sharex=True, sharey=True, squeeze=False)
+    lines = {
+        "score": {"color": BLUE, "label": "score: what PPO sees"},
+        "gold_sd": {"color": GREEN, "label": "gold: what we want"},
+    }
+    for ax, (title, history) in zip(axes[0], runs.items(), strict=True):
+        x = [math.sqrt(max(0.0, row["kl_k3"])) for row in history]
+        for name, style in lines.items():
+            if name in history[0]:
+                ax.plot(x, [row[name] for row in history], marker=".", **style)
+        ax.axhline(0, color="#999", lw=0.8)
+        ax.set(title=title, xlabel="distance from SFT, sqrt(KL in nats)")
+    axes[0, 0].set_ylabel("SFT standard deviations")
+    axes[0, 0].legend(fontsize=8, loc="lower left")
+    return fig
