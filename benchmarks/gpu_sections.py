@@ -38,14 +38,8 @@ from helpers.run.presets import load_config
 from helpers.sft import completion_nll
 from helpers.training import Optimizers, autocast
 
-PEAKS = {
-    "T4": 65e12,
-    "V100": 125e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "H100": 989e12,
-    "H200": 989e12,
-}  # per second
+# per second
+PEAKS = {"T4": 65e12, "V100": 125e12, "A100": 312e12, "L4": 121e12, "H100": 989e12, "H200": 989e12}
 Figures = Iterator[tuple[str, dict]]
 
 

@@ -4,12 +4,8 @@ more.
 
 import torch
 
-SIZES = {
-    "2x64": (2, 2, 64),
-    "4x128": (4, 4, 128),
-    "6x256": (6, 8, 256),
-    "8x384": (8, 12, 384),
-}  # layers, heads, width
+# layers, heads, width
+SIZES = {"2x64": (2, 2, 64), "4x128": (4, 4, 128), "6x256": (6, 8, 256), "8x384": (8, 12, 384)}
 COMPARED = ("4x128", "6x256")
 VOCABULARY, CONTEXT = 2048, 256
 EOS, PAD = 0, 1  # tokens that no random row holds

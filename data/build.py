@@ -19,13 +19,11 @@ class World:
 
     folder: Path  # where they are committed
     sizes: dict[str, dict[str, int]]  # kind of rows -> split -> how many
-    row: Callable[
-        [str, str, int], dict
-    ]  # kind, split, number -> the row, which depends on nothing else
+    # kind, split, number -> the row, which depends on nothing else
+    row: Callable[[str, str, int], dict]
     vocab_size: int
-    learned: Callable[
-        [dict, int], str
-    ]  # a document or demonstration, its number -> what the tokenizer learns from it
+    # a document or demonstration, its number -> what the tokenizer learns from it
+    learned: Callable[[dict, int], str]
 
 
 def content(world: World, kind: str, split: str, number: int) -> bytes:

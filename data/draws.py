@@ -20,9 +20,8 @@ class Draws:
         self.logprob = 0.0
 
     def _index(self, probabilities: Sequence[float] | None, n: int) -> int:
-        u = (
-            self.random.random()
-        )  # only random() is promised to give the same numbers in every Python version
+        # only random() is promised to give the same numbers in every Python version
+        u = self.random.random()
         if probabilities is None:
             return min(int(u * n), n - 1)
         for index, p in enumerate(probabilities):

@@ -10,9 +10,8 @@ from data.draws import Draws
 WRITERS = ("good", "verbose", "ignoring", "miscounting", "rude", "evasive", "inventing")
 WRITER_SHARES = (0.30, 0.14, 0.14, 0.14, 0.10, 0.06, 0.12)
 FORM_SHARE = 0.25  # of the ignoring writers take the other form, the others leave facts out
-REPEAT_SHARE = (
-    0.4  # of the miscounting writers list one thing twice, the others list too few or too many
-)
+# of the miscounting writers list one thing twice, the others list too few or too many
+REPEAT_SHARE = 0.4
 LONGEST = 5  # things that a miscounting writer may list
 
 GREETINGS = (" Hello {name}!", " Hi {name}!", " Welcome {name}!")

@@ -37,9 +37,8 @@ class Gold:
     missing: int  # of the 4 facts of the request
     invented: int  # values of facts that are not the request's
     items: int  # things listed, repeated ones counted again
-    number: (
-        bool  # the right number of different things that fit the request, and nothing else listed
-    )
+    # the right number of different things that fit the request, and nothing else listed
+    number: bool
     form: bool  # something is listed, and in the form that was asked for
     rude: bool
     evasive: bool

@@ -11,9 +11,8 @@ class Kind:
 
     noun: str  # what is asked for
     asks: tuple[str, ...]  # ways to ask, with all facts
-    said: dict[
-        str, tuple[str, str]
-    ]  # slot -> how the fact is said behind the noun, and what to say without it
+    # slot -> how the fact is said behind the noun, and what to say without it
+    said: dict[str, tuple[str, str]]
 
     @property
     def slots(self) -> tuple[str, ...]:

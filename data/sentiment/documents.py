@@ -11,12 +11,8 @@ from data.sentiment.writers import write
 KINDS = {"review": 0.5, "questions": 0.35, "news": 0.15}
 SENTENCES = {"review": (2, 3), "questions": (1, 2), "news": (1, 2)}
 TONES = {"warm": 0.4, "cold": 0.4, "balanced": 0.2}  # who writes all sentences of a review
-CONCEDED = {
-    "warm": (-1,),
-    "cold": (1,),
-    "balanced": (),
-    "neutral": (),
-}  # what each may concede at the beginning
+# what each may concede at the beginning
+CONCEDED = {"warm": (-1,), "cold": (1,), "balanced": (), "neutral": ()}
 VERDICTS = {
     True: ("see it.", "worth a ticket.", "go tonight."),
     False: ("skip it.", "stay at home.", "save the money."),

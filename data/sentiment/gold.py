@@ -54,9 +54,8 @@ class Gold:
     reward: float
     valence: float  # of the whole sentence, what is said again not counted again
     repeats: int  # opinions in a phrase, or on an aspect, that had been used before
-    contradictions: (
-        int  # opinions against an earlier one on the same aspect, concessions without a contrast
-    )
+    # opinions against an earlier one on the same aspect, concessions without a contrast
+    contradictions: int
     broken: bool  # not a sentence of the grammar
     words: int  # of the completion
 

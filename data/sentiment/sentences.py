@@ -18,11 +18,8 @@ from data.sentiment.vocabulary import (
 )
 
 FILM = "film"
-PREDICATES = {
-    "adjective": 0.55,
-    "verb": 0.25,
-    "noun": 0.2,
-}  # "is dull", "drags on", "is a dull film"
+# "is dull", "drags on", "is a dull film"
+PREDICATES = {"adjective": 0.55, "verb": 0.25, "noun": 0.2}
 MODIFIERS = {"none": 0.5, "intensifier": 0.15, "softener": 0.1, "negator": 0.25}
 # template -> share. An aspect in it is what the sentence goes on about, else the film is.
 BEGINNINGS = {

@@ -155,9 +155,8 @@ def flawed(writer: str, plan: Plan, sign: int, beginning: Beginning, draws: Draw
             plan,
             clauses=(*plan.clauses, Clause(subject, opinion, draws.pick((", but ", ", and ")))),
         )
-    return replace(
-        plan, ending=draws.pick(CONNECTORS) + draw_aspect(draws, film).name
-    )  # hasty: breaks off
+    # hasty: breaks off
+    return replace(plan, ending=draws.pick(CONNECTORS) + draw_aspect(draws, film).name)
 
 
 def writer_shares(beginning: Beginning) -> dict[str, float]:

@@ -123,9 +123,8 @@ def draw_small_talk(draws: Draws) -> list[str]:
 
 
 def _two_kinds(draws: Draws) -> tuple[str, str]:
-    kinds = tuple(
-        SMALL_TALK
-    )  # an unordered pair, so that the later shuffle is the only source of order
+    # an unordered pair, so that the later shuffle is the only source of order
+    kinds = tuple(SMALL_TALK)
     return draws.pick([(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]])
 
 
