@@ -97,19 +97,21 @@ def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
 
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> Tensor:
-    """How much every token looks at every other: ids (1, T) to (layers, H, T queries, T keys)."""
-    weights = []
+    """How much every token looks at every other: ids (1, T) to (layers, H, T, T), queries down,
+    keys across.
+    """
+    kept = []
 
     def watch(q: Tensor, k: Tensor, v: Tensor, bias: None) -> Tensor:
         scores = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5  # (1, H, T, T)
         causal = visible(q.size(-2), k.size(-2), device=q.device)
-        weights.append(scores.masked_fill(~causal, -math.inf).softmax(dim=-1)[0])
+        kept.append(scores.masked_fill(~causal, -math.inf).softmax(dim=-1)[0])
         return attend_explicit(q, k, v, bias)  # what the block goes on with
 
     x = model.wte(ids) + model.wpe(token_positions(ids))  # (1, T, C)
     for block in model.h:
         x = block(x, None, None, watch)
-    return torch.stack(weights)
+    return torch.stack(kept)
 
 
 def attention_grid(weights: Tensor) -> Figure:
