@@ -97,7 +97,9 @@ def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
 
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> Tensor:
-    """How much every token looks at every other: ids (1, T) to (layers, H, T queries, T keys)."""
+    """How much every token looks at every other: ids (1, T) to (layers, H, T, T), queries down,
+    keys across.
+    """
     weights = []
 
     def watch(q: Tensor, k: Tensor, v: Tensor, bias: None) -> Tensor:
