@@ -59,12 +59,10 @@ def same_logits(ours: GPT, model: GPT2LMHeadModel, vocabulary: int | None = None
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(60, 64, 2, 1), (97, 48, 3, 4), (50, 128, 1, 2)])
-@pytest.mark.parametrize("shards", [False, True])
-def test_a_transformers_folder_gives_equal_logits(tmp_path, shape, shards):
-    model = theirs(*shape)
-    model.save_pretrained(tmp_path, max_shard_size="20KB" if shards else "1GB")
-    assert (tmp_path / "model.safetensors").exists() != shards
+def test_a_folder_with_several_files_gives_equal_logits(tmp_path):
+    model = theirs(97, 48, 3, 4)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
     same_logits(load_gpt2(tmp_path), model)
 
 
