@@ -53,9 +53,8 @@ def test_explicit_and_sdpa_have_equal_gradients(T):
 
 def test_visible_by_hand():
     assert visible(2, 3).tolist() == [[True, True, False], [True, True, True]]
-    padded = visible(
-        3, 3, torch.tensor([[0, 1, 1]])
-    )  # a pad first: it sees itself, nobody else sees it
+    # a pad first: it sees itself, nobody else sees it
+    padded = visible(3, 3, torch.tensor([[0, 1, 1]]))
     assert padded.shape == (1, 1, 3, 3)
     assert padded[0, 0].tolist() == [
         [True, False, False],

@@ -72,9 +72,8 @@ def test_the_mean_is_over_real_targets_and_a_nan_elsewhere_does_not_matter(chunk
     real = targets != -100
     wanted = plain(hidden[real], weight, targets[real])
     torch.testing.assert_close(token_cross_entropy(hidden, weight, targets), wanted)
-    assert torch.isnan(
-        token_cross_entropy(hidden, weight, torch.full_like(targets, -100))
-    )  # as PyTorch's
+    # as PyTorch's
+    assert torch.isnan(token_cross_entropy(hidden, weight, torch.full_like(targets, -100)))
 
 
 class Largest(TorchDispatchMode):

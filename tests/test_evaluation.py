@@ -127,9 +127,8 @@ def test_batches_and_left_pads_do_not_change_greedy_responses(model, tokenizer):
 
 
 def test_responses_end_at_their_end_of_text(model, tokenizer):
-    with (
-        torch.no_grad()
-    ):  # raise the end of text's logit, so that most responses stop, at different places
+    # raise the end of text's logit, so that most responses stop, at different places
+    with torch.no_grad():
         model.ln_f.bias[0], model.wte.weight[tokenizer.eos_id, 0] = 5.0, 0.9
     responses = respond(
         model, tokenizer, load_rows("prompts", "heldout", limit=60), max_new_tokens=8
@@ -159,9 +158,8 @@ def test_the_bootstrap_covers_the_truth_19_times_in_20():
     for _ in range(200):
         low, high = bootstrap_ci95(torch.randn(60, generator=generator).exp(), resamples=300)
         covered += low < math.exp(0.5) < high
-    assert (
-        0.86 <= covered / 200 <= 0.98
-    )  # a percentile interval of a skewed sample is a little short
+    # a percentile interval of a skewed sample is a little short
+    assert 0.86 <= covered / 200 <= 0.98
 
 
 def test_the_bootstrap_is_deterministic_and_takes_a_seed():
@@ -175,9 +173,8 @@ def test_the_bootstrap_of_a_ratio():
     nats, tokens = torch.rand(300) * 5, torch.randint(1, 9, (300,))
     low, high = ratio_ci95(nats, tokens)
     rate = nats.sum().item() / tokens.sum().item()
-    error = (
-        (nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)
-    ).item()  # the delta method
+    # the delta method
+    error = ((nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)).item()
     assert low == pytest.approx(rate - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(rate + 1.96 * error, abs=0.2 * error)
     assert ratio_ci95(torch.full((9,), 3.0), torch.full((9,), 2)) == [1.5, 1.5]

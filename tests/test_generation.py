@@ -29,9 +29,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def model() -> GPT:
     torch.manual_seed(0)
     model = GPT(CONFIG)
-    for parameter in (
-        model.parameters()
-    ):  # larger than at the start, so that logits differ by more than rounding
+    # larger than at the start, so that logits differ by more than rounding
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     return model
 
@@ -224,9 +223,8 @@ def test_draws_follow_the_softmax():
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0, -1.0])
     tokens = draw(logits.expand(200_000, 5), torch.rand(200_000, generator=seeded()))
     shares = torch.bincount(tokens, minlength=5) / len(tokens)
-    torch.testing.assert_close(
-        shares, logits.softmax(0), atol=0.004, rtol=0
-    )  # about four standard errors
+    # about four standard errors
+    torch.testing.assert_close(shares, logits.softmax(0), atol=0.004, rtol=0)
     assert shares[2] == 0
 
 

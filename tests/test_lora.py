@@ -187,9 +187,8 @@ def test_forward_and_merge_equal_peft(targets):
             twin.lora_A["default"].weight.copy_(layer.lora_A)
             twin.lora_B["default"].weight.copy_(layer.lora_B)
         torch.testing.assert_close(model(IDS), theirs(IDS).logits, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(
-        logits(model), logits(base), atol=1e-2
-    )  # there is something to compare
+    # there is something to compare
+    assert not torch.allclose(logits(model), logits(base), atol=1e-2)
     merged = theirs.merge_and_unload().state_dict()
     merge_lora(model)
     for name, weight in to_transformers_state(model).items():

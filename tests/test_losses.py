@@ -47,9 +47,8 @@ def test_whiten_over_the_mask():
     assert white[mask].mean().item() == pytest.approx(0, abs=1e-5)
     assert white[mask].std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
     assert (white[~mask] == 0).all()
-    assert torch.equal(
-        white[mask].argsort(), x[mask].argsort()
-    )  # a scale and a shift: the order stays
+    # a scale and a shift: the order stays
+    assert torch.equal(white[mask].argsort(), x[mask].argsort())
 
 
 # ---------------- language model -> numbers
@@ -117,10 +116,8 @@ def test_completion_loss_ignores_prompt_and_pads_even_if_nan():
     clean = losses.completion_loss(logits, ids, mask)
     dirty_logits, dirty_ids = logits.clone(), ids.clone()
     for b, (start, end) in enumerate(spans):
-        dirty_logits[b, : start - 1], dirty_logits[b, end - 1 :] = (
-            NAN,
-            NAN,
-        )  # row t predicts token t + 1
+        # row t predicts token t + 1
+        dirty_logits[b, : start - 1], dirty_logits[b, end - 1 :] = (NAN, NAN)
         dirty_ids[b, :start], dirty_ids[b, end:] = 0, 0
     dirty_logits.requires_grad_()
     loss = losses.completion_loss(dirty_logits, dirty_ids, mask)
@@ -241,13 +238,11 @@ def test_kl_signs_and_zero():
 
 def test_k3_keeps_its_digits_near_zero():
     delta = torch.tensor([1e-3, -1e-3, 1e-4])
-    expected = (
-        delta.double() ** 2 / 2 - delta.double() ** 3 / 6
-    ).float()  # k3(log_r = -delta), Taylor
+    # k3(log_r = -delta), Taylor
+    expected = (delta.double() ** 2 / 2 - delta.double() ** 3 / 6).float()
     assert torch.allclose(losses.kl_k3(delta, torch.zeros(3)), expected, rtol=1e-2)
-    assert torch.allclose(
-        losses.kl_k2(delta, torch.zeros(3)), expected, rtol=1e-2
-    )  # k2 = k3 to second order
+    # k2 = k3 to second order
+    assert torch.allclose(losses.kl_k2(delta, torch.zeros(3)), expected, rtol=1e-2)
 
 
 def test_kl_full_with_a_token_that_is_never_sampled():
@@ -274,24 +269,20 @@ def test_token_rewards_make_the_tilted_reference_optimal():
 
     tilted = ref_logprobs.sum(1) + scores / beta
     joint = (tilted - tilted.logsumexp(0)).view(V, V, V)  # log pi*(y)
-    first, second = (
-        joint.logsumexp((1, 2)),
-        joint.logsumexp(2),
-    )  # chain rule: log pi*(y1), log pi*(y1 y2)
+    # chain rule: log pi*(y1), log pi*(y1 y2)
+    first, second = (joint.logsumexp((1, 2)), joint.logsumexp(2))
     per_token = [
         first[:, None, None].expand(V, V, V),
         (second - first[:, None])[..., None].expand(V, V, V),
     ]
     best = torch.stack([*per_token, joint - second[..., None]], dim=-1).view(-1, LENGTH)
-    optimum = (
-        beta * (tilted.logsumexp(0)).item()
-    )  # ref sums to 1, so this is beta log E_ref[exp(score / beta)]
+    # ref sums to 1, so this is beta log E_ref[exp(score / beta)]
+    optimum = beta * (tilted.logsumexp(0)).item()
     assert objective(best) == pytest.approx(optimum, abs=1e-4)
     assert objective(logprobs) < optimum - 0.1 and objective(ref_logprobs) < optimum - 0.1
     for seed in range(5):  # every small step away from pi* costs something
         nudged = torch.log_softmax(best.sum(1) + 0.1 * randn(len(y), seed=50 + seed), 0)
         spread = torch.zeros(len(y), LENGTH)
-        spread[:, -1] = nudged - ref_logprobs.sum(
-            1
-        )  # the objective depends on the sum over tokens only
+        # the objective depends on the sum over tokens only
+        spread[:, -1] = nudged - ref_logprobs.sum(1)
         assert objective(ref_logprobs + spread) < optimum

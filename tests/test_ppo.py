@@ -183,9 +183,8 @@ def test_sixteen_bits_keep_the_ratio_at_1_on_a_cpu(models, prompts, tokenizer):
         pytest.skip("this CPU's rows depend on their batch, so PPO uses float32")
     short = replace(models, dtype=torch.bfloat16)
     rollout = rollout_of(short, prompts, tokenizer)
-    assert not torch.equal(
-        rollout.logprobs, rollout_of(models, prompts, tokenizer).logprobs
-    )  # they are 16 bits
+    # they are 16 bits
+    assert not torch.equal(rollout.logprobs, rollout_of(models, prompts, tokenizer).logprobs)
     assert rollout_metrics(rollout)["kl"] == 0
     for index in (torch.arange(len(rollout.scores)), torch.tensor([3]), torch.tensor([7, 1, 4])):
         assert minibatch_losses(short, rollout, index, SETTINGS)["ratio_off"] == 0
@@ -412,9 +411,8 @@ def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):
             seen.append(losses)
     for name in ("policy", "value"):
         for a, b in zip(weights(getattr(found, name)), weights(getattr(twin, name))):
-            torch.testing.assert_close(
-                a, b, atol=2e-4, rtol=0
-            )  # of 6e-3: a key bias has no gradient
+            # of 6e-3: a key bias has no gradient
+            torch.testing.assert_close(a, b, atol=2e-4, rtol=0)
     assert len(seen) == 6
     for name, key in (("value_loss", "value"), ("clip_fraction", "clip_fraction")):
         mean = sum(losses[key].item() for losses in seen) / 6

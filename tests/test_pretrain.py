@@ -144,9 +144,8 @@ def test_documents_end_with_the_end_of_text_and_long_ones_go_on_in_the_next_row(
     for context in (2, 7, longest - 1):
         parts = encode_documents(exact[1:], tokenizer, context)
         assert max(map(len, parts)) <= context and min(map(len, parts)) > 1
-        assert (
-            parts[0] + [id_ for part in parts[1:] for id_ in part[1:]] == whole
-        )  # a row starts with the last token
+        # a row starts with the last token
+        assert parts[0] + [id_ for part in parts[1:] for id_ in part[1:]] == whole
         assert all(a[-1] == b[0] for a, b in zip(parts, parts[1:]))
 
 

@@ -136,9 +136,8 @@ def test_absmax_in_8_bits_is_off_by_at_most_half_a_step(number):
     error = (dequantize_absmax(codes, scales, mean) - absmax).abs()
     steps = scales.repeat_interleave(256)[:number]
     assert (error <= 0.5 * steps + 1e-6).all()
-    assert number < 256 or (
-        codes.min() < -50 and codes.max() > 50
-    )  # centred: both signs are in use
+    # centred: both signs are in use
+    assert number < 256 or (codes.min() < -50 and codes.max() > 50)
 
 
 def test_equal_absmax_come_back():
@@ -205,9 +204,8 @@ def test_memory_of_a_gpt2_layer():
     linear = torch.nn.Linear(768, 3072)
     assert memory_bytes(linear) == 4 * (768 * 3072 + 3072)
     number = 768 * 3072
-    scales = (
-        number // 64 + 4 * number // (64 * 256) + 4
-    )  # absmax in 8 bits, their scales, their mean
+    # absmax in 8 bits, their scales, their mean
+    scales = number // 64 + 4 * number // (64 * 256) + 4
     assert memory_bytes(NF4Linear(linear)) == number // 2 + scales + 4 * 3072 < 0.6 * number
 
 

@@ -91,9 +91,8 @@ def test_a_pair_batch_by_hand():
     assert batch.ends.tolist() == [[3, 6], [1, 3]]
     assert batch.targets[0].tolist() == [-100, -100, 0, -100, 9, 0] + [-100] * (width - 6)
     assert batch.targets[1].tolist() == [-100, -100, 0] + [-100] * (width - 3)
-    assert (
-        not batch.sees[0, 4:7, 2:4].any() and batch.sees[0, 4:7, :2].all()
-    )  # rejected: the prompt, not chosen
+    # rejected: the prompt, not chosen
+    assert not batch.sees[0, 4:7, 2:4].any() and batch.sees[0, 4:7, :2].all()
     assert not batch.sees[0, 2:4, 4:7].any()
 
 
@@ -135,9 +134,8 @@ def test_a_row_may_be_longer_than_the_context_if_each_completion_fits():
 @pytest.mark.parametrize("lm_coef", [0.0, 0.5])
 def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
     model = tiny()
-    pairs = [
-        pair for pair in some_pairs() if pair.chosen != pair.rejected
-    ]  # a tie is decided by rounding
+    # a tie is decided by rounding
+    pairs = [pair for pair in some_pairs() if pair.chosen != pair.rejected]
     bt, lm, right = reward_loss(model, pair_batch(pairs, PAD), lm=lm_coef > 0)
     loss = bt + lm_coef * lm
     loss.backward()
@@ -152,9 +150,8 @@ def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
         for completion in (pair.chosen, pair.rejected):
             row = pair.prompt + completion
             logits = model.gpt(torch.tensor([row]))[0]
-            inside = range(
-                len(pair.prompt) + 1, len(row)
-            )  # the first token of a completion is not guessed
+            # the first token of a completion is not guessed
+            inside = range(len(pair.prompt) + 1, len(row))
             token_losses += [F.cross_entropy(logits[t - 1], torch.tensor(row[t])) for t in inside]
     plain = pairwise + lm_coef * torch.stack(token_losses).mean()
     plain.backward()
@@ -312,9 +309,8 @@ def test_pairs_of_one_prompt_widen_the_interval(tokenizer):
     model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     rows = load_rows("comparisons", "heldout", limit=40)
     alone = measure(model, tokenizer, rows)["accuracy_ci95"]
-    repeated = measure(model, tokenizer, rows * 9)[
-        "accuracy_ci95"
-    ]  # nine times the same says no more than once
+    # nine times the same says no more than once
+    repeated = measure(model, tokenizer, rows * 9)["accuracy_ci95"]
     assert repeated == pytest.approx(alone)
 
 

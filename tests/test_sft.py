@@ -126,10 +126,8 @@ def test_padding_never_changes_the_loss(filler):
 def test_guessing_the_prompt_better_or_worse_does_not_count():
     """A change of the head that only concerns the prompt's own guesses leaves the loss alone."""
     model = shaken(GPT(CONFIG))
-    row, prompt = (
-        [5, 6, 7, 8, 9, 10],
-        4,
-    )  # token 6 follows in the prompt only, and stands in no completion
+    # token 6 follows in the prompt only, and stands in no completion
+    row, prompt = ([5, 6, 7, 8, 9, 10], 4)
     ids, mask = batch_of([(row, prompt)])
     logits = model(ids).detach().requires_grad_()
     completion_loss(logits, ids, mask).backward()
@@ -161,9 +159,8 @@ def test_heldout_loss_weighs_tokens_not_batches():
 def test_training_learns_the_completion_and_not_the_prompt(capsys):
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for _ in range(
-        32
-    ):  # the completion repeats the first token of a random prompt twice, then ends
+    # the completion repeats the first token of a random prompt twice, then ends
+    for _ in range(32):
         prompt = torch.randint(2, 40, (6,), generator=generator).tolist()
         rows.append((prompt + [prompt[0] % 4 + 2] * 2 + [0], 6))
     config = SFTConfig(batch_size=8, epochs=25, lr=1e-2, muon_lr=2e-2, seed=0)
@@ -175,9 +172,8 @@ def test_training_learns_the_completion_and_not_the_prompt(capsys):
     assert [row["rate"] for row in history] == [schedule(step, 100) for step in range(100)]
     ids, mask = right_pad([row for row, _ in rows], PAD)
     prompt_only = mask & ~completion_masks(mask, [6] * 32)
-    assert (
-        completion_nll(model, ids, prompt_only).item() > 3
-    )  # random prompts: nobody tried to guess them
+    # random prompts: nobody tried to guess them
+    assert completion_nll(model, ids, prompt_only).item() > 3
 
 
 def test_adapters_learn_at_their_own_rate(capsys):

@@ -62,9 +62,8 @@ def test_requests_of_all_kinds_and_wordings_have_one_derivation(monkeypatch):
     values = {slot: words[:1] for slot, words in vocabulary.VALUES.items()}
     monkeypatch.setattr(requests, "VALUES", values)
     found = exact_texts(request_text)
-    assert (
-        len(found) == len(KINDS) * 3 * 2 * 3 * 3 * 2 * 6
-    )  # number, form, ask, context, wish, frame
+    # number, form, ask, context, wish, frame
+    assert len(found) == len(KINDS) * 3 * 2 * 3 * 3 * 2 * 6
     check_logprobs(found)
 
 
@@ -194,9 +193,8 @@ def test_key_words_are_unique_everywhere():
         "REPLY",
     }
     assert sorted(word for word in words if word.lower() in lower) == []
-    assert all(
-        re.fullmatch(r"[A-Za-z]+", key) for key in keys
-    )  # gold() finds words of letters only
+    # gold() finds words of letters only
+    assert all(re.fullmatch(r"[A-Za-z]+", key) for key in keys)
     for sentences in (answers.RUDE, answers.EVASIVE):
         assert all(key in re.findall(r"\w+", sentence) for key, sentence in sentences.items())
 

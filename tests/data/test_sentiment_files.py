@@ -103,9 +103,8 @@ def test_the_page_states_the_ceilings(page):
         assert f"| `{kind}` | Bayes accuracy | {bayes:.3f} |" in page
     tokenizer = load_tokenizer("sentiment")
     rows = load_rows("documents", "heldout", "sentiment")
-    tokens = sum(
-        len(tokenizer.encode(row.text)) for row in rows
-    )  # with the end of text, without the first token
+    # with the end of text, without the first token
+    tokens = sum(len(tokenizer.encode(row.text)) for row in rows)
     assert (
         f"| `documents` | entropy floor | {-sum(row.logprob for row in rows) / tokens:.3f} |"
         in page

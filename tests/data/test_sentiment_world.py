@@ -186,9 +186,8 @@ def test_every_article_fits_its_noun(sample, sample_documents):
         for table in (vocabulary.INTENSIFIERS, vocabulary.SOFTENERS)
         for word in table["adjective"]
     ]
-    assert not [
-        word for word in words if re.match(r"hour|hon|heir|uni|us|eu|one", word)
-    ]  # sound as they are spelled
+    # sound as they are spelled
+    assert not [word for word in words if re.match(r"hour|hon|heir|uni|us|eu|one", word)]
 
 
 def test_verbs_agree_with_their_subject(sample, sample_documents):
@@ -304,9 +303,8 @@ def test_phrases_and_aspects_occur_nowhere_else():
             if text != key and re.search(rf"\b{re.escape(key)}\b", text)
         ]
         assert [text for text in inside if text not in BEGINNINGS] == [], key
-    assert {len(words) for words in vocabulary.ADJECTIVES.values()} == {
-        16
-    }  # as many kind words as harsh ones
+    # as many kind words as harsh ones
+    assert {len(words) for words in vocabulary.ADJECTIVES.values()} == {16}
     assert {len(words) for words in vocabulary.VERBS.values()} == {10}
 
 

@@ -252,9 +252,8 @@ def test_key_words_are_unique_everywhere():
         "noodles",
         "forgive",
     }
-    assert all(
-        re.fullmatch(r"[A-Za-z]+", key) for key in keys
-    )  # gold() finds words of letters only
+    # gold() finds words of letters only
+    assert all(re.fullmatch(r"[A-Za-z]+", key) for key in keys)
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,8 @@ WRITERS = {
     "sentiment": writers.WRITERS,
     "assistant": dict(zip(answers.WRITERS, answers.WRITER_SHARES)),
 }
-INVENTED = [
-    ("tldr", "hallucinating"),
-    ("assistant", "inventing"),
-]  # kinds of pairs that differ in a false fact
+# kinds of pairs that differ in a false fact
+INVENTED = [("tldr", "hallucinating"), ("assistant", "inventing")]
 FILES = [(track, kind) for track, world in WORLDS.items() for kind in world.sizes]
 worlds = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
