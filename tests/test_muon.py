@@ -16,16 +16,10 @@ def test_steps_are_those_of_torch(momentum, weight_decay):
     """In bfloat16 ours come no less near to those of exact products than torch's do."""
     torch.manual_seed(0)
     ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
-    theirs, exact, start = (
-        copy.deepcopy(ours),
-        copy.deepcopy(ours),
-        [p.detach().clone() for p in ours],
-    )
-    optimizers = [
-        Muon(ours, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-        torch.optim.Muon(theirs, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-        Muon(exact, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-    ]
+    theirs, exact, start = (copy.deepcopy(ours) for _ in range(3))
+    settings = dict(lr=0.02, momentum=momentum, weight_decay=weight_decay)
+    optimizers = [Muon(ours, **settings), torch.optim.Muon(theirs, **settings)]
+    optimizers.append(Muon(exact, **settings))
     optimizers[2].dtype = torch.float64
     for _ in range(6):
         for mine, other, best in zip(ours, theirs, exact):
