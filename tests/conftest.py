@@ -19,6 +19,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def tokenizer():
+    """That of the embedded world `tldr`."""
+    from helpers.rows.embedded import load_tokenizer
+
+    return load_tokenizer()
+
+
 @pytest.fixture
 def toy_metrics() -> dict:
     """What four notebooks might record, made up: {stage: metrics}."""

@@ -20,7 +20,7 @@ from helpers.pretrain import (
 )
 from helpers.records import Document
 from helpers.rows.build_shards import build
-from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows
 from helpers.rows.shards import ShardError
 from helpers.stages.pretrain import measure, shard_data
 from helpers.training import schedule
@@ -38,8 +38,7 @@ def some_rows(number: int = 30) -> list[list[int]]:
 # ---------------------------------------------------------------- rows
 
 
-def test_documents_end_with_the_end_of_text_and_long_ones_go_on_in_the_next_row():
-    tokenizer = load_tokenizer()
+def test_documents_end_with_the_end_of_text_and_long_ones_go_on_in_the_next_row(tokenizer):
     documents = load_rows("documents", "heldout", limit=3)
     rows = encode_documents(documents, tokenizer, 256)
     assert all(row[-1] == tokenizer.eos_id and row.count(tokenizer.eos_id) == 1 for row in rows)
@@ -57,9 +56,9 @@ def test_documents_end_with_the_end_of_text_and_long_ones_go_on_in_the_next_row(
 
 
 @pytest.mark.parametrize(("split", "limit"), [("train", 3000), ("heldout", None)])
-def test_every_committed_document_fits_the_context(split, limit):
+def test_every_committed_document_fits_the_context(tokenizer, split, limit):
     documents, context = load_rows("documents", split, limit=limit), PretrainConfig.context
-    assert len(encode_documents(documents, load_tokenizer(), context)) == len(documents)
+    assert len(encode_documents(documents, tokenizer, context)) == len(documents)
 
 
 # ---------------------------------------------------------------- measuring and training
@@ -120,8 +119,7 @@ def test_trained_tokens_counts_repeated_ones():
 # ---------------------------------------------------------------- shards
 
 
-def test_a_run_reads_shards_and_says_what_is_wrong_with_them(tmp_path):
-    tokenizer = load_tokenizer("tldr")
+def test_a_run_reads_shards_and_says_what_is_wrong_with_them(tokenizer, tmp_path):
     sizes = {"heldout_tokens": 4_000, "shard_tokens": 8_000}
     list(build(tmp_path, 30_000, tokenizer, source="embedded", **sizes))
     config = toy_config(context=48, batch_size=16, epochs=1.5, eval_documents=9)

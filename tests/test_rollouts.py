@@ -20,7 +20,7 @@ from helpers.rollouts import (
     rollout_metrics,
     with_advantages,
 )
-from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows
 from helpers.stages import ppo as stage
 from tests.support.ppo_models import (
     SETTINGS,
@@ -30,11 +30,6 @@ from tests.support.ppo_models import (
     rollout_of,
     starting_models,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer()
 
 
 @pytest.fixture(scope="module")

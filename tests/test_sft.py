@@ -7,10 +7,9 @@ from helpers.batching import right_pad
 from helpers.config import SFTConfig
 from helpers.engine.loop import Loop
 from helpers.evaluation import respond
-from helpers.losses import completion_loss
 from helpers.model import GPT, GPTConfig
 from helpers.records import Demonstration
-from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows
 from helpers.sft import (
     completion_masks,
     completion_nll,
@@ -28,37 +27,22 @@ PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
 
 
-def test_demonstrations_are_encoded_as_they_will_be_sampled():
-    tokenizer = load_tokenizer()
+def test_demonstrations_are_encoded_as_they_will_be_sampled(tokenizer):
     for demonstration in load_rows("demonstrations", "heldout", limit=50):
         row, prompt = encode_demonstration(demonstration, tokenizer, 256)
-        assert tokenizer.decode(row[:prompt]) == demonstration.prompt
         assert row[:prompt] == tokenizer.encode(demonstration.prompt)
-        assert tokenizer.decode(row[prompt:-1]) == demonstration.completion
-        assert row[-1] == tokenizer.eos_id
         # the completion starts with its space, so that encoding both at once gives the same tokens
-        assert row[:-1] == tokenizer.encode(demonstration.prompt + demonstration.completion)
+        both = tokenizer.encode(demonstration.prompt + demonstration.completion)
+        assert row == [*both, tokenizer.eos_id]
 
 
-def test_a_demonstration_that_is_too_long_is_one_line():
-    tokenizer = load_tokenizer()
+def test_a_demonstration_that_is_too_long_is_one_line(tokenizer):
     demonstration = Demonstration("Post. TL;DR:", " word" * 30)
     length = len(encode_demonstration(demonstration, tokenizer, 1000)[0])
     assert len(encode_demonstration(demonstration, tokenizer, length)[0]) == length
     says = f"{length} tokens, more than the context of {length - 1}$"
     with pytest.raises(ValueError, match=says):
         encode_demonstration(demonstration, tokenizer, length - 1)
-
-
-def test_guessing_the_prompt_better_or_worse_does_not_count():
-    """Only the guesses of completion tokens have a gradient."""
-    model, prompt = shaken(GPT(CONFIG)), 4
-    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
-    mask = completion_masks(torch.ones_like(ids).bool(), [prompt])
-    logits = model(ids).detach().requires_grad_()
-    completion_loss(logits, ids, mask).backward()
-    moved = (logits.grad[0] != 0).any(-1)
-    assert moved.tolist() == [False] * (prompt - 1) + [True] * 2 + [False]
 
 
 def test_training_learns_the_completion_and_not_the_prompt(capsys):
@@ -93,8 +77,8 @@ def test_adapters_learn_at_their_own_rate(capsys):
     assert moved == {n for n in before if "lora_" in n or n == "wte.weight"}
 
 
-def test_measure_gives_the_heldout_loss_with_its_interval():
-    tokenizer, heldout = load_tokenizer(), load_rows("demonstrations", "heldout", limit=30)
+def test_measure_gives_the_heldout_loss_with_its_interval(tokenizer):
+    heldout = load_rows("demonstrations", "heldout", limit=30)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     config, prompts = SFTConfig(response_tokens=2), load_rows("prompts", "heldout", limit=3)
     responses = respond(model, tokenizer, prompts, max_new_tokens=2, seed=0)

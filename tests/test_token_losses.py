@@ -104,15 +104,6 @@ def test_batches_hold_each_row_once_with_its_mask(stage):
     assert sorted(seen) == sorted(learned)
 
 
-def test_the_mask_is_the_completion():
-    _, mask = right_pad([[5, 6, 7, 8], [9, 10], [11, 12, 13]], PAD)
-    assert completion_masks(mask, [2, 1, 3]).int().tolist() == [
-        [0, 0, 1, 1],
-        [0, 1, 0, 0],
-        [0, 0, 0, 0],
-    ]
-
-
 def test_completion_nll_equals_the_plain_loss_and_its_gradient():
     model = shaken(GPT(CONFIG))
     ids, mask = batch_of("sft", some_rows())
