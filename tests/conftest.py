@@ -3,9 +3,9 @@
 import random
 import signal
 import socket
+import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """That of the embedded world `tldr`."""
+    from helpers.rows.embedded import load_tokenizer
+
+    return load_tokenizer()
 
 
 @pytest.fixture
@@ -89,7 +97,8 @@ def fixed_seed():
 def no_figures_left():
     """A figure that a test has drawn is gone before the next one counts its own."""
     yield
-    plt.close("all")
+    if pyplot := sys.modules.get("matplotlib.pyplot"):  # seconds to import, for tests that draw
+        pyplot.close("all")
 
 
 @pytest.fixture(autouse=True)

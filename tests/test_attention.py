@@ -52,15 +52,11 @@ def test_explicit_and_sdpa_have_equal_gradients(T):
 
 
 def test_causal_mask_by_hand():
-    assert causal_mask(2, 3).tolist() == [[True, True, False], [True, True, True]]
-    # The first token is a pad: only the pad itself attends to it.
+    assert causal_mask(2, 3).int().tolist() == [[1, 1, 0], [1, 1, 1]]
     padded = causal_mask(3, 3, torch.tensor([[0, 1, 1]]))
+    # a pad first: it sees itself, nobody else sees it
     assert padded.shape == (1, 1, 3, 3)
-    assert padded[0, 0].tolist() == [
-        [True, False, False],
-        [False, True, False],
-        [False, True, True],
-    ]
+    assert padded[0, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
 def test_hidden_keys_get_minus_infinity_and_others_nothing():
@@ -68,28 +64,10 @@ def test_hidden_keys_get_minus_infinity_and_others_nothing():
     assert bias.tolist() == [[0.0, -math.inf]] and bias.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
-def test_no_token_sees_the_future(attention):
-    model = tiny()
-    model.attention = attention
-    ids = torch.randint(0, 97, (1, 20))
-    before = model(ids)
-    for t in range(20):
-        changed = ids.clone()
-        changed[0, t] = (changed[0, t] + 1) % 97
-        after = model(changed)
-        torch.testing.assert_close(after[0, :t], before[0, :t], atol=1e-6, rtol=0)
-        assert not torch.allclose(after[0, t], before[0, t])
-
-
 def test_attention_names():
-    cpu = torch.device("cpu")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert choose_attention("auto", cpu) is attend_explicit is choose_attention("explicit", cpu)
-    assert (
-        choose_attention("auto", torch.device("cuda"))
-        is attend_sdpa
-        is choose_attention("sdpa", cpu)
-    )
+    assert choose_attention("auto", gpu) is attend_sdpa is choose_attention("sdpa", cpu)
     with pytest.raises(ValueError, match="auto.*'flash'"):
         choose_attention("flash", cpu)
 

@@ -1,20 +1,27 @@
 """Padding, buckets of similar length, and the one-line errors for prompts."""
 
+import math
+
 import pytest
 import torch
 
-from helpers.batching import Batches, check_prompts, left_pad, length_buckets, right_pad
+from helpers.batching import Batches, batch_plan, check_prompts, left_pad, length_buckets, right_pad
 from helpers.engine.transfer import Ahead, ahead
 
 
-def test_pads_go_where_they_are_told():
-    ids, mask = left_pad([[5, 6], [7], []], pad_id=1)
-    assert ids.tolist() == [[5, 6], [1, 7], [1, 1]]
-    assert mask.tolist() == [[True, True], [False, True], [False, False]]
-    ids, mask = right_pad([[5, 6], [7], []], pad_id=1)
-    assert ids.tolist() == [[5, 6], [7, 1], [1, 1]]
-    assert mask.tolist() == [[True, True], [True, False], [False, False]]
-    assert ids.dtype == torch.int64 and mask.dtype == torch.bool
+@pytest.mark.parametrize(
+    ("pad", "ids", "mask"),
+    [
+        (left_pad, [[5, 6], [1, 7], [1, 1]], [[1, 1], [0, 1], [0, 0]]),
+        (right_pad, [[5, 6], [7, 1], [1, 1]], [[1, 1], [1, 0], [0, 0]]),
+    ],
+)
+def test_pads_go_where_they_are_told(pad, ids, mask):
+    found, shown = pad([[5, 6], [7], []], pad_id=1)
+    assert found.tolist() == ids and shown.int().tolist() == mask
+    assert found.dtype == torch.int64 and shown.dtype == torch.bool
+    with pytest.raises(ValueError, match="no rows"):
+        pad([], 0)
 
 
 def test_a_pad_id_inside_a_row_is_a_real_token():
@@ -22,31 +29,41 @@ def test_a_pad_id_inside_a_row_is_a_real_token():
     assert mask.tolist() == [[True, True, True], [True, False, False]]
 
 
-@pytest.mark.parametrize("pad", [left_pad, right_pad])
-def test_no_rows_is_an_error(pad):
-    with pytest.raises(ValueError, match="no rows"):
-        pad([], 0)
-
-
-@pytest.mark.parametrize(("rows", "batch_size"), [(100, 8), (7, 8), (8, 8), (1, 1), (0, 4)])
-def test_buckets_hold_every_row_once_in_full_batches(rows, batch_size):
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs"),
+    [(50, 8, 1), (50, 8, 3), (7, 16, 2), (48, 8, 1.0), (8, 8, 1), (1, 1, 1), (0, 4, 1)],
+)
+def test_every_row_comes_once_an_epoch_in_full_batches(rows, batch_size, epochs):
     lengths = torch.randint(1, 50, (rows,)).tolist()
-    buckets = length_buckets(lengths, batch_size, torch.Generator().manual_seed(0))
-    assert sorted(i for bucket in buckets for i in bucket) == list(range(rows))
-    assert sum(len(bucket) != batch_size for bucket in buckets) <= 1
+    plan, a_pass = batch_plan(lengths, batch_size, epochs, seed=0), math.ceil(rows / batch_size)
+    assert len(plan) == a_pass * epochs
+    for start in range(0, len(plan), a_pass or 1):
+        batches = plan[start : start + a_pass]
+        assert sorted(i for batch in batches for i in batch) == list(range(rows))
+        assert sum(len(batch) != batch_size for batch in batches) <= 1
+
+
+def test_part_of_an_epoch_is_part_of_the_rows():
+    plan = batch_plan([10] * 80, 8, 2.5, seed=0)
+    assert len(plan) == 25 and len(set(sum(plan[20:], []))) == 5 * 8
+    assert len(batch_plan([10] * 80, 8, 0.3, seed=0)) == 3
+
+
+def test_the_order_is_fixed_by_the_seed_and_new_each_epoch():
+    lengths = torch.randint(1, 50, (60,)).tolist()
+    plan = batch_plan(lengths, 10, 2, seed=3)
+    assert plan == batch_plan(lengths, 10, 2, seed=3) != batch_plan(lengths, 10, 2, seed=4)
+    assert plan[:6] != plan[6:]
 
 
 def test_buckets_waste_little_and_come_shuffled():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 100, (1000,), generator=generator).tolist()
-    first, second = (length_buckets(lengths, 20, generator) for _ in range(2))
-    assert first != second
-    padded = sum(len(bucket) * max(lengths[i] for i in bucket) for bucket in first)
+    buckets = length_buckets(lengths, 20, generator)
+    padded = sum(len(bucket) * max(lengths[i] for i in bucket) for bucket in buckets)
     assert padded < 1.05 * sum(lengths)  # random batches: about 1.9
-    means = [sum(lengths[i] for i in bucket) / len(bucket) for bucket in first]
+    means = [sum(lengths[i] for i in bucket) / len(bucket) for bucket in buckets]
     assert means != sorted(means)
-    again = [length_buckets(lengths, 20, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert again[0] == again[1]
 
 
 def test_bucket_size_is_checked():

@@ -11,7 +11,8 @@ from data.tldr.posts import Facts
 from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, ratio_ci95, respond
 from helpers.model import GPT, GPTConfig
 from helpers.records import Prompt
-from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows
+from tests.support.tensors import shaken
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
 PROMPT = Prompt("POST: ... TL;DR:", asdict(FACTS))
@@ -21,11 +22,6 @@ TEXTS = [
     " My sister keeps hiding my piano. It was foggy all week.",
     "",
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer()
 
 
 @pytest.fixture
@@ -51,25 +47,23 @@ def test_floors_of_the_world_are_reachable_losses(tokenizer):
     assert 0 < summary_floor < floor < math.log(tokenizer.vocab_size) / 2
 
 
-def test_judging_by_hand():
-    judged = [judge(PROMPT, text) for text in TEXTS]
-    assert [j.reward for j in judged] == [3.5, 1.0, 0.5, 0.0]
-    assert judged == [gold(FACTS, text) for text in TEXTS]
-
-
 def test_a_prompt_without_facts_cannot_be_judged():
     with pytest.raises(ValueError, match="needs the facts"):
         judge(Prompt("POST: ..."), "text")
 
 
 def test_responses_are_counted_by_hand():
-    responses = Responses([PROMPT] * 4, [], TEXTS, [True, True, True, False])
+    responses = Responses([PROMPT] * 4, [[1], [2], [3], [4]], TEXTS, [True, True, True, False])
     assert responses.gold.tolist() == [3.5, 1.0, 0.5, 0.0]
+    assert [judge(PROMPT, text) for text in TEXTS] == [gold(FACTS, text) for text in TEXTS]
     assert responses.stop_rate == 0.75
     assert responses.words == (14 + 14 + 11 + 0) / 4
     assert responses.flaws() == {"hallucination": 0.25, "copying": 0.25, "missing_question": 0.5}
     assert responses.flaw("hallucination").tolist() == [0, 1, 0, 0]
     assert responses.flaw("missing_question").tolist() == [0, 0, 1, 1]
+    some = responses.subset([3, 1])
+    assert (some.ids, some.texts, some.stopped) == ([[4], [2]], [TEXTS[3], TEXTS[1]], [False, True])
+    assert some.gold.tolist() == [0.0, 1.0]
 
 
 def test_respond_is_deterministic(model, tokenizer):
@@ -78,10 +72,8 @@ def test_respond_is_deterministic(model, tokenizer):
         respond(model, tokenizer, prompts, max_new_tokens=8, seed=seed) for seed in (5, 5, 6)
     )
     assert (first.ids, first.texts, first.stopped) == (again.ids, again.texts, again.stopped)
-    assert first.ids != other.ids
-    assert (
-        first.prompts == prompts and len(first.ids) == len(first.texts) == len(first.stopped) == 10
-    )
+    assert first.ids != other.ids and first.prompts == prompts
+    assert len(first.ids) == len(first.texts) == len(first.stopped) == 10
 
 
 def test_respond_draws_new_tokens_for_the_same_prompt(model, tokenizer):
@@ -106,30 +98,20 @@ def test_respond_samples_in_the_number_format_asked_for(model, tokenizer, dtype,
     assert seen == [dtype, dtype]
 
 
-def test_some_of_the_responses():
-    responses = Responses([PROMPT] * 4, [[1], [2], [3], [4]], TEXTS, [True, True, True, False])
-    some = responses.subset([3, 1])
-    assert (some.ids, some.texts, some.stopped) == ([[4], [2]], [TEXTS[3], TEXTS[1]], [False, True])
-    assert some.gold.tolist() == [0.0, 1.0]
-
-
 def test_batches_and_left_pads_do_not_change_greedy_responses(model, tokenizer):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    prompts = load_rows("prompts", "heldout", limit=9)
-    ids = [
-        respond(model, tokenizer, prompts, max_new_tokens=6, temperature=0.0, batch_size=size).ids
+    shaken(model)
+    prompts, options = load_rows("prompts", "heldout", limit=9), {"temperature": 0.0}
+    first, *others = (
+        respond(model, tokenizer, prompts, max_new_tokens=6, batch_size=size, **options)
         for size in (1, 4, 9)
-    ]
-    assert ids[0] == ids[1] == ids[2]
-    assert len({tuple(row) for row in ids[0]}) > 1
+    )
+    assert all(other.ids == first.ids for other in others)
+    assert len({tuple(row) for row in first.ids}) > 1
 
 
 def test_responses_end_at_their_end_of_text(model, tokenizer):
-    with (
-        torch.no_grad()
-    ):  # raise the end of text's logit, so that most responses stop, at different places
+    # raise the end of text's logit, so that most responses stop, at different places
+    with torch.no_grad():
         model.ln_f.bias[0], model.wte.weight[tokenizer.eos_id, 0] = 5.0, 0.9
     responses = respond(
         model, tokenizer, load_rows("prompts", "heldout", limit=60), max_new_tokens=8
@@ -153,17 +135,6 @@ def test_the_bootstrap_agrees_with_the_normal_approximation():
     assert high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
 
 
-def test_the_bootstrap_covers_the_truth_19_times_in_20():
-    generator = torch.Generator().manual_seed(0)
-    covered = 0
-    for _ in range(200):
-        low, high = bootstrap_ci95(torch.randn(60, generator=generator).exp(), resamples=300)
-        covered += low < math.exp(0.5) < high
-    assert (
-        0.86 <= covered / 200 <= 0.98
-    )  # a percentile interval of a skewed sample is a little short
-
-
 def test_the_bootstrap_is_deterministic_and_takes_a_seed():
     values = torch.randn(50)
     assert bootstrap_ci95(values) == bootstrap_ci95(values) != bootstrap_ci95(values, seed=1)
@@ -175,9 +146,8 @@ def test_the_bootstrap_of_a_ratio():
     nats, tokens = torch.rand(300) * 5, torch.randint(1, 9, (300,))
     low, high = ratio_ci95(nats, tokens)
     rate = nats.sum().item() / tokens.sum().item()
-    error = (
-        (nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)
-    ).item()  # the delta method
+    # the delta method
+    error = ((nats - rate * tokens).std() / tokens.float().mean() / math.sqrt(300)).item()
     assert low == pytest.approx(rate - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(rate + 1.96 * error, abs=0.2 * error)
     assert ratio_ci95(torch.full((9,), 3.0), torch.full((9,), 2)) == [1.5, 1.5]

@@ -26,19 +26,13 @@ def randint(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_masked_mean_is_the_mean_of_the_selected_entries():
     x, mask = randn(6, 9, seed=1), random_mask(6, 9)
     selected = [x[b, t].item() for b in range(6) for t in range(9) if mask[b, t]]
-    assert losses.masked_mean(x, mask).item() == pytest.approx(
-        sum(selected) / len(selected), abs=1e-6
-    )
-
-
-def test_micro_batches_add_up_with_a_shared_count_and_not_without():
-    x, mask = randn(6, 9, seed=2), random_mask(6, 9)
-    whole = losses.masked_mean(x, mask)
+    mean = sum(selected) / len(selected)
+    assert losses.masked_mean(x, mask).item() == pytest.approx(mean, abs=1e-6)
+    # micro-batches add up with a shared count
+    parts = [losses.masked_mean(x[i : i + 2], mask[i : i + 2]) for i in (0, 2, 4)]
     shares = [mask[i : i + 2].sum() / mask.sum() for i in (0, 2, 4)]
-    means = [losses.masked_mean(x[i : i + 2], mask[i : i + 2]) for i in (0, 2, 4)]
-    assert torch.allclose(sum(s * m for s, m in zip(shares, means)), whole, atol=1e-6)
-    naive = sum(means) / 3
-    assert not torch.allclose(naive, whole, atol=1e-3)
+    assert sum(s * m for s, m in zip(shares, parts)).item() == pytest.approx(mean, abs=1e-6)
+    assert sum(parts).item() / 3 != pytest.approx(mean, abs=1e-3)
 
 
 def test_whiten_over_the_mask():
@@ -47,40 +41,36 @@ def test_whiten_over_the_mask():
     assert white[mask].mean().item() == pytest.approx(0, abs=1e-5)
     assert white[mask].std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
     assert (white[~mask] == 0).all()
-    assert torch.equal(
-        white[mask].argsort(), x[mask].argsort()
-    )  # a scale and a shift: the order stays
+    # a scale and a shift: the order stays
+    assert torch.equal(white[mask].argsort(), x[mask].argsort())
 
 
 # ---------------- language model -> numbers
 
 
 def test_token_logprobs_against_log_softmax_and_gather():
-    logits, targets = randn(2, 5, V, seed=4), randint(2, 5)
-    expected = torch.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    assert torch.allclose(losses.token_logprobs(logits, targets), expected, atol=1e-6)
-    half = losses.token_logprobs(logits.bfloat16(), targets)
-    assert half.dtype == torch.float32 and torch.allclose(half, expected, atol=0.05)
-    transposed = randn(5, 2, V, seed=4).transpose(0, 1)  # not contiguous
-    expected = torch.log_softmax(transposed, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    assert torch.allclose(losses.token_logprobs(transposed, targets), expected, atol=1e-6)
+    targets = randint(2, 5)
+    contiguous, transposed = randn(2, 5, V, seed=4), randn(5, 2, V, seed=4).transpose(0, 1)
+    for logits in (contiguous, transposed):
+        expected = torch.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        assert torch.allclose(losses.token_logprobs(logits, targets), expected, atol=1e-6)
+        half = losses.token_logprobs(logits.bfloat16(), targets)
+        assert half.dtype == torch.float32 and torch.allclose(half, expected, atol=0.05)
 
 
 def test_token_logprobs_gradient_is_one_hot_minus_probs():
     logits, targets = randn(2, 5, V, seed=5).requires_grad_(), randint(2, 5)
     losses.token_logprobs(logits, targets).sum().backward()
-    assert torch.allclose(
-        logits.grad, F.one_hot(targets, V) - logits.detach().softmax(-1), atol=1e-6
-    )
+    expected = F.one_hot(targets, V) - logits.detach().softmax(-1)
+    assert torch.allclose(logits.grad, expected, atol=1e-6)
 
 
-def test_entropy_between_zero_and_log_v_and_with_minus_infinity():
+def test_entropy_equals_pytorchs_and_leaves_out_what_is_never_sampled():
     assert losses.entropy(torch.zeros(4, V)).numpy() == pytest.approx(math.log(V), abs=1e-6)
     logits = randn(4, V, seed=6)
-    assert torch.allclose(
-        losses.entropy(logits), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-6
-    )
-    logits[:, 2] = -math.inf  # a token that is never sampled
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    assert torch.allclose(losses.entropy(logits), expected, atol=1e-6)
+    logits[:, 2] = -math.inf
     keep = [i for i in range(V) if i != 2]
     assert torch.allclose(losses.entropy(logits), losses.entropy(logits[:, keep]), atol=1e-6)
 
@@ -94,48 +84,34 @@ def completion_batch():
     return logits, ids, mask, spans
 
 
-def test_completion_loss_against_cross_entropy_with_ignore_index():
-    logits, ids, mask, _ = completion_batch()
+def test_completion_loss_is_the_mean_over_completion_tokens():
+    logits, ids, mask, spans = completion_batch()
+    loss = losses.completion_loss(logits, ids, mask)
     labels = ids.masked_fill(~mask, -100)
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    assert torch.allclose(losses.completion_loss(logits, ids, mask), expected, atol=1e-6)
-
-
-def test_completion_loss_by_hand_is_a_token_mean_and_not_a_sequence_mean():
-    logits, ids, mask, spans = completion_batch()
+    assert torch.allclose(loss, expected, atol=1e-6)
+    assert torch.equal(losses.completion_loss(logits, ids, mask.long()), loss)
     rows = [
         [-math.log(logits[b, t - 1].softmax(-1)[ids[b, t]].item()) for t in range(start, end)]
         for b, (start, end) in enumerate(spans)
     ]
-    loss = losses.completion_loss(logits, ids, mask).item()
-    assert loss == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-5)
-    assert loss != pytest.approx(sum(sum(row) / len(row) for row in rows) / 3, abs=1e-3)
+    assert loss.item() == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-5)
+    assert loss.item() != pytest.approx(sum(sum(row) / len(row) for row in rows) / 3, abs=1e-3)
+    with pytest.raises(ValueError, match="no completion token"):
+        losses.completion_loss(logits, ids, torch.zeros_like(mask))
 
 
 def test_completion_loss_ignores_prompt_and_pads_even_if_nan():
     logits, ids, mask, spans = completion_batch()
     clean = losses.completion_loss(logits, ids, mask)
     dirty_logits, dirty_ids = logits.clone(), ids.clone()
-    for b, (start, end) in enumerate(spans):
-        dirty_logits[b, : start - 1], dirty_logits[b, end - 1 :] = (
-            NAN,
-            NAN,
-        )  # row t predicts token t + 1
+    for b, (start, end) in enumerate(spans):  # row t predicts token t + 1
+        dirty_logits[b, : start - 1], dirty_logits[b, end - 1 :] = NAN, NAN
         dirty_ids[b, :start], dirty_ids[b, end:] = 0, 0
     dirty_logits.requires_grad_()
     loss = losses.completion_loss(dirty_logits, dirty_ids, mask)
     loss.backward()
-    assert torch.equal(loss, clean)
-    assert torch.isfinite(dirty_logits.grad).all()
-
-
-def test_completion_loss_without_a_completion_is_an_error_and_an_integer_mask_is_no_index():
-    logits, ids, mask, _ = completion_batch()
-    with pytest.raises(ValueError, match="no completion token"):
-        losses.completion_loss(logits, ids, torch.zeros_like(mask))
-    assert torch.equal(
-        losses.completion_loss(logits, ids, mask.long()), losses.completion_loss(logits, ids, mask)
-    )
+    assert torch.equal(loss, clean) and torch.isfinite(dirty_logits.grad).all()
 
 
 # ---------------- reward model
@@ -143,18 +119,12 @@ def test_completion_loss_without_a_completion_is_an_error_and_an_integer_mask_is
 
 def test_bradley_terry():
     chosen, rejected = randn(20, seed=8), randn(20, seed=9)
-    by_hand = [
-        -math.log(1 / (1 + math.exp(r - c)))
-        for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
-    ]
-    assert losses.bradley_terry_loss(chosen, rejected).item() == pytest.approx(
-        sum(by_hand) / 20, abs=1e-6
-    )
-    two_classes = F.cross_entropy(
-        torch.stack([chosen, rejected], 1), torch.zeros(20, dtype=torch.long)
-    )
-    assert torch.allclose(losses.bradley_terry_loss(chosen, rejected), two_classes, atol=1e-6)
-    assert losses.bradley_terry_loss(chosen, chosen).item() == pytest.approx(math.log(2), abs=1e-6)
+    loss = losses.bradley_terry_loss(chosen, rejected)
+    by_hand = [math.log(1 + math.exp(r - c)) for c, r in zip(chosen.tolist(), rejected.tolist())]
+    assert loss.item() == pytest.approx(sum(by_hand) / 20, abs=1e-6)
+    two_classes = torch.stack([chosen, rejected], 1)
+    expected = F.cross_entropy(two_classes, torch.zeros(20, dtype=torch.long))
+    assert torch.allclose(loss, expected, atol=1e-6)
     assert torch.isfinite(losses.bradley_terry_loss(torch.tensor([-500.0]), torch.tensor([500.0])))
     with pytest.raises(ValueError, match="shapes differ"):
         losses.bradley_terry_loss(chosen.unsqueeze(1), rejected)
@@ -190,20 +160,14 @@ def toy_logits(seed: int, scale: float) -> torch.Tensor:
     """
     tables = [scale * randn(*([V] * t), V, seed=seed + t) for t in range(LENGTH)]
     y = all_responses()
-    return torch.stack(
-        [tables[0].expand(len(y), V), tables[1][y[:, 0]], tables[2][y[:, 0], y[:, 1]]], dim=1
-    )
+    rows = [tables[0].expand(len(y), V), tables[1][y[:, 0]], tables[2][y[:, 0], y[:, 1]]]
+    return torch.stack(rows, dim=1)
 
 
 def toy():
     y, logits, ref_logits = all_responses(), toy_logits(10, 1.0), toy_logits(20, 1.0)
-    return (
-        y,
-        logits,
-        ref_logits,
-        losses.token_logprobs(logits, y),
-        losses.token_logprobs(ref_logits, y),
-    )
+    logprobs, ref_logprobs = (losses.token_logprobs(x, y) for x in (logits, ref_logits))
+    return y, logits, ref_logits, logprobs, ref_logprobs
 
 
 def test_kl_estimators_against_the_exact_sequence_kl():
@@ -240,23 +204,19 @@ def test_kl_signs_and_zero():
 
 
 def test_k3_keeps_its_digits_near_zero():
+    """k2 and k3 agree to second order."""
     delta = torch.tensor([1e-3, -1e-3, 1e-4])
-    expected = (
-        delta.double() ** 2 / 2 - delta.double() ** 3 / 6
-    ).float()  # k3(log_r = -delta), Taylor
-    assert torch.allclose(losses.kl_k3(delta, torch.zeros(3)), expected, rtol=1e-2)
-    assert torch.allclose(
-        losses.kl_k2(delta, torch.zeros(3)), expected, rtol=1e-2
-    )  # k2 = k3 to second order
+    taylor = (delta.double() ** 2 / 2 - delta.double() ** 3 / 6).float()  # of k3(log_r = -delta)
+    for estimator in (losses.kl_k2, losses.kl_k3):
+        assert torch.allclose(estimator(delta, torch.zeros(3)), taylor, rtol=1e-2)
 
 
 def test_kl_full_with_a_token_that_is_never_sampled():
     logits, ref_logits = randn(4, V, seed=30), randn(4, V, seed=31)
     logits[:, 2] = ref_logits[:, 2] = -math.inf
     keep = [i for i in range(V) if i != 2]
-    assert torch.allclose(
-        losses.kl_full(logits, ref_logits), losses.kl_full(logits[:, keep], ref_logits[:, keep])
-    )
+    without = losses.kl_full(logits[:, keep], ref_logits[:, keep])
+    assert torch.allclose(losses.kl_full(logits, ref_logits), without)
     ref_logits[:, 3] = -math.inf  # the policy can write what the reference cannot
     assert (losses.kl_full(logits, ref_logits) == math.inf).all()
 
@@ -273,25 +233,22 @@ def test_token_rewards_make_the_tilted_reference_optimal():
         return (policy_logprobs.sum(1).exp() * rewards).sum().item()
 
     tilted = ref_logprobs.sum(1) + scores / beta
-    joint = (tilted - tilted.logsumexp(0)).view(V, V, V)  # log pi*(y)
-    first, second = (
-        joint.logsumexp((1, 2)),
-        joint.logsumexp(2),
-    )  # chain rule: log pi*(y1), log pi*(y1 y2)
+    best = tilted - tilted.logsumexp(0)  # log pi*(y)
+    joint = best.view(V, V, V)
+    first, second = joint.logsumexp((1, 2)), joint.logsumexp(2)  # log pi*(y1), log pi*(y1 y2)
     per_token = [
-        first[:, None, None].expand(V, V, V),
-        (second - first[:, None])[..., None].expand(V, V, V),
+        first[:, None, None],
+        (second - first[:, None])[..., None],
+        joint - second[..., None],
     ]
-    best = torch.stack([*per_token, joint - second[..., None]], dim=-1).view(-1, LENGTH)
-    optimum = (
-        beta * (tilted.logsumexp(0)).item()
-    )  # ref sums to 1, so this is beta log E_ref[exp(score / beta)]
-    assert objective(best) == pytest.approx(optimum, abs=1e-4)
+    per_token = torch.stack([x.expand(V, V, V) for x in per_token], dim=-1).view(-1, LENGTH)
+    # ref sums to 1, so this is beta log E_ref[exp(score / beta)]
+    optimum = beta * tilted.logsumexp(0).item()
+    assert objective(per_token) == pytest.approx(optimum, abs=1e-4)
     assert objective(logprobs) < optimum - 0.1 and objective(ref_logprobs) < optimum - 0.1
     for seed in range(5):  # every small step away from pi* costs something
-        nudged = torch.log_softmax(best.sum(1) + 0.1 * randn(len(y), seed=50 + seed), 0)
+        nudged = torch.log_softmax(best + 0.1 * randn(len(y), seed=50 + seed), 0)
         spread = torch.zeros(len(y), LENGTH)
-        spread[:, -1] = nudged - ref_logprobs.sum(
-            1
-        )  # the objective depends on the sum over tokens only
+        # the objective depends on the sum over tokens only
+        spread[:, -1] = nudged - ref_logprobs.sum(1)
         assert objective(ref_logprobs + spread) < optimum

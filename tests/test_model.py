@@ -8,28 +8,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers.batching import left_pad, right_pad
 from helpers.generation import KVCache, sample
 from helpers.model import GPT, GPTConfig, attend_explicit, token_positions
-from helpers.run.checkpoints import from_transformers_state, to_transformers_state
-from tests.support.tiny_models import ROWS, SIZES, tiny
-
-
-def oracle(config: GPTConfig, attention: str = "eager") -> GPT2LMHeadModel:
-    sizes = dict(
-        n_positions=config.context,
-        n_layer=config.layers,
-        n_head=config.heads,
-        n_embd=config.channels,
-    )
-    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=1)
-    written = GPT2Config(
-        vocab_size=config.vocab_size, **sizes, **ids, attn_implementation=attention
-    )
-    return GPT2LMHeadModel(written).eval()
-
+from helpers.run.checkpoints import from_transformers_state
+from tests.support.tiny_models import ROWS, SIZES, tiny, transformers_twin
 
 # ---------------------------------------------------------------- against transformers
 
@@ -37,16 +21,13 @@ def oracle(config: GPTConfig, attention: str = "eager") -> GPT2LMHeadModel:
 @pytest.mark.parametrize("config", SIZES, ids=lambda c: f"{c.layers}x{c.channels}")
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
 def test_logits_equal_transformers_in_both_directions(config, attention):
-    ids = torch.randint(0, config.vocab_size, (3, config.context))
-    ours, theirs = tiny(config), oracle(config)
+    ids, ours = torch.randint(0, config.vocab_size, (3, config.context)), tiny(config)
     ours.attention = attention
-    missing, extra = theirs.load_state_dict(to_transformers_state(ours), strict=False)
-    assert missing in ([], ["lm_head.weight"]) and not extra  # the head is tied to wte
-    theirs.tie_weights()
     with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=1e-5)
+        wanted = transformers_twin(ours)(ids).logits
+        torch.testing.assert_close(ours(ids), wanted, atol=1e-4, rtol=1e-5)
 
-    theirs = oracle(config, "sdpa")
+    theirs = transformers_twin(ours, "sdpa")
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     back = from_transformers_state(config, theirs.state_dict())
@@ -57,13 +38,12 @@ def test_logits_equal_transformers_in_both_directions(config, attention):
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
 def test_left_padded_logits_equal_transformers(attention):
-    ours, theirs = tiny(), oracle(SIZES[1])
+    ours = tiny()
     ours.attention = attention
-    theirs.load_state_dict(to_transformers_state(ours), strict=False)
-    theirs.tie_weights()
     ids, mask = left_pad(ROWS, 1)
     positions = (mask.long().cumsum(1) - mask.long()).clamp(min=0)
     with torch.no_grad():
+        theirs = transformers_twin(ours)
         wanted = theirs(ids, attention_mask=mask.long(), position_ids=positions).logits
         torch.testing.assert_close(ours(ids, mask)[mask], wanted[mask], atol=1e-4, rtol=1e-5)
 
@@ -84,16 +64,15 @@ def test_init_is_gpt2s():
 def test_parameter_counts_equal_the_published_and_transformers():
     with torch.device("meta"):  # no memory for the 124M weights
         assert GPT(GPTConfig()).num_parameters() == 124_439_808
-    assert GPT(SIZES[2]).num_parameters() == oracle(SIZES[2]).num_parameters()
+    model = GPT(SIZES[2])
+    assert model.num_parameters() == transformers_twin(model).num_parameters()
 
 
 def test_the_first_loss_is_that_of_guessing():
     torch.manual_seed(0)
     ids = torch.randint(0, 300, (8, 48))
-    logits = GPT(SIZES[2])(ids[:, :-1])
-    assert F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item() == pytest.approx(
-        math.log(300), abs=0.05
-    )
+    loss = F.cross_entropy(GPT(SIZES[2])(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    assert loss.item() == pytest.approx(math.log(300), abs=0.05)
 
 
 # ---------------------------------------------------------------- padding, positions, limits
@@ -116,9 +95,8 @@ def test_padding_changes_nothing(pad, attention):
     logits = model(ids, mask)
     assert logits.isfinite().all()  # at the pads too, or gradients turn NaN
     for i, row in enumerate(ROWS):
-        torch.testing.assert_close(
-            logits[i][mask[i]], model(torch.tensor([row]))[0], atol=1e-5, rtol=1e-5
-        )
+        alone = model(torch.tensor([row]))[0]
+        torch.testing.assert_close(logits[i][mask[i]], alone, atol=1e-5, rtol=1e-5)
     logits[mask].sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -141,13 +119,17 @@ def test_too_long_and_too_bare_inputs_are_named():
         model(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, 2))
 
 
-def test_config_errors():
-    with pytest.raises(ValueError, match="channels .10. must be divisible by heads .4."):
-        GPTConfig(channels=10, heads=4)
-    with pytest.raises(ValueError, match="layers.*0"):
-        GPTConfig(layers=0)
-    with pytest.raises(ValueError, match="vocab_size.*2.5"):
-        GPTConfig(vocab_size=2.5)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"channels": 10, "heads": 4}, "channels .10. must be divisible by heads .4."),
+        ({"layers": 0}, "layers.*0"),
+        ({"vocab_size": 2.5}, "vocab_size.*2.5"),
+    ],
+)
+def test_config_errors(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(**sizes)
     with pytest.raises(dataclasses.FrozenInstanceError):
         GPTConfig().layers = 3
 
@@ -161,14 +143,12 @@ def test_config_errors():
 def test_the_last_vector_alone_is_that_of_the_whole_pass(attention, mask, cached):
     model = tiny()
     model.attention = attention
-    ids = torch.randint(97, (2, 6))
-    whole = model.hidden(ids, mask)
-    cache = KVCache(model, 2, 8) if cached else None
+    ids, cache = torch.randint(97, (2, 6)), None
     if cached:
+        cache = KVCache(model, 2, 8)
         model.hidden(ids[:, :cached], None if mask is None else mask[:, :cached], cache=cache)
-    torch.testing.assert_close(
-        model.hidden(ids[:, cached:], mask, cache=cache, last_only=True), whole[:, -1:]
-    )
+    last = model.hidden(ids[:, cached:], mask, cache=cache, last_only=True)
+    torch.testing.assert_close(last, model.hidden(ids, mask)[:, -1:])
 
 
 def test_only_the_last_token_asks_in_the_last_block(monkeypatch):
@@ -204,17 +184,16 @@ def gradients(model: GPT, ids: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_checkpointing_keeps_less_and_gives_the_same_gradients():
-    model, ids = (
-        tiny(SIZES[2]),
-        torch.randint(0, 300, (2, 48), generator=torch.Generator().manual_seed(0)),
-    )
-    kept: list[int] = []
+    model, ids = tiny(SIZES[2]), torch.randint(0, 300, (2, 48))
 
     def gradients_and_kept_numbers() -> tuple[list[torch.Tensor], int]:
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: kept.append(x.numel()) or x, lambda x: x
-        ):
+        kept: list[int] = []
+
+        def keep(tensor):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             return gradients(model, ids), sum(kept)
 
     wanted, many = gradients_and_kept_numbers()
@@ -228,15 +207,9 @@ def test_compiled_blocks_give_the_same_gradients_and_still_sample():
     """Each block is one graph. It is traced but not turned into machine code, which would take a
     minute.
     """
-
-    model, ids = (
-        tiny(SIZES[0]),
-        torch.randint(2, 61, (2, 16), generator=torch.Generator().manual_seed(0)),
-    )
-    wanted, settings = (
-        gradients(model, ids),
-        dict(max_new_tokens=6, eos_id=0, pad_id=1, temperature=0),
-    )
+    model, ids = tiny(SIZES[0]), torch.randint(2, 61, (2, 16))
+    settings = dict(max_new_tokens=6, eos_id=0, pad_id=1, temperature=0)
+    wanted = gradients(model, ids)
     written = sample(model, ids, torch.ones_like(ids), **settings).ids
     for block in model.h:
         block.compile(backend="aot_eager", fullgraph=True)

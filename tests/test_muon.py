@@ -1,4 +1,4 @@
-"""Muon against torch.optim.Muon, and what it does to singular values."""
+"""Muon against torch.optim.Muon and against itself in float64."""
 
 import copy
 
@@ -16,16 +16,10 @@ def test_steps_are_those_of_torch(momentum, weight_decay):
     """In bfloat16 ours come no less near to those of exact products than torch's do."""
     torch.manual_seed(0)
     ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
-    theirs, exact, start = (
-        copy.deepcopy(ours),
-        copy.deepcopy(ours),
-        [p.detach().clone() for p in ours],
-    )
-    optimizers = [
-        Muon(ours, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-        torch.optim.Muon(theirs, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-        Muon(exact, lr=0.02, momentum=momentum, weight_decay=weight_decay),
-    ]
+    theirs, exact, start = (copy.deepcopy(ours) for _ in range(3))
+    settings = dict(lr=0.02, momentum=momentum, weight_decay=weight_decay)
+    optimizers = [Muon(ours, **settings), torch.optim.Muon(theirs, **settings)]
+    optimizers.append(Muon(exact, **settings))
     optimizers[2].dtype = torch.float64
     for _ in range(6):
         for mine, other, best in zip(ours, theirs, exact):
@@ -59,18 +53,6 @@ def test_a_matrix_without_a_gradient_stays():
     moving.grad = torch.randn(4, 4)
     Muon([moving, still], lr=0.1, weight_decay=0.5).step()
     assert torch.equal(still, before)
-
-
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 16, 64), (2, 64, 16)])
-def test_singular_values_come_near_one_and_directions_stay(shape):
-    torch.manual_seed(0)
-    G = torch.randn(shape) * torch.tensor([1e-3, 1.0, 50.0])[: shape[0], None, None]
-    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
-    found = U.mT @ orthogonal(G).float() @ Vh.mT  # diagonal if the directions are the same
-    strong = S / S.norm(dim=1, keepdim=True) > 0.02
-    diagonal = found.diagonal(dim1=1, dim2=2)
-    assert ((diagonal > 0.6) & (diagonal < 1.3))[strong].all() and strong.float().mean() > 0.9
-    assert (found - torch.diag_embed(diagonal)).abs().max() < 0.05
 
 
 def test_a_matrix_of_zeros_gives_no_step():

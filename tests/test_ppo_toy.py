@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.tldr.posts import Facts
+from helpers.batching import left_pad, right_pad
 from helpers.config import PPOConfig
 from helpers.engine.loop import Loop
 from helpers.model import GPT, GPTConfig, RewardModel
@@ -71,17 +72,12 @@ class Exact:
     """All responses to a question, with their scores and reference log-probabilities."""
 
     def __init__(self, question: str, models: Models, config: PPOConfig):
-        self.prompt, self.kl_coef, self.responses = (
-            QUESTIONS[question],
-            config.kl_coef,
-            every_response(),
-        )
-        rows = [
-            [PAD] * (2 - len(self.prompt)) + self.prompt + response for response in self.responses
-        ]
-        width = 2 + LONGEST
-        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-        scores = models.reward(ids, ids != PAD)
+        self.prompt, self.kl_coef = QUESTIONS[question], config.kl_coef
+        self.responses = every_response()
+        prompts, mask = left_pad([QUESTIONS["two"], self.prompt], PAD)
+        responses, real = right_pad(self.responses, PAD)
+        ids = torch.cat([prompts[1:].expand(len(responses), -1), responses], 1)
+        scores = models.reward(ids, torch.cat([mask[1:].expand(len(real), -1), real], 1))
         stopped = torch.tensor([response[-1] == EOS for response in self.responses])
         self.scores = torch.where(stopped, scores, config.missing_eos_score).double()
         self.ref = self.logprobs(models.reference)
@@ -89,13 +85,12 @@ class Exact:
     @torch.no_grad()
     def logprobs(self, model: GPT) -> Tensor:
         """Of each whole response, (responses,): a plain forward over each, without padding."""
-        whole = []
+        found = []
         for response in self.responses:
             logprobs = model(torch.tensor([self.prompt + response]))[0].double().log_softmax(-1)
-            whole.append(
-                sum(logprobs[len(self.prompt) + t - 1, token] for t, token in enumerate(response))
-            )
-        return torch.stack(whole)
+            before = len(self.prompt) - 1
+            found.append(sum(logprobs[before + t, token] for t, token in enumerate(response)))
+        return torch.stack(found)
 
     def objective(self, logprobs: Tensor) -> float:
         """E[score - kl_coef log(pi / ref)], the sum over all responses."""
@@ -180,22 +175,18 @@ def test_a_target_holds_the_kl_wherever_the_coefficient_starts(toy):
     stay far below.
     """
     _, exact, _ = toy
-    target = (
-        sum(
-            ((best := problem.optimum()).exp() * (best - problem.ref)).sum().item()
-            for problem in exact
-        )
-        / 2
-    )
+    target = 0.0
+    for problem in exact:
+        best = problem.optimum()
+        target += (best.exp() * (best - problem.ref)).sum().item() / len(exact)
     ends = {}
     for kl_target in (0.0, target):
-        _, _, history = play(
-            replace(TOY, kl_coef=2.0, kl_target=kl_target, kl_horizon=3 * TOY.rollout_size)
-        )
+        horizon = 3 * TOY.rollout_size
+        config = replace(TOY, kl_coef=2.0, kl_target=kl_target, kl_horizon=horizon)
+        _, _, history = play(config)
         ends[kl_target] = sum(row["kl"] for row in history[-20:]) / 20
     print(f"target {target:.2f}: {ends}")
     assert history[0]["kl_coef"] == 2.0
-    assert history[1]["kl_coef"] == pytest.approx(2.0 * (1 - 0.2 / 3)), (
-        "after the first rollout, whose KL is 0"
-    )
+    # after the first rollout, whose KL is 0
+    assert history[1]["kl_coef"] == pytest.approx(2.0 * (1 - 0.2 / 3))
     assert ends[0.0] < 0.5 * target and ends[target] == pytest.approx(target, rel=0.2)

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from helpers.lora import LoRALinear, add_lora, lora_layers, merge_lora
+from helpers.lora import LoRALinear, add_lora, linear_layers, lora_layers, merge_lora
 from helpers.model import GPT, GPTConfig
 from helpers.quantization import (
     NF4,
@@ -24,9 +25,9 @@ from helpers.quantization import (
 from helpers.run.checkpoints import to_transformers_state
 from helpers.stages.adapters import load_lora, save_lora
 from helpers.training import Optimizers
+from tests.support.adapted import ALL, IDS
 
 CONFIG = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=32)
-IDS = torch.arange(24).view(2, 12)
 
 
 def there_and_back(weight: torch.Tensor, block: int = 64) -> torch.Tensor:
@@ -46,21 +47,10 @@ def test_the_published_values_are_quantiles_of_the_normal_distribution():
 
 
 def test_the_values_come_back_and_a_byte_holds_two_the_first_on_top():
-    codes, absmax = quantize_nf4(3.0 * torch.tensor(NF4), block=16)
-    assert [f"{code:02x}" for code in codes.tolist()] == [
-        "01",
-        "23",
-        "45",
-        "67",
-        "89",
-        "ab",
-        "cd",
-        "ef",
-    ]
-    assert absmax.tolist() == [3.0]
-    assert torch.equal(
-        dequantize_nf4(codes, absmax, (4, 4), block=16), 3.0 * torch.tensor(NF4).view(4, 4)
-    )
+    values = 3.0 * torch.tensor(NF4)
+    codes, absmax = quantize_nf4(values, block=16)
+    assert bytes(codes.tolist()).hex() == "0123456789abcdef" and absmax.tolist() == [3.0]
+    assert torch.equal(dequantize_nf4(codes, absmax, (4, 4), block=16), values.view(4, 4))
 
 
 def test_each_number_gets_the_nearest_value_times_its_blocks_largest():
@@ -75,11 +65,6 @@ def test_each_number_gets_the_nearest_value_times_its_blocks_largest():
 # ---------------------------------------------------------------- a weight
 
 
-def test_normal_weights_lose_about_a_tenth():
-    weight = torch.randn(768, 768)
-    assert 0.09 < relative_error(there_and_back(weight), weight) < 0.1
-
-
 @pytest.mark.parametrize("shape", [(1,), (63,), (65,), (3, 5), (7, 11), (2, 3, 21), (0, 4)])
 def test_odd_sizes(shape):
     weight = torch.randn(shape)
@@ -88,11 +73,9 @@ def test_odd_sizes(shape):
     assert (codes.dtype, codes.numel(), absmax.numel()) == (torch.uint8, -(-n // 2), -(-n // 64))
     back = dequantize_nf4(codes, absmax, shape)
     padded = torch.nn.functional.pad(weight.reshape(-1), (0, -n % 64)).view(-1, 64)
-    widest = 0.152 * padded.abs().amax(1, keepdim=True)  # half of the widest gap, from -1 to -0.696
-    assert (
-        back.shape == shape
-        and (weight - back).abs().le(widest.expand_as(padded).reshape(-1)[:n].view(shape)).all()
-    )
+    # half of the widest gap, from -1 to -0.696
+    widest = 0.152 * padded.abs().amax(1, keepdim=True).expand_as(padded).reshape(-1)[:n]
+    assert back.shape == shape and (weight - back).abs().le(widest.view(shape)).all()
 
 
 def test_zeros_stay_zeros_and_a_tiny_block_is_no_nan():
@@ -102,20 +85,10 @@ def test_zeros_stay_zeros_and_a_tiny_block_is_no_nan():
     assert relative_error(back[128:], weight[128:]) < 0.15
 
 
-def test_an_outlier_spoils_its_own_block_only():
-    weight = torch.randn(4, 64)
-    before = there_and_back(weight)
-    weight[1, 3] = 1000.0
-    after = there_and_back(weight)
-    assert torch.equal(after[[0, 2, 3]], before[[0, 2, 3]]) and after[1].count_nonzero() == 1
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused(bad):
-    weight = torch.randn(100)
-    weight[70] = bad
     with pytest.raises(ValueError, match="NaN or infinity"):
-        quantize_nf4(weight)
+        quantize_nf4(torch.cat([torch.randn(70), torch.tensor([bad])]))
 
 
 @pytest.mark.parametrize("block", [0, -2, 63, 64.0])
@@ -136,21 +109,13 @@ def test_absmax_in_8_bits_is_off_by_at_most_half_a_step(number):
     error = (dequantize_absmax(codes, scales, mean) - absmax).abs()
     steps = scales.repeat_interleave(256)[:number]
     assert (error <= 0.5 * steps + 1e-6).all()
-    assert number < 256 or (
-        codes.min() < -50 and codes.max() > 50
-    )  # centred: both signs are in use
+    # centred: both signs are in use
+    assert number < 256 or (codes.min() < -50 and codes.max() > 50)
 
 
 def test_equal_absmax_come_back():
     absmax = torch.full((300,), 2.5)
     torch.testing.assert_close(dequantize_absmax(*quantize_absmax(absmax)), absmax)
-
-
-def test_double_quantisation_adds_next_to_nothing_to_the_error():
-    weight = torch.randn(768, 768)
-    codes, absmax = quantize_nf4(weight)
-    twice = dequantize_nf4(codes, dequantize_absmax(*quantize_absmax(absmax)), weight.shape)
-    assert relative_error(twice, weight) < 1.001 * relative_error(there_and_back(weight), weight)
 
 
 # ---------------------------------------------------------------- a layer
@@ -205,9 +170,8 @@ def test_memory_of_a_gpt2_layer():
     linear = torch.nn.Linear(768, 3072)
     assert memory_bytes(linear) == 4 * (768 * 3072 + 3072)
     number = 768 * 3072
-    scales = (
-        number // 64 + 4 * number // (64 * 256) + 4
-    )  # absmax in 8 bits, their scales, their mean
+    # absmax in 8 bits, their scales, their mean
+    scales = number // 64 + 4 * number // (64 * 256) + 4
     assert memory_bytes(NF4Linear(linear)) == number // 2 + scales + 4 * 3072 < 0.6 * number
 
 
@@ -222,9 +186,7 @@ def test_a_model_in_4_bits_is_small_and_close_and_comes_back():
     base = tiny()
     model = copy.deepcopy(base)
     quantize_model(model)
-    blocks = sum(
-        layer.weight.numel() for layer in base.modules() if isinstance(layer, torch.nn.Linear)
-    )
+    blocks = sum(layer.weight.numel() for layer in linear_layers(base, ALL).values())
     assert memory_bytes(model) < memory_bytes(base) - 3.4 * blocks
     with torch.no_grad():
         small = model(IDS)
@@ -244,18 +206,14 @@ def test_qlora_learns_only_in_the_adapters_and_merges_into_plain_layers(tmp_path
         assert torch.equal(model(IDS), base(IDS))
     optimizers, losses = Optimizers(model, lr=1e-2), []
     for _ in range(20):
-        loss = torch.nn.functional.cross_entropy(
-            model(IDS[:, :-1]).flatten(0, 1), IDS[:, 1:].flatten()
-        )
+        loss = cross_entropy(model(IDS[:, :-1]).flatten(0, 1), IDS[:, 1:].flatten())
         loss.backward()
         optimizers.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.3
-    frozen = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
-    assert all(
-        torch.equal(tensor, base.state_dict()[name.replace(".base.", ".")])
-        for name, tensor in frozen.items()
-    )
+    start = base.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert ".lora_" in name or torch.equal(tensor, start[name.replace(".base.", ".")])
     save_lora(tmp_path / "a", model)
     load_lora(tmp_path / "a", base)
     with torch.no_grad():
@@ -264,10 +222,8 @@ def test_qlora_learns_only_in_the_adapters_and_merges_into_plain_layers(tmp_path
         merge_lora(model)
         dequantize_model(model)
         torch.testing.assert_close(model(IDS), learned, atol=1e-4, rtol=1e-4)
-    assert (
-        not lora_layers(model)
-        and to_transformers_state(model).keys() == to_transformers_state(tiny()).keys()
-    )
+    assert not lora_layers(model)
+    assert to_transformers_state(model).keys() == to_transformers_state(tiny()).keys()
 
 
 def test_only_linear_layers_are_quantised():
@@ -316,6 +272,5 @@ def test_double_quantisation_is_about_as_close_as_bitsandbytes(bitsandbytes):
     mean = absmax.mean()
     codes, state = bitsandbytes.quantize_blockwise(absmax - mean, blocksize=256)
     theirs = bitsandbytes.dequantize_blockwise(codes, state) + mean
-    assert (ours - absmax).norm() < 2 * (theirs - absmax).norm() and (
-        ours - theirs
-    ).abs().max() < 0.1
+    assert (ours - absmax).norm() < 2 * (theirs - absmax).norm()
+    assert (ours - theirs).abs().max() < 0.1

@@ -1,5 +1,5 @@
 """Stage 2: pairs that share their prompt score as separate rows do; accuracy, Bayes accuracy,
-normalisation; the model that learns from labels.
+normalisation, training; the model that learns from labels.
 """
 
 import copy
@@ -35,24 +35,17 @@ from helpers.reward import (
     train,
     train_on_labels,
 )
-from helpers.rows.embedded import load_rows, load_tokenizer
-from helpers.run.checkpoints import load_stage, save_stage
-from helpers.run.course import Course
-from helpers.stages.judge import set_apart, train_judge
+from helpers.rows.embedded import load_rows
 from helpers.stages.preferences import label_metrics, measure
 from helpers.training import schedule
-from tests.support.courses import course_in
+from tests.support.tensors import shaken
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=24, layers=2, heads=2, channels=16)
 
 
 def tiny(config: GPTConfig = CONFIG) -> RewardModel:
-    model = RewardModel(GPT(config))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
+    return shaken(RewardModel(GPT(config)))
 
 
 def some_pairs(number: int = 9) -> list[Pair]:
@@ -74,9 +67,8 @@ def separate_scores(model: RewardModel, pairs: list[Pair], part: str) -> torch.T
     return model(ids, mask)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer()
+def of_world(tokenizer) -> GPTConfig:
+    return GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16)
 
 
 # ---------------------------------------------------------------- the shared prompt
@@ -92,77 +84,44 @@ def test_a_pair_batch_by_hand():
     assert batch.ends.tolist() == [[3, 6], [1, 3]]
     assert batch.targets[0].tolist() == [-100, -100, 0, -100, 9, 0] + [-100] * (width - 6)
     assert batch.targets[1].tolist() == [-100, -100, 0] + [-100] * (width - 3)
-    prompt, chosen, rejected = slice(0, 2), slice(2, 4), slice(4, 7)
-    may_attend = batch.attention_mask[0]
-    assert may_attend[rejected, prompt].all() and not may_attend[rejected, chosen].any()
-    assert not may_attend[chosen, rejected].any()
+    # rejected: the prompt, not chosen
+    assert not batch.attention_mask[0, 4:7, 2:4].any() and batch.attention_mask[0, 4:7, :2].all()
+    assert not batch.attention_mask[0, 2:4, 4:7].any()
 
 
 def test_pairs_score_as_separate_rows_do():
-    model, pairs = tiny(), some_pairs()
+    """Also a row of 34 tokens in a context of 24: each completion fits."""
+    model, pairs = tiny(), [*some_pairs(), Pair([5] * 14, [6] * 9 + [0], [7] * 9 + [0])]
     chosen, rejected, _ = score_pairs(model, pair_batch(pairs, PAD))
     assert torch.allclose(chosen, separate_scores(model, pairs, "chosen"), atol=1e-5)
     assert torch.allclose(rejected, separate_scores(model, pairs, "rejected"), atol=1e-5)
     assert chosen.std() > 0.1  # the agreement says something
 
 
-def test_scores_do_not_depend_on_the_other_completion_or_the_batch():
-    model, pairs = tiny(), some_pairs()
-    chosen, rejected, _ = score_pairs(model, pair_batch(pairs, PAD))
-    for i, pair in enumerate(pairs):
-        alone = score_pairs(model, pair_batch([pair], PAD))
-        swapped = score_pairs(
-            model, pair_batch([Pair(pair.prompt, pair.rejected, pair.chosen)], PAD)
-        )
-        for a, b in (
-            (alone[0], chosen),
-            (alone[1], rejected),
-            (swapped[1], chosen),
-            (swapped[0], rejected),
-        ):
-            assert a.item() == pytest.approx(b[i].item(), abs=1e-5)
-
-
-def test_a_row_may_be_longer_than_the_context_if_each_completion_fits():
-    pair = Pair([5] * 14, [6] * 9 + [0], [7] * 9 + [0])  # 34 tokens in a row, 24 positions
-    model = tiny()
-    chosen, rejected, _ = score_pairs(model, pair_batch([pair], PAD))
-    assert chosen.item() == pytest.approx(separate_scores(model, [pair], "chosen").item(), abs=1e-5)
-    assert rejected.item() == pytest.approx(
-        separate_scores(model, [pair], "rejected").item(), abs=1e-5
-    )
-
-
 @pytest.mark.parametrize("lm_coef", [0.0, 0.5])
 def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
-    model = tiny()
-    pairs = [
-        pair for pair in some_pairs() if pair.chosen != pair.rejected
-    ]  # a tie is decided by rounding
+    # a tie is decided by rounding
+    model, pairs = tiny(), [pair for pair in some_pairs() if pair.chosen != pair.rejected]
     bt, lm, right = reward_loss(model, pair_batch(pairs, PAD), lm=lm_coef > 0)
     loss = bt + lm_coef * lm
-    loss.backward()
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     assert (lm == 0) == (lm_coef == 0)
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
 
     scores = [separate_scores(model, pairs, part) for part in ("chosen", "rejected")]
     pairwise = bradley_terry_loss(*scores)
     token_losses = []
     for pair in pairs:
         for completion in (pair.chosen, pair.rejected):
-            row = pair.prompt + completion
-            logits = model.gpt(torch.tensor([row]))[0]
-            inside = range(
-                len(pair.prompt) + 1, len(row)
-            )  # the first token of a completion is not guessed
-            token_losses += [F.cross_entropy(logits[t - 1], torch.tensor(row[t])) for t in inside]
+            row = torch.tensor(pair.prompt + completion)
+            logits = model.gpt(row[None])[0]
+            for t in range(len(pair.prompt) + 1, len(row)):  # its first token is not guessed
+                token_losses.append(F.cross_entropy(logits[t - 1], row[t]))
     plain = pairwise + lm_coef * torch.stack(token_losses).mean()
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
     assert bt.item() == pytest.approx(pairwise.item(), abs=1e-5)
     assert right.item() == pytest.approx((scores[0] > scores[1]).float().mean().item())
-    for gradient, p in zip(gradients, model.parameters()):
+    for gradient, p in zip(gradients, model.parameters(), strict=True):
         assert torch.allclose(gradient, p.grad, atol=1e-5)
 
 
@@ -181,10 +140,8 @@ def test_a_comparison_that_is_too_long_is_one_line(tokenizer, sides):
     pair = encode_comparison(comparison, tokenizer, 1000)
     longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
     encode_comparison(comparison, tokenizer, longest)
-    with pytest.raises(
-        ValueError,
-        match=f"a comparison has {longest} tokens, more than the context of {longest - 1}$",
-    ):
+    says = f"a comparison has {longest} tokens, more than the context of {longest - 1}$"
+    with pytest.raises(ValueError, match=says):
         encode_comparison(comparison, tokenizer, longest - 1)
 
 
@@ -198,25 +155,23 @@ def test_margins_come_in_the_order_of_the_pairs():
 
 
 def test_responses_are_scored_at_their_last_token(tokenizer):
-    model = tiny(GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16))
-    prompts = load_rows("prompts", "heldout", limit=7)
+    model, prompts = tiny(of_world(tokenizer)), load_rows("prompts", "heldout", limit=7)
     ids = [tokenizer.encode(" sister" * i + " x") + [tokenizer.eos_id] * (i % 2) for i in range(7)]
-    scores = score_responses(
-        model, tokenizer, Responses(prompts, ids, [""] * 7, [True] * 7), batch_size=3
-    )
+    responses = Responses(prompts, ids, [""] * 7, [True] * 7)
+    scores = score_responses(model, tokenizer, responses, batch_size=3)
     for score, prompt, response in zip(scores, prompts, ids):
         row = torch.tensor([tokenizer.encode(prompt.prompt) + response])
         assert score.item() == pytest.approx(model.values(row)[0, -1].item(), abs=1e-5)
 
 
-def test_a_tie_is_wrong():
-    assert accuracy(torch.tensor([1.0, 0.0, -1.0, 2.0])) == 0.5
-    assert accuracy(torch.zeros(5)) == 0.0
-
-
-def test_bayes_accuracy_by_hand():
-    pairs = [Comparison("p", "a", "b", "x", probability) for probability in (0.9, 0.3, 0.5, 0.05)]
-    assert bayes_accuracy(pairs) == pytest.approx((0.9 + 0.7 + 0.5 + 0.95) / 4)
+def test_accuracies_by_hand():
+    """A tie is wrong."""
+    margin = torch.tensor([1.0, -1.0, -1.0, 2.0, 0.0])
+    likely = (0.9, 0.3, 0.5, 0.05, 0.5)
+    pairs = [Comparison("p", "a", "b", *of) for of in zip("xyxyy", likely)]
+    assert accuracy(margin) == pytest.approx(2 / 5)
+    assert accuracy_by_kind(margin, pairs) == pytest.approx({"x": 0.5, "y": 1 / 3})
+    assert bayes_accuracy(pairs) == pytest.approx((0.9 + 0.7 + 0.5 + 0.95 + 0.5) / 5)
 
 
 def test_nobody_beats_the_bayes_accuracy_on_the_committed_pairs():
@@ -224,133 +179,39 @@ def test_nobody_beats_the_bayes_accuracy_on_the_committed_pairs():
     comparisons = load_rows("comparisons", "heldout")
     knows = torch.tensor([comparison.probability - 0.5 for comparison in comparisons])
     bound = bayes_accuracy(comparisons)
-    assert 0.6 < bound < 1
-    assert accuracy(knows) == pytest.approx(
-        bound, abs=4 * (bound * (1 - bound) / len(comparisons)) ** 0.5
-    )
-
-
-def test_accuracy_by_kind_by_hand():
-    comparisons = [Comparison("p", "a", "b", kind) for kind in ("x", "y", "x", "y", "y")]
-    assert accuracy_by_kind(
-        torch.tensor([1.0, -1.0, -1.0, 2.0, 0.0]), comparisons
-    ) == pytest.approx({"x": 0.5, "y": 1 / 3})
+    error = (bound * (1 - bound) / len(comparisons)) ** 0.5
+    assert 0.6 < bound < 1 and accuracy(knows) == pytest.approx(bound, abs=4 * error)
 
 
 def test_measure_reports_against_the_ceiling(tokenizer):
-    model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
-    comparisons = load_rows("comparisons", "heldout", limit=60)
+    model, comparisons = tiny(of_world(tokenizer)), load_rows("comparisons", "heldout", limit=60)
     metrics = measure(model, tokenizer, comparisons)
     assert metrics["comparisons"] == 60 and metrics["bayes_accuracy"] == bayes_accuracy(comparisons)
-    shares = [sum(c.kind == kind for c in comparisons) / 60 for kind in metrics["accuracy_by_kind"]]
-    by_kind = sum(
-        share * right for share, right in zip(shares, metrics["accuracy_by_kind"].values())
-    )
-    assert metrics["accuracy"] == pytest.approx(by_kind)
+    by_kind = metrics["accuracy_by_kind"]
+    right = sum(by_kind[comparison.kind] for comparison in comparisons) / 60
+    assert metrics["accuracy"] == pytest.approx(right)
+    # the interval draws prompts: nine times the same pairs say no more than once
+    repeated = measure(model, tokenizer, comparisons * 9)["accuracy_ci95"]
+    assert repeated == pytest.approx(metrics["accuracy_ci95"])
 
 
-# ---------------------------------------------------------------- the second judge
-
-
-def course_of(out, source: str, track: str = "tldr", share: float = 0.2) -> Course:
-    config = RewardConfig(judge_share=share, batch_size=8)
-    return course_in(out, "reward", source=source, track=track, config=config, preset="cpu")
-
-
-COMPARISONS = [Comparison(f"prompt {i // 3}", f" good {i}", f" bad {i}") for i in range(3000)]
-
-
-def test_the_judge_shares_no_prompt_with_the_reward_model(tmp_path):
-    ours, apart = set_apart(course_of(tmp_path, "local"), COMPARISONS)
-    assert sorted(map(repr, ours + apart)) == sorted(map(repr, COMPARISONS))
-    assert not {item.prompt for item in ours} & {item.prompt for item in apart}
-    assert len(apart) / len(COMPARISONS) == pytest.approx(0.2, abs=0.04)
-    backwards = set_apart(course_of(tmp_path, "hub"), COMPARISONS[::-1])[1]
-    assert backwards == apart[::-1]  # a prompt's side does not depend on the others
-
-
-def test_nothing_is_set_apart_where_there_is_a_better_judge(tmp_path):
-    for course in (
-        course_of(tmp_path, "embedded"),
-        course_of(tmp_path, "local", "sentiment"),
-        course_of(tmp_path, "local", share=0.0),
-    ):
-        assert set_apart(course, COMPARISONS) == (COMPARISONS, [])
-    with pytest.raises(ValueError, match="judge_share must be 0 or more and below 1"):
-        RewardConfig(judge_share=1.0)
-
-
-def test_the_judge_is_trained_from_the_base_model_and_kept(tmp_path, tokenizer, capsys):
-    course = course_of(tmp_path, "local")
-    course.__dict__["tokenizer"] = tokenizer  # loaded once, and used to the end
-    base = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
-    save_stage(
-        course.folder("pretrain"),
-        base,
-        tokenizer,
-        stage="pretrain",
-        track="tldr",
-        config={},
-        metrics={},
-        parent=None,
-        data_fingerprint="",
-    )
-    rows, heldout = (
-        load_rows("comparisons", "train", limit=40),
-        load_rows("comparisons", "heldout", limit=50),
-    )
-    metrics = train_judge(course, rows, heldout)
-    model, info = load_stage(course.judge_folder, stage="reward", track="tldr", tokenizer=tokenizer)
-    assert measure(model, tokenizer, heldout)["accuracy"] == metrics["judge_accuracy"]
-    assert metrics["judge_comparisons"] == 40 and info["metrics"] == metrics
-    assert (
-        info["parent"]["stage"] == "pretrain" and info["config"]["seed"] == course.config.seed + 1
-    )
-    assert train_judge(course, [], heldout) == {} and not course.judge_folder.exists()
-
-
-def test_pairs_of_one_prompt_widen_the_interval(tokenizer):
-    model = tiny(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
-    rows = load_rows("comparisons", "heldout", limit=40)
-    alone = measure(model, tokenizer, rows)["accuracy_ci95"]
-    repeated = measure(model, tokenizer, rows * 9)[
-        "accuracy_ci95"
-    ]  # nine times the same says no more than once
-    assert repeated == pytest.approx(alone)
-
-
-def test_normalising_gives_sft_samples_mean_0_and_standard_deviation_1(tokenizer):
-    config = GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16)
-    policy, model = GPT(config), tiny(config)
-    before = copy.deepcopy(model)
-    prompts = load_rows("prompts", "train", limit=80)
-    settings = RewardConfig(response_tokens=6, seed=4)
-    mean, std = normalise_on(model, policy, tokenizer, prompts, settings)
-    same = respond(policy, tokenizer, prompts, max_new_tokens=6, seed=5)
-    old, new = (score_responses(m, tokenizer, same) for m in (before, model))
-    assert (mean, std) == (pytest.approx(old.mean().item()), pytest.approx(old.std().item()))
-    assert new.mean().item() == pytest.approx(0, abs=1e-3) and new.std().item() == pytest.approx(
-        1, abs=1e-3
-    )
-    assert torch.allclose(new, (old - mean) / std, atol=1e-3)
+# ---------------------------------------------------------------- normalising
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_normalising_samples_in_the_number_format_asked_for(tokenizer, dtype, monkeypatch):
-    from helpers import reward
-
-    config = GPTConfig(tokenizer.vocab_size, context=192, layers=1, heads=2, channels=16)
-    seen = {}
-
-    def spy(*args, **options):
-        seen.update(options)
-        return respond(*args, **options)
-
-    monkeypatch.setattr(reward, "respond", spy)
-    prompts = load_rows("prompts", "train", limit=8)
-    asked = RewardConfig(response_tokens=3)
-    normalise_on(tiny(config), GPT(config), tokenizer, prompts, asked, dtype)
-    assert seen["dtype"] is dtype and seen["max_new_tokens"] == 3
+def test_normalising_gives_sft_samples_mean_0_and_standard_deviation_1(tokenizer, dtype):
+    """The samples are drawn in the number format asked for."""
+    config = of_world(tokenizer)
+    policy, model = GPT(config), tiny(config)
+    before, prompts = copy.deepcopy(model), load_rows("prompts", "train", limit=80)
+    settings = RewardConfig(response_tokens=6, seed=4)
+    mean, std = normalise_on(model, policy, tokenizer, prompts, settings, dtype)
+    same = respond(policy, tokenizer, prompts, max_new_tokens=6, seed=5, dtype=dtype)
+    old, new = (score_responses(m, tokenizer, same) for m in (before, model))
+    assert (mean, std) == (pytest.approx(old.mean().item()), pytest.approx(old.std().item()))
+    assert new.mean().item() == pytest.approx(0, abs=1e-3)
+    assert new.std().item() == pytest.approx(1, abs=1e-3)
+    assert torch.allclose(new, (old - mean) / std, atol=1e-3)
 
 
 # ---------------------------------------------------------------- training
@@ -376,25 +237,20 @@ def test_training_learns_a_preference(capsys):
 def test_the_first_step_by_hand(kind, lm_coef, capsys):
     """Loss, metrics and gradient of the first batch, with the language-model loss weighed in."""
     config = RewardConfig(batch_size=8, lm_coef=lm_coef)
-    model, pairs = tiny(), some_pairs(8)
-    rows = [(pair.prompt + pair.chosen)[:16] for pair in pairs]  # of at most 24, padded to 16s
-    batches = (
-        comparison_batches(pairs, config, PAD)
-        if kind == "pairs"
-        else label_batches(rows, [1, 0] * 4, config, PAD)
-    )
-    twin, batch = copy.deepcopy(model), batches[0]
-    loss_of = (
-        (lambda: reward_loss(twin, batch)) if kind == "pairs" else lambda: label_loss(twin, *batch)
-    )
-    first, lm, right = loss_of()
+    model, pairs, loop = tiny(), some_pairs(8), Loop("toy")
+    twin = copy.deepcopy(model)
+    if kind == "pairs":
+        batches, run, name = comparison_batches(pairs, config, PAD), train, "pairwise"
+        first, lm, right = reward_loss(twin, batches[0])
+    else:
+        rows = [(pair.prompt + pair.chosen)[:16] for pair in pairs]  # of at most 24, padded to 16s
+        batches, run = label_batches(rows, [1, 0] * 4, config, PAD), train_on_labels
+        name, (first, lm, right) = "label", label_loss(twin, *batches[0])
     loss = first + lm_coef * lm
     loss.backward()
     learns = [p for p in twin.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(learns, 1.0).item()
-    run, loop = train if kind == "pairs" else train_on_labels, Loop("toy")
     (row,) = run(model, batches, config, loop)
-    name = "pairwise" if kind == "pairs" else "label"
     assert row.keys() == {"step", "loss", name, "accuracy", "grad_norm", "rate"}
     expected = {"loss": loss.item(), name: first.item(), "accuracy": right.item()}
     assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
@@ -451,9 +307,8 @@ def test_training_finds_the_token_that_decides(capsys):
 
 
 def test_accuracy_on_labels_and_its_ceiling_by_hand():
-    items = [
-        Labelled("p", " c", label, odds) for label, odds in ((1, 0.9), (0, 0.6), (1, 0.3), (0, 0.8))
-    ]
+    labels, odds = (1, 0, 1, 0), (0.9, 0.6, 0.3, 0.8)
+    items = [Labelled("p", " c", *known) for known in zip(labels, odds)]
     found = label_metrics(torch.tensor([2.0, 1.0, -0.5, -3.0]), items)
     assert found["accuracy"] == 0.5 and found["labels"] == 4
     assert found["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.7 + 0.8) / 4)

@@ -1,4 +1,4 @@
-"""Stage 1: only the completion is learned, and padding changes nothing."""
+"""Stage 1: demonstrations as rows, only the completion is learned, what is measured."""
 
 import pytest
 import torch
@@ -7,10 +7,9 @@ from helpers.batching import right_pad
 from helpers.config import SFTConfig
 from helpers.engine.loop import Loop
 from helpers.evaluation import respond
-from helpers.losses import completion_loss
 from helpers.model import GPT, GPTConfig
 from helpers.records import Demonstration
-from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.embedded import load_rows
 from helpers.sft import (
     completion_masks,
     completion_nll,
@@ -28,142 +27,29 @@ PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
 
 
-def some_rows(number: int = 12) -> list[tuple[list[int], int]]:
-    """Rows with the number of their prompt tokens."""
-    generator = torch.Generator().manual_seed(1)
-    draw = lambda low, high: torch.randint(low, high, (), generator=generator).item()  # noqa: E731
-    rows = []
-    for _ in range(number):
-        prompt, completion = draw(1, 12), draw(1, 12)
-        rows.append(
-            (torch.randint(2, 40, (prompt + completion,), generator=generator).tolist(), prompt)
-        )
-    return rows
-
-
-def batch_of(rows) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, mask = right_pad([row for row, _ in rows], PAD)
-    return ids, completion_masks(mask, [prompt for _, prompt in rows])
-
-
-@torch.no_grad()
-def loop_losses(model: GPT, row: list[int], prompt: int) -> list[float]:
-    losses = []
-    for t in range(prompt, len(row)):
-        logits = model(torch.tensor([row[:t]]))[0, -1].double()
-        losses.append(-torch.log_softmax(logits, -1)[row[t]].item())
-    return losses
-
-
-def test_the_mask_is_the_completion():
-    _, mask = right_pad([[5, 6, 7, 8], [9, 10], [11, 12, 13]], PAD)
-    expected = [
-        [False, False, True, True],
-        [False, True, False, False],
-        [False, False, False, False],
-    ]
-    assert completion_masks(mask, [2, 1, 3]).tolist() == expected
-
-
-def test_demonstrations_are_encoded_as_they_will_be_sampled():
-    tokenizer = load_tokenizer()
+def test_demonstrations_are_encoded_as_they_will_be_sampled(tokenizer):
     for demonstration in load_rows("demonstrations", "heldout", limit=50):
         row, prompt = encode_demonstration(demonstration, tokenizer, 256)
-        assert tokenizer.decode(row[:prompt]) == demonstration.prompt
         assert row[:prompt] == tokenizer.encode(demonstration.prompt)
-        assert tokenizer.decode(row[prompt:-1]) == demonstration.completion
-        assert row[-1] == tokenizer.eos_id
         # the completion starts with its space, so that encoding both at once gives the same tokens
-        assert row[:-1] == tokenizer.encode(demonstration.prompt + demonstration.completion)
+        both = tokenizer.encode(demonstration.prompt + demonstration.completion)
+        assert row == [*both, tokenizer.eos_id]
 
 
-def test_a_demonstration_that_is_too_long_is_one_line():
-    tokenizer = load_tokenizer()
+def test_a_demonstration_that_is_too_long_is_one_line(tokenizer):
     demonstration = Demonstration("Post. TL;DR:", " word" * 30)
     length = len(encode_demonstration(demonstration, tokenizer, 1000)[0])
     assert len(encode_demonstration(demonstration, tokenizer, length)[0]) == length
-    with pytest.raises(
-        ValueError, match=f"{length} tokens, more than the context of {length - 1}$"
-    ):
+    says = f"{length} tokens, more than the context of {length - 1}$"
+    with pytest.raises(ValueError, match=says):
         encode_demonstration(demonstration, tokenizer, length - 1)
-
-
-def test_completion_nll_equals_the_plain_loss_and_its_gradient():
-    model = shaken(GPT(CONFIG))
-    ids, mask = batch_of(some_rows())
-    results = []
-    for loss in (
-        lambda: completion_nll(model, ids, mask),
-        lambda: completion_loss(model(ids), ids, mask),
-    ):
-        model.zero_grad()
-        value = loss()
-        value.backward()
-        results.append([value.detach(), *(p.grad.clone() for p in model.parameters())])
-    for a, b in zip(*results):
-        assert torch.allclose(a, b, atol=1e-5)
-
-
-def test_completion_nll_equals_a_loop():
-    model, rows = shaken(GPT(CONFIG)), some_rows(6)
-    losses = [loss for row, prompt in rows for loss in loop_losses(model, row, prompt)]
-    assert completion_nll(model, *batch_of(rows)).item() == pytest.approx(
-        sum(losses) / len(losses), abs=1e-5
-    )
-
-
-@pytest.mark.parametrize("filler", [PAD, 0, 39])
-def test_padding_never_changes_the_loss(filler):
-    model, rows = shaken(GPT(CONFIG)), some_rows(6)
-    ids, mask = batch_of(rows)
-    loss = completion_nll(model, ids, mask).item()
-    real = right_pad([row for row, _ in rows], PAD)[1]
-    wide = torch.cat([ids.masked_fill(~real, filler), torch.full((6, 5), filler)], 1)
-    wide_mask = torch.cat([mask, torch.zeros(6, 5, dtype=torch.bool)], 1)
-    assert completion_nll(model, wide, wide_mask).item() == pytest.approx(loss, abs=1e-5)
-
-
-def test_guessing_the_prompt_better_or_worse_does_not_count():
-    """A change of the head that only concerns the prompt's own guesses leaves the loss alone."""
-    model = shaken(GPT(CONFIG))
-    row, prompt = (
-        [5, 6, 7, 8, 9, 10],
-        4,
-    )  # token 6 follows in the prompt only, and stands in no completion
-    ids, mask = batch_of([(row, prompt)])
-    logits = model(ids).detach().requires_grad_()
-    completion_loss(logits, ids, mask).backward()
-    assert (logits.grad[0, : prompt - 1] == 0).all() and (logits.grad[0, prompt - 1 : -1] != 0).any(
-        -1
-    ).all()
-    assert (logits.grad[0, -1] == 0).all()
-
-
-def test_batches_hold_each_row_once_with_its_mask():
-    rows = some_rows(20)
-    expected = sorted((row, row[prompt:]) for row, prompt in rows)
-    seen = []
-    for ids, mask in demonstration_batches(rows, 6, 1, PAD, seed=0):
-        for row, keep in zip(ids, mask):
-            last = keep.nonzero().max().item()
-            seen.append((row[: last + 1].tolist(), row[keep].tolist()))
-    assert sorted(seen) == expected
-
-
-def test_heldout_loss_weighs_tokens_not_batches():
-    model, rows = shaken(GPT(CONFIG)), some_rows(120)
-    losses = [loss for row, prompt in rows for loss in loop_losses(model, row, prompt)]
-    assert heldout_completion_loss(model, rows, PAD) == pytest.approx(
-        sum(losses) / len(losses), abs=1e-5
-    )
 
 
 def test_training_learns_the_completion_and_not_the_prompt(capsys):
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for _ in range(
-        32
-    ):  # the completion repeats the first token of a random prompt twice, then ends
+    # the completion repeats the first token of a random prompt twice, then ends
+    for _ in range(32):
         prompt = torch.randint(2, 40, (6,), generator=generator).tolist()
         rows.append((prompt + [prompt[0] % 4 + 2] * 2 + [0], 6))
     config = SFTConfig(batch_size=8, epochs=25, lr=1e-2, muon_lr=2e-2, seed=0)
@@ -175,9 +61,8 @@ def test_training_learns_the_completion_and_not_the_prompt(capsys):
     assert [row["rate"] for row in history] == [schedule(step, 100) for step in range(100)]
     ids, mask = right_pad([row for row, _ in rows], PAD)
     prompt_only = mask & ~completion_masks(mask, [6] * 32)
-    assert (
-        completion_nll(model, ids, prompt_only).item() > 3
-    )  # random prompts: nobody tried to guess them
+    # random prompts: nobody tried to guess them
+    assert completion_nll(model, ids, prompt_only).item() > 3
 
 
 def test_adapters_learn_at_their_own_rate(capsys):
@@ -186,13 +71,14 @@ def test_adapters_learn_at_their_own_rate(capsys):
     model = shaken(GPT(CONFIG))
     add_adapters(model, config)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    train(model, demonstration_batches(some_rows(), 4, 3, PAD, 0), config, Loop("toy"))
+    rows = [(torch.randint(2, 40, (9,)).tolist(), 4) for _ in range(12)]
+    train(model, demonstration_batches(rows, 4, 3, PAD, 0), config, Loop("toy"))
     moved = {n for n, w in model.state_dict().items() if not torch.equal(w, before[n])}
     assert moved == {n for n in before if "lora_" in n or n == "wte.weight"}
 
 
-def test_measure_gives_the_heldout_loss_with_its_interval():
-    tokenizer, heldout = load_tokenizer(), load_rows("demonstrations", "heldout", limit=30)
+def test_measure_gives_the_heldout_loss_with_its_interval(tokenizer):
+    heldout = load_rows("demonstrations", "heldout", limit=30)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=256, layers=1, heads=2, channels=16))
     config, prompts = SFTConfig(response_tokens=2), load_rows("prompts", "heldout", limit=3)
     responses = respond(model, tokenizer, prompts, max_new_tokens=2, seed=0)

@@ -4,7 +4,6 @@ import json
 import random
 
 import pytest
-from transformers import AutoTokenizer
 
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.tokenizer import EOS, PAD, Tokenizer, byte_characters, train_tokenizer
@@ -43,6 +42,8 @@ def ours() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(ours, tmp_path_factory):
+    from transformers import AutoTokenizer
+
     folder = tmp_path_factory.mktemp("tokenizer")
     ours.save(folder)
     return AutoTokenizer.from_pretrained(folder)
@@ -76,9 +77,8 @@ def test_both_encode_random_characters_alike(ours, theirs):
     blocks = (0x80, 0x800, 0x3100, 0xD800, 0x20000)
     for _ in range(1000):
         text = "".join(chr(generator.randrange(generator.choice(blocks))) for _ in range(12))
-        text = "".join(
-            c for c in text if not 0xD800 <= ord(c) < 0xE000
-        )  # halves of characters are no text
+        # halves of characters are no text
+        text = "".join(c for c in text if not 0xD800 <= ord(c) < 0xE000)
         ids = ours.encode(text)
         assert theirs(text)["input_ids"] == ids, ascii(text)
         assert ours.decode(ids) == text, ascii(text)
@@ -92,10 +92,8 @@ def test_special_tokens_are_two_ids_of_their_own(ours, theirs):
     assert ours.eos_id != ours.pad_id
     assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_id, ours.pad_id)
     assert ours.decode([ours.eos_id, ours.pad_id]) == EOS + PAD
-    assert (
-        theirs.decode([ours.eos_id, *ours.encode("hi"), ours.pad_id], skip_special_tokens=True)
-        == "hi"
-    )
+    ids = [ours.eos_id, *ours.encode("hi"), ours.pad_id]
+    assert theirs.decode(ids, skip_special_tokens=True) == "hi"
     assert ours.vocab_size == len(theirs) == ours.encoding.n_vocab
 
 

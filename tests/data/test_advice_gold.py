@@ -1,10 +1,7 @@
 """The gold reward of answers to requests, worked out by hand, and what it says of each writer."""
 
-import re
-
 import pytest
 
-from data.advice import gold as gold_module
 from data.advice.answers import WRITERS, draw_plan, flawed
 from data.advice.gold import gold
 from data.advice.requests import Facts, draw_split_request
@@ -15,22 +12,14 @@ GOOD = (
     " Hello Anna! Here are three gifts for your uncle at the wedding that go with chess:"
     " a scarf, a kite and a vase. Good luck!"
 )
+REFUSAL = {"evasive", "fact_missing", "wrong_number"}
 
 
 def test_gold_of_an_answer_without_a_flaw_by_hand():
     judged = gold(GIFT, GOOD)
-    assert (judged.missing, judged.invented, judged.items, judged.number, judged.form) == (
-        0,
-        0,
-        3,
-        True,
-        True,
-    )
-    assert (
-        judged.words == 25
-        and judged.reward == pytest.approx(2 + 1)
-        and not any(judged.flaws.values())
-    )
+    assert judged.missing == judged.invented == 0
+    assert judged.items == 3 and judged.number and judged.form and judged.words == 25
+    assert judged.reward == pytest.approx(2 + 1) and not any(judged.flaws.values())
 
 
 @pytest.mark.parametrize(
@@ -42,12 +31,8 @@ def test_gold_of_an_answer_without_a_flaw_by_hand():
         ("uncle", "aunt", 0.0, {"fact_missing", "fact_invented"}),
         ("uncle at the wedding", "aunt at the picnic", -3.0, {"fact_missing", "fact_invented"}),
         ("uncle", "uncle and aunt", 1.0, {"fact_invented"}),
-        (
-            "Good luck!",
-            "In Paris, in Paris!",
-            1.0,
-            {"fact_invented"},
-        ),  # also of a slot that the request has not
+        # also of a slot that the request has not
+        ("Good luck!", "In Paris, in Paris!", 1.0, {"fact_invented"}),
         (", a kite", "", 1.0, {"wrong_number"}),
         ("a vase", "a vase and a candle", 1.0, {"wrong_number"}),
         ("a vase", "a kite", 1.0, {"wrong_number"}),  # three things, but two different ones
@@ -57,25 +42,11 @@ def test_gold_of_an_answer_without_a_flaw_by_hand():
         ("a scarf, a kite and a vase", "1. a scarf 2. a kite 3. a vase", 2.0, {"wrong_form"}),
         ("Good luck!", "Stop bothering me.", 1.0, {"rude"}),
         ("Good luck!", "You are boring. Only fools ask.", 1.0, {"rude"}),  # charged once
-        (
-            GOOD,
-            " Hello Anna! I cannot help you with that.",
-            -4.0,
-            {"evasive", "fact_missing", "wrong_number"},
-        ),
+        (GOOD, " Hello Anna! I cannot help you with that.", -4.0, REFUSAL),
         ("Good luck!", "so " * 9, 3.0 - 2 * 0.15, {"too_long"}),  # 23 words and 9
-        (
-            GOOD,
-            " Anna UNCLE weddings scarf",
-            -3.0 + 1.0,
-            {"fact_missing", "wrong_number"},
-        ),  # as spelled, whole words
-        (
-            GOOD,
-            " scarf vase kite chess wedding uncle Anna",
-            3.0,
-            set(),
-        ),  # key words only, in any order
+        # key words count as they are spelled, as whole words, in any order
+        (GOOD, " Anna UNCLE weddings scarf", -3.0 + 1.0, {"fact_missing", "wrong_number"}),
+        (GOOD, " scarf vase kite chess wedding uncle Anna", 3.0, set()),
     ],
 )
 def test_gold_by_hand(old, new, reward, flaws):
@@ -99,32 +70,10 @@ def test_gold_by_hand(old, new, reward, flaws):
     ],
 )
 def test_a_numbered_list_by_hand(list_, kept):
-    judged = gold(
-        PET, f" Hi Boris! Here are two names for your shy gray parrot: {list_}. Have fun!"
-    )
+    said = f" Hi Boris! Here are two names for your shy gray parrot: {list_}. Have fun!"
+    judged = gold(PET, said)
     assert judged.form == kept and judged.missing == judged.invented == 0
     assert judged.reward == pytest.approx(2 * judged.number + kept)
-
-
-def test_gold_uses_the_documented_weights():
-    formula = re.sub(
-        r"\b(right form|facts missing|evasive)", r"1 \1", " ".join(gold_module.__doc__.split())
-    )
-    named = {
-        "right number": gold_module.NUMBER,
-        "right form": gold_module.FORM,
-        "facts missing": gold_module.MISSING,
-        "facts invented": gold_module.INVENTED,
-        "rude": gold_module.RUDENESS,
-        "evasive": gold_module.EVASION,
-    }
-    for what, weight in named.items():
-        assert (
-            f"{'- ' if weight < 0 else '= ' if what == 'right number' else '+ '}{abs(weight):g} "
-            f"{what}" in formula
-        )
-    assert f"- {-gold_module.PER_WORD:g} words over {gold_module.FREE_WORDS}" in formula
-    assert f"worth {gold_module.NUMBER + gold_module.FORM:g}." in formula
 
 
 EXPECTED = {

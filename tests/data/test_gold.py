@@ -2,7 +2,6 @@
 
 import pytest
 
-from data.tldr import gold as gold_module
 from data.tldr.gold import gold
 from data.tldr.posts import Facts, draw_split_post
 from data.tldr.summaries import WRITERS, draw_plan, flawed
@@ -73,16 +72,9 @@ def test_gold_by_hand(text, reward, flaws):
 
 
 def test_gold_charges_words_over_the_limit():
-    filler = " so" * 10
-    free = gold(FACTS, " My sister." + filler)
-    assert free.words == 12 and free.reward == pytest.approx(0.5)
-    long = gold(FACTS, " My sister." + filler * 3)
-    assert long.words == 32 and long.reward == pytest.approx(0.5 - 0.05 * (32 - 24))
-    assert (
-        gold(FACTS, GOOD + " so").reward
-        == gold(FACTS, GOOD).reward
-        > gold(FACTS, GOOD + " so so").reward
-    )
+    for fillers, reward in ((10, 0.5), (22, 0.5), (23, 0.45), (30, 0.5 - 0.05 * 8)):
+        judged = gold(FACTS, " My sister." + " so" * fillers)
+        assert judged.words == 2 + fillers and judged.reward == pytest.approx(reward)
 
 
 def test_gold_does_not_read_the_order_and_accepts_either_option_first():
@@ -90,16 +82,6 @@ def test_gold_does_not_read_the_order_and_accepts_either_option_first():
     assert gold(FACTS, swapped) == gold(FACTS, GOOD)
     words = GOOD.split()
     assert gold(FACTS, " ".join(reversed(words))).reward == gold(FACTS, GOOD).reward
-
-
-def test_gold_uses_the_documented_weights():
-    formula = " ".join(gold_module.__doc__.split())
-    named = (gold_module.COVERED, -gold_module.INVENTED, -gold_module.COPIED, gold_module.QUESTION)
-    for weight, what in zip(
-        named, ("facts covered", "facts invented", "small talk copied", "question kept")
-    ):
-        assert f" {weight:g} {what} ".replace(" 1 ", " ") in formula
-    assert f"{-gold_module.PER_WORD:g} words over {gold_module.FREE_WORDS}" in formula
 
 
 @pytest.mark.parametrize("writer", WRITERS)

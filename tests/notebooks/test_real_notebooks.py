@@ -25,10 +25,8 @@ SMALL = {
     },
     "sft": {"demonstrations": 250, "eval_prompts": 16, "response_tokens": 16, "epochs": 1.0},
 }
-CONTEXT = {
-    "sentiment": 64,
-    "tldr": 256,
-}  # no document of the first fits as a whole, each of the second does
+# no document of the first fits as a whole, each of the second does
+CONTEXT = {"sentiment": 64, "tldr": 256}
 
 
 def sentences() -> dict[str, list[dict]]:
@@ -53,10 +51,8 @@ def posts() -> dict[str, list[dict]]:
 
 
 ROWS = {"sentiment": sentences, "tldr": posts}
-LEFT_OUT = {
-    "sentiment": "sentence too short: ",
-    "tldr": "prompt is no Reddit post: 1",
-}  # and a duplicate each
+# and a duplicate each
+LEFT_OUT = {"sentiment": "sentence too short: ", "tldr": "prompt is no Reddit post: 1"}
 
 
 @pytest.fixture(params=ROWS)
@@ -78,9 +74,8 @@ def track(request, tmp_path, monkeypatch):
 
     for module in ("course", "setup"):
         monkeypatch.setattr(f"helpers.run.{module}.load_config", tiny)
-    monkeypatch.setattr(
-        "helpers.run.launch.launch", lambda *_, **__: []
-    )  # other processes would not have these settings
+    # other processes would not have these settings
+    monkeypatch.setattr("helpers.run.launch.launch", lambda *_, **__: [])
     settings = {"TRACK": request.param, "PRESET": "smoke", "SEED": "0", "DTYPE": "float32"}
     for name, value in (
         settings | {"DATA_DIR": str(tmp_path / "rows"), "OUT": str(tmp_path / "run")}
@@ -117,9 +112,8 @@ def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
     assert len(sft["demonstrations"]) == 250 and all(
         item.logprob is None for item in sft["demonstrations"]
     )
-    compared = [
-        prompt for prompt in sft["few"] if prompt.prompt in sft["by_people"]
-    ]  # some answers are too long
+    # some answers are too long
+    compared = [prompt for prompt in sft["few"] if prompt.prompt in sft["by_people"]]
     assert len(compared) > 0.8 * len(sft["few"]) and "ROUGE-L" in printed
     metrics = json.loads((tmp_path / "run/metrics/sft.json").read_text())
     assert (

@@ -1,6 +1,4 @@
-"""What the tests of LoRA share: a tiny model with and without adapters, and the same one in
-transformers.
-"""
+"""What the tests of LoRA share: a tiny model with and without adapters."""
 
 import copy
 
@@ -9,7 +7,9 @@ import torch
 from helpers import lora
 from helpers.lora import add_lora
 from helpers.model import GPT, GPTConfig
-from helpers.run.checkpoints import to_transformers_state
+from tests.support.tiny_models import transformers_twin
+
+__all__ = ["ALL", "CONFIG", "IDS", "adapted", "logits", "tiny", "transformers_twin"]
 
 CONFIG = GPTConfig(vocab_size=60, context=24, layers=2, heads=2, channels=16)
 ALL = ("c_attn", "c_proj", "c_fc")
@@ -35,21 +35,3 @@ def adapted(base: GPT, rank: int = 4, alpha: float = 8.0, targets=ALL) -> GPT:
 @torch.no_grad()
 def logits(model) -> torch.Tensor:
     return model(IDS)
-
-
-def transformers_twin(model: GPT):
-    """transformers' GPT-2 with the same weights."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    sizes = dict(
-        vocab_size=60,
-        n_positions=24,
-        n_layer=2,
-        n_head=2,
-        n_embd=16,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    twin = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
-    twin.load_state_dict(to_transformers_state(model), strict=False)
-    return twin

@@ -1,9 +1,11 @@
-"""What the tests of every world share: all texts of a small grammar, and how often they are
-drawn.
+"""What the tests of every world share: all texts of a small grammar, how often they are drawn,
+whether their English is clean.
 """
 
 import math
+import re
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
@@ -39,3 +41,21 @@ def check_frequencies(program, found: dict[str, float], samples: int) -> None:
     assert len(cells) > 5
     chi2, df = sum((count - e) ** 2 / e for count, e in cells), len(cells)
     assert chi2 < df + 4 * math.sqrt(2 * df)
+
+
+def articles_that_do_not_fit(texts: Iterable[str]) -> list[str]:
+    """`a` before a vowel's sound and `an` before a consonant's, with the noun."""
+    a_before_a_vowel = r"a (?:[aeio]\w*|u(?!ni|s[eu])\w*|hour\w*|honest\w*)"
+    an_before_a_consonant = r"an (?:(?!hour|honest|[aeiou])\w+|uni\w*|us[eu]\w*)"
+    slip = re.compile(rf"(?i)\b(?:{a_before_a_vowel}|{an_before_a_consonant})")
+    return [found for text in texts for found in slip.findall(text)]
+
+
+def words_in(value) -> set[str]:
+    """All words of texts in nested dicts, tuples and lists, without the {slots} of templates."""
+    if isinstance(value, str):
+        return set(re.findall(r"[A-Za-z]+", re.sub(r"\{\w*\}", " ", value)))
+    if isinstance(value, dict):
+        value = [*value.values()]
+    items = value if isinstance(value, (list, tuple)) else []
+    return {word for item in items for word in words_in(item)}

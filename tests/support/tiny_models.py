@@ -3,6 +3,7 @@
 import torch
 
 from helpers.model import GPT, GPTConfig
+from helpers.run.checkpoints import to_transformers_state
 
 SIZES = [
     GPTConfig(vocab_size=61, context=24, layers=1, heads=1, channels=8),
@@ -19,3 +20,17 @@ def tiny(config: GPTConfig = SIZES[1], seed: int = 0) -> GPT:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
     return model
+
+
+def transformers_twin(model: GPT, attention: str = "eager"):
+    """transformers' GPT-2 with the same weights, for which EOS is 0 and PAD is 1."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = model.config
+    sizes = dict(n_positions=size.context, n_layer=size.layers, n_head=size.heads)
+    sizes |= dict(vocab_size=size.vocab_size, n_embd=size.channels, attn_implementation=attention)
+    twin = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, pad_token_id=1))
+    missing, extra = twin.load_state_dict(to_transformers_state(model), strict=False)
+    assert missing in ([], ["lm_head.weight"]) and not extra  # the head is tied to wte
+    twin.tie_weights()
+    return twin.eval()

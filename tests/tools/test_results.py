@@ -37,10 +37,8 @@ def test_a_run_of_tldr_fills_every_row():
     lines = table([REPORT, REPORT]).splitlines()
     assert lines[0] == "| | `tldr`, seed 2 | `tldr`, seed 2 |" and len(lines) == 2 + len(ROWS)
     cells = {name: cell for name, cell, _ in (line.strip("| ").split(" | ") for line in lines[2:])}
-    assert (
-        cells["pretraining: held-out loss / entropy floor, nats per token"]
-        == "0.5500 / 0.5000 (+10.0%)"
-    )
+    loss = cells["pretraining: held-out loss / entropy floor, nats per token"]
+    assert loss == "0.5500 / 0.5000 (+10.0%)"
     assert cells["reward model: accuracy / Bayes accuracy"] == "0.750 / 0.900 (62% of the way)"
     assert cells["gain of PPO, 95% interval"] == "+0.90 to +1.10"
     assert cells["seconds, all four notebooks"] == "150"
@@ -49,8 +47,5 @@ def test_a_run_of_tldr_fills_every_row():
 def test_rows_about_one_world_are_left_out_beside_another():
     for reports in ([other_track()], [REPORT, other_track()]):
         text = table(reports)
-        assert (
-            "hallucinat" not in text
-            and "drop" not in text
-            and len(text.splitlines()) == 2 + len(ROWS) - 4
-        )
+        assert "hallucinat" not in text and "drop" not in text
+        assert len(text.splitlines()) == 2 + len(ROWS) - 4

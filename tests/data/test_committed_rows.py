@@ -1,0 +1,347 @@
+"""What the committed rows of every world say: labels as likely as they say, writers and kinds of
+pairs as stated, facts that are held out.
+"""
+
+import json
+import lzma
+import math
+import re
+from collections import Counter
+
+import pytest
+
+from data.advice import answers, build as advice, gold as advice_gold, vocabulary as advice_words
+from data.advice.requests import draw_facts as draw_request_facts, draw_split_request
+from data.annotators import compare, preference
+from data.draws import Draws
+from data.sentiment import build as sentiment, gold as sentiment_gold, writers
+from data.sentiment.gold import opinions, positive_probability
+from data.sentiment.sentences import Facts as FilmFacts, Film, draw_beginning, draw_split_beginning
+from data.tldr import build as tldr, gold as tldr_gold, posts, summaries, vocabulary
+from data.tldr.posts import Facts, draw_facts as draw_post_facts, draw_split_post
+from helpers.rows.embedded import load_rows, load_tokenizer
+from helpers.rows.tracks import TRACKS
+
+BUILDS = {"tldr": tldr, "sentiment": sentiment, "assistant": advice}
+GOLDS = {"tldr": tldr_gold.gold, "sentiment": sentiment_gold.gold, "assistant": advice_gold.gold}
+WRITERS = {
+    "tldr": dict(zip(summaries.WRITERS, summaries.WRITER_SHARES)),
+    "sentiment": writers.WRITERS,
+    "assistant": dict(zip(answers.WRITERS, answers.WRITER_SHARES)),
+}
+DRAW_SPLIT = {
+    "tldr": draw_split_post,
+    "sentiment": draw_split_beginning,
+    "assistant": draw_split_request,
+}
+tracks = pytest.mark.parametrize("track", BUILDS)
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]+", text))
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_preference_is_bradley_terry():
+    assert preference(1.0, 1.0) == 0.5
+    assert preference(2.0, 0.0) == pytest.approx(1 / (1 + math.exp(-2)))
+    for a, b in ((3.0, -1.5), (-7.0, 5.0), (0.2, 0.1)):
+        assert preference(a, b) + preference(b, a) == pytest.approx(1.0)
+        assert math.log(preference(a, b) / preference(b, a)) == pytest.approx(a - b)
+
+
+def test_a_comparison_carries_the_probability_of_its_own_label():
+    found = {compare(Draws(seed), ("a", "b"), (1.0, 0.0)) for seed in range(50)}
+    assert found == {("a", "b", 0.7311), ("b", "a", 0.2689)}
+
+
+FLAW_OF = {  # of tldr's kinds of pairs
+    "hallucinating": "hallucination",
+    "copying": "copying",
+    "questionless": "missing_question",
+}
+
+
+@tracks
+def test_pairs_are_labelled_by_the_gold_reward_and_differ_in_their_flaw(track):
+    for i, row in enumerate(load_rows("comparisons", "heldout", track, limit=500)):
+        facts = FilmFacts(row.prompt)
+        if track != "sentiment":
+            prompt = DRAW_SPLIT[track](f"comparisons/heldout/{i}", held_out=True)[1]
+            assert (prompt.prompt if track == "tldr" else prompt.text) in row.prompt
+            facts = prompt.facts
+        judged = [GOLDS[track](facts, text) for text in (row.chosen, row.rejected)]
+        p = preference(judged[0].reward, judged[1].reward)
+        assert row.probability == pytest.approx(p, abs=1e-4)
+        flaws = [{name for name, there in side.flaws.items() if there} for side in judged]
+        if track == "tldr" and row.kind in FLAW_OF:
+            assert sorted(flaws, key=len) == [set(), {FLAW_OF[row.kind]}]
+        if track == "assistant" and row.kind != "mixed":
+            assert sorted(map(bool, flaws)) == [False, True]
+
+
+def check_calibration(labelled: list[tuple[float, bool]], bins: int) -> int:
+    """What has about probability p comes true in a share p of the cases; returns the bins that are
+    filled.
+    """
+    filled: dict[int, list[tuple[float, bool]]] = {}
+    for p, true in labelled:
+        filled.setdefault(int(p * bins), []).append((p, true))
+    for cases in filled.values():
+        error = math.sqrt(sum(p * (1 - p) for p, _ in cases)) + 0.5
+        assert abs(sum(true for _, true in cases) - sum(p for p, _ in cases)) < 4 * error
+    return len(filled)
+
+
+@tracks
+def test_annotators_choose_as_often_as_their_probability_says(track):
+    """The better side is chosen with its probability; at one half either side is the better one."""
+    rows = [row for split in ("train", "heldout") for row in load_rows("comparisons", split, track)]
+    assert all(0 <= row.probability <= 1 and row.chosen != row.rejected for row in rows)
+    uneven = [row.probability for row in rows if row.probability != 0.5]
+    assert check_calibration([(max(p, 1 - p), p > 0.5) for p in uneven], bins=20) >= 5
+
+
+def test_labels_come_as_often_as_their_probability_says():
+    labelled = []
+    for row in load_rows("labels", "train", "sentiment") + load_rows(
+        "labels", "heldout", "sentiment"
+    ):
+        p = positive_probability(row.prompt + row.completion)
+        assert row.probability == pytest.approx(p if row.label else 1 - p, abs=1e-4)
+        labelled.append((p, row.label == 1))
+    assert check_calibration(labelled, bins=10) == 10
+
+
+@pytest.mark.parametrize(("track", "kind"), [("tldr", "hallucinating"), ("assistant", "inventing")])
+def test_a_rule_that_never_reads_the_prompt_is_at_chance_on_false_facts(track, kind):
+    """False values are drawn like true ones, so how often a word was preferred says nothing on
+    other pairs.
+    """
+
+    def halves(split: str) -> list[tuple[set[str], set[str]]]:
+        pairs = [row for row in load_rows("comparisons", split, track) if row.kind == kind]
+        words = [(words_of(row.chosen), words_of(row.rejected)) for row in pairs]
+        return [(chosen - rejected, rejected - chosen) for chosen, rejected in words]
+
+    liked = Counter()
+    for chosen, rejected in halves("train"):
+        liked.update(chosen)
+        liked.subtract(rejected)
+    margins = [
+        sum(liked[word] for word in chosen) - sum(liked[word] for word in rejected)
+        for chosen, rejected in halves("heldout")
+    ]
+    right = sum((margin > 0) + (margin == 0) / 2 for margin in margins) / len(margins)
+    assert abs(right - 0.5) < 4 * 0.5 / math.sqrt(len(margins))
+
+
+# ---------------------------------------------------------------- shares
+
+
+def check_shares(counts: Counter, shares: dict[str, float]) -> None:
+    """Each name is drawn as often as its share says, within four standard errors."""
+    number = counts.total()
+    assert sum(shares.values()) == pytest.approx(1.0) and counts.keys() == shares.keys()
+    for name, share in shares.items():
+        error = math.sqrt(share * (1 - share) / number)
+        assert counts[name] / number == pytest.approx(share, abs=4 * error), name
+
+
+def concedes(row) -> bool:
+    return row.prompt.startswith(("although", "despite"))
+
+
+@tracks
+def test_demonstrations_have_the_stated_writers(track):
+    """But where a review has conceded something: only one careful writer may go on then."""
+    rows = load_rows("demonstrations", "train", track)
+    if track == "sentiment":
+        conceding = [row for row in rows if concedes(row)]
+        assert len(conceding) > 500
+        for row in conceding:
+            careful = "cold" if opinions(row.prompt)[0].value > 0 else "warm"
+            assert row.writer in (careful, *(set(WRITERS[track]) - set(writers.CAREFUL)))
+        rows = [row for row in rows if not concedes(row)]
+    check_shares(Counter(row.writer for row in rows), WRITERS[track])
+
+
+@tracks
+def test_pairs_are_of_the_stated_kinds(track):
+    shares = dict(zip(BUILDS[track].PAIR_KINDS, BUILDS[track].PAIR_SHARES))
+    check_shares(Counter(row.kind for row in load_rows("comparisons", "heldout", track)), shares)
+
+
+def test_invented_options_are_as_often_as_stated():
+    """Of the false facts in the one-flaw pairs, OPTION_SHARE are options."""
+    pairs = [row for row in load_rows("comparisons", "train") if row.kind == "hallucinating"]
+    options = set(vocabulary.VALUES["option"])
+    invented = [bool((words_of(row.chosen) ^ words_of(row.rejected)) & options) for row in pairs]
+    share = summaries.OPTION_SHARE
+    check_shares(Counter(invented), {True: share, False: 1 - share})
+
+
+def test_prompts_leave_the_sentiment_open():
+    """Over prompts the completions are as often positive as negative; and most prompts go either
+    way.
+    """
+    rows = load_rows("prompts", "heldout", "sentiment")
+    assert 0.05 < sum(map(concedes, rows)) / len(rows) < 0.2
+    assert all(row.facts == {"beginning": row.prompt} for row in rows)
+    rows = load_rows("demonstrations", "train", "sentiment")
+    positive = [positive_probability(row.prompt + row.completion) for row in rows]
+    error = 0.4 / math.sqrt(len(positive))
+    assert sum(positive) / len(positive) == pytest.approx(0.5, abs=4 * error)
+
+
+# ---------------------------------------------------------------- prompts, facts, splits
+
+
+@pytest.mark.parametrize("track", ["assistant", "instruct"])
+def test_rows_are_loaded_in_the_template_of_the_track(track):
+    for kind in ("documents", "demonstrations", "comparisons", "prompts"):
+        path = advice.WORLD.folder / f"{kind}.heldout.jsonl.xz"
+        wanted = [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()[:20]]
+        for row in wanted:
+            if kind != "documents":
+                row["prompt"] = TRACKS[track].template.format(request=row["prompt"])
+        loaded = [vars(row) for row in load_rows(kind, "heldout", track, limit=20)]
+        assert [{name: row[name] for name in wanted[0]} for row in loaded] == wanted
+
+
+@pytest.mark.parametrize(
+    ("track", "kind", "usual", "share", "fewest", "most"),
+    [
+        ("tldr", "prompts", range(40, 121), 0.95, 40, 140),
+        ("sentiment", "demonstrations", range(10, 36), 0.85, 1, 80),
+        ("assistant", "demonstrations", range(30, 101), 0.95, 30, 128),
+        ("instruct", "demonstrations", range(30, 101), 0.95, 30, 128),
+        ("assistant", "documents", range(256), 0.99, 30, 255),
+    ],
+)
+def test_rows_have_the_stated_number_of_tokens(track, kind, usual, share, fewest, most):
+    encode, rows = load_tokenizer(track).encode, load_rows(kind, "train", track, limit=1000)
+    parts = ("text",) if kind == "documents" else ("prompt", "completion")
+    lengths = [sum(len(encode(getattr(row, part, ""))) for part in parts) for row in rows]
+    assert sum(length in usual for length in lengths) / len(lengths) > share
+    assert fewest <= min(lengths) and max(lengths) <= most
+
+
+@tracks
+def test_prompts_are_drawn_from_their_side_of_the_split(track):
+    for i in range(200):
+        for held_out in (True, False):
+            drawn = DRAW_SPLIT[track](f"split/{i}", held_out)[1]
+            assert drawn.facts.held_out() == held_out
+
+
+@pytest.mark.parametrize(
+    ("draw", "least", "most"),
+    [
+        (draw_post_facts, 0.085, 0.115),
+        (lambda draws: draw_beginning(draws, Film()).facts, 0.07, 0.13),
+        (draw_request_facts, 0.085, 0.12),
+    ],
+    ids=BUILDS,
+)
+def test_about_a_tenth_of_the_facts_is_held_out(draw, least, most):
+    assert least < sum(draw(Draws(seed)).held_out() for seed in range(5000)) / 5000 < most
+
+
+def prompt_of(row) -> str:
+    return getattr(row, "text", "").split("\n\n")[0] or row.prompt
+
+
+def triple_of_a_post(row) -> tuple[str, ...]:
+    """The (who, deed, thing) of a post, read from its text."""
+    text = getattr(row, "text", "") or row.prompt
+    for template in posts.PROBLEMS:
+        pattern = "POST: " + re.sub(r"\\\{(\w+)\\\}", r"(\\w+)", re.escape(template))
+        if match := re.search(pattern, text):
+            return match.groups()
+    raise AssertionError(text)
+
+
+def facts_of_a_request(row) -> frozenset[str]:
+    """The three facts of a request, read from its text."""
+    slots = advice_words.SLOT_OF
+    return frozenset(word for word in words_of(prompt_of(row)) if slots.get(word, "name") != "name")
+
+
+@pytest.mark.parametrize(
+    ("track", "read"), [("tldr", triple_of_a_post), ("assistant", facts_of_a_request)]
+)
+def test_training_and_heldout_facts_are_disjoint(track, read):
+    kinds = ("documents", "demonstrations", "comparisons", "prompts")
+    train, heldout = (
+        {read(row) for kind in kinds for row in load_rows(kind, split, track)}
+        for split in ("train", "heldout")
+    )
+    assert {len(facts) for facts in train | heldout} == {3}
+    assert len(heldout) > 500 and len(train) > 5000 and not train & heldout
+    if track == "tldr":
+        others = "since place tried option other".split()
+        assert all(Facts(*triple, *others).held_out() for triple in heldout)
+
+
+def test_no_training_document_begins_like_a_heldout_prompt():
+    kinds = ("demonstrations", "labels", "comparisons", "prompts")
+    heldout = {row.prompt for kind in kinds for row in load_rows(kind, "heldout", "sentiment")}
+    for row in load_rows("documents", "train", "sentiment"):
+        said = re.sub(r"^film(?: news)?: |\n.*", "", row.text, flags=re.DOTALL)
+        for sentence in re.findall(r"[^.]+\.", said):
+            parts = sentence.split()
+            assert not heldout & {" ".join(parts[:number]) for number in range(4, 8)}
+
+
+def test_prompt_rows_carry_the_facts_of_their_prompt():
+    for row in load_rows("prompts", "heldout", limit=100):
+        facts = Facts(**row.facts)
+        assert facts.held_out()
+        for slot in vocabulary.SLOTS:
+            assert words_of(row.prompt) & set(vocabulary.VALUES[slot]) == facts.values(slot)
+    for row in load_rows("prompts", "heldout", "instruct", limit=100):
+        facts, said = advice_gold.Facts(**row.facts), words_of(row.prompt)
+        assert facts.held_out()
+        assert said & advice_words.SLOT_OF.keys() == set(facts.values.values())
+        assert facts.number in said and ("number" in row.prompt) == (facts.form == "numbered")
+
+
+# ---------------------------------------------------------------- what data/WORLDS.md publishes
+
+
+def bayes(kind: str, track: str, *kinds: str) -> float:
+    """The best accuracy on held-out rows, or on those of some kinds of pairs."""
+    rows = load_rows(kind, "heldout", track)
+    chosen = [row.probability for row in rows if not kinds or row.kind in kinds]
+    return sum(max(p, 1 - p) for p in chosen) / len(chosen)
+
+
+def floor(kind: str, track: str) -> float:
+    """In nats per guessed token: a document's first token is not guessed, its end of text is."""
+    encode, rows = load_tokenizer(track).encode, load_rows(kind, "heldout", track)
+    texts = [getattr(row, "text", None) or row.completion for row in rows]
+    guessed = sum(len(encode(text)) + (kind == "demonstrations") for text in texts)
+    return -sum(row.logprob for row in rows) / guessed
+
+
+def test_the_published_figures_are_those_of_the_rows(root):
+    page = (root / "data/WORLDS.md").read_text(encoding="utf-8")
+    figures = [f"where Bayes is about {bayes('comparisons', 'tldr', 'hallucinating'):.0%}"]
+    for track, module in BUILDS.items():
+        for kind, splits in module.WORLD.sizes.items():
+            figures.append(f"| `{kind}` | {splits['train']:,} | {splits['heldout']:,} |")
+        shares = [*WRITERS[track].items(), *zip(module.PAIR_KINDS, module.PAIR_SHARES)]
+        figures += [f"| {name} | {share:.0%} |" for name, share in shares]
+        figures.append(f"a byte-level BPE of {load_tokenizer(track).vocab_size:,} tokens")
+    for kind in ("labels", "comparisons"):
+        figures.append(f"| `{kind}` | Bayes accuracy | {bayes(kind, 'sentiment'):.3f} |")
+    for kind in ("documents", "demonstrations"):
+        figures.append(f"| `{kind}` | entropy floor | {floor(kind, 'sentiment'):.3f} |")
+    for kind, share in zip(advice.PAIR_KINDS, advice.PAIR_SHARES):
+        best = bayes("comparisons", "assistant", kind)
+        figures.append(f"| {kind} | {share:.0%} | {best:.0%} |")
+    figures.append(f"| all | 100% | {bayes('comparisons', 'assistant'):.1%} |")
+    assert [figure for figure in figures if figure not in page] == []
