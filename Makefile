@@ -1,7 +1,8 @@
 # RLHF from scratch. Each target makes its own environment first (.venv, once, about a minute).
 #
 #   make course     the four notebooks in order, headless; settings: make course RLHF_TRACK=sentiment RLHF_SEED=1,
-#                   or the same as environment variables; NAME=mine for the folder runs/mine
+#                   or the same as environment variables; NAME=mine for the folder runs/mine;
+#                   STAGES=reward,ppo for these notebooks alone
 #   make lab        JupyterLab on localhost
 #   make test       lint and tests
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
@@ -16,6 +17,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 NAME ?=
+STAGES ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 BENCH_ARGS ?=
@@ -37,7 +39,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 course: $(STAMP)
-	@$(PY) -m helpers course $(if $(NAME),--out "runs/$(NAME)")
+	@$(PY) -m helpers course $(if $(NAME),--out "runs/$(NAME)") $(if $(STAGES),--stages $(STAGES))
 
 test: $(DEV_STAMP)
 	@$(PY) -m ruff check .
@@ -45,7 +47,7 @@ test: $(DEV_STAMP)
 	@$(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lab: $(STAMP)
-	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.news_url=None $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 notebooks: $(STAMP)
 	@$(PY) -m tools.notebooks sync

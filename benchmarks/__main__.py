@@ -14,7 +14,6 @@ is described in benchmarks/comparisons.py; `python -m tools.bench_table` writes 
 docs/results.md.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ import torch
 from benchmarks import comparisons, processes
 from benchmarks.rounds import ROOT
 from helpers.engine.hardware import cpu_has_bfloat16, physical_cores
+from helpers.engine.parser import Parser
 
 TRL = "1.12.0"  # the last one with PPO
 WITHOUT_TRL = (
@@ -102,7 +102,7 @@ def with_smallest(sizes: dict[str, dict]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours against peers.")
+    parser = Parser(prog="python -m benchmarks", description="Ours against peers.")
     parser.add_argument(
         "--with-trl", action="store_true", help="also against TRL, in an environment of its own"
     )
@@ -112,6 +112,8 @@ def main() -> None:
         "--only", nargs="+", choices=PARTS, default=PARTS, help="the rest stays as it is"
     )
     asked = parser.parse_args()
+    if min(asked.rounds, asked.threads) < 1:
+        parser.error("--rounds and --threads must be 1 or more")
     python = trl_python(asked.with_trl)
     work = {
         "training": lambda: comparisons.training(asked.rounds, asked.threads),

@@ -56,13 +56,17 @@ def run_section(name: str, seconds: float, arguments: list[str], save) -> dict:
     )
     stop = threading.Timer(seconds, end, [process])
     stop.start()
-    for line in process.stdout:
-        if line.startswith(RESULT):
-            results |= json.loads(line.removeprefix(RESULT))
-            save(results)
-        else:
-            last = line.strip() or last
-            print(line, end="", flush=True)
+    try:
+        for line in process.stdout:
+            if line.startswith(RESULT):
+                results |= json.loads(line.removeprefix(RESULT))
+                save(results)
+            else:
+                last = line.strip() or last
+                print(line, end="", flush=True)
+    except KeyboardInterrupt:
+        end(process)
+        raise SystemExit(130) from None
     code = process.wait()
     out_of_time = not stop.is_alive() and time.perf_counter() - started >= seconds
     stop.cancel()

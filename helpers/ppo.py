@@ -176,7 +176,7 @@ def iteration_metrics(
         metrics["kl_coef"] = kl_controller.kl_coef
     kl_controller.update(metrics["kl"], len(prompts))
     if prompts[0].facts is not None:  # logged, never used for training
-        metrics["gold"] = gold_rewards(rollout, prompts, tokenizer)
+        metrics = {"gold": gold_rewards(rollout, prompts, tokenizer)} | metrics
     for name, key in (("clip_fraction", "clip_fraction"), ("value_loss", "value")):
         metrics[name] = sum(update[key] for update in updates) / len(updates)
     return metrics

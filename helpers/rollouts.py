@@ -183,11 +183,11 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     return {
         "score": rollout.scores.mean().item(),
         "kl": k1.sum(1).mean().item(),
-        "kl_k3": k3.sum(1).mean().item(),
         "entropy": masked_mean(rollout.entropy, mask).item(),
-        "explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
         "length": mask.sum(1).float().mean().item(),
         "stop_rate": rollout.stopped.float().mean().item(),
+        "explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
+        "kl_k3": k3.sum(1).mean().item(),
     }
 
 

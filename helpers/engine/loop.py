@@ -33,6 +33,8 @@ from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
 from helpers.engine.transfer import moved, select
 
+LINE_WIDTH = 85  # characters of a step's line, before the times
+
 
 class Loop:
     """The bookkeeping of one training run: resuming, saving, logging, parts of a batch.
@@ -159,8 +161,11 @@ class Loop:
         if done % self.every == 0 or done in (self.resumed + 1, self.steps):
             seconds = time.perf_counter() - self.start
             left = seconds / (done - self.resumed) * (self.steps - done)
-            numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-            line = f"{self.title} {done:>4}/{self.steps}  {numbers}"
+            line = f"{self.title} {done:>4}/{self.steps}"
+            for name, value in metrics.items():
+                number = f"  {name} {value:.3g}"
+                if len(line + number) <= LINE_WIDTH:  # the log has all of them
+                    line += number
             print(f"{line}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
 
     def write_log(self, rows: list[dict[str, float]], mode: str) -> None:

@@ -21,6 +21,11 @@ ONE_THING = {"tldr": "verbose", "sentiment": "sentiment"}
 COLUMNS = ("score", "judge", "kl", "perplexity", "distinct-2", "words", "stop_rate")
 
 
+def width(name: str) -> int:
+    """The width of a column under this name."""
+    return max(len(name), 6) + 2
+
+
 def show_policies(metrics: Mapping) -> None:
     """Print the table of policies of an embedded world, and what PPO gained over SFT. Those of real
     rows were printed while they were measured.
@@ -29,15 +34,18 @@ def show_policies(metrics: Mapping) -> None:
         return
     table, (low, high) = metrics["table"], metrics["gold_gain_ci95"]
     flaws = table["SFT"]["flaws"]
-    heads = "".join(f"{flaw.replace('missing_', 'no ')[:9]:>10}" for flaw in flaws)
-    print(f"policy   prompts   gold [95% interval]     score    KL  {heads}    stop  words")
+    names = [flaw.replace("missing_", "no ").replace("_", " ") for flaw in flaws]
+    heads = "".join(f"{name:>{width(name)}}" for name in names)
+    print(f"policy    prompts  gold [95% interval]  score    KL{heads}   stop  words")
     for name, row in table.items():
-        interval = "[{:6.2f}, {:6.2f}]".format(*row["gold_ci95"])
-        shares = "".join(f"{100 * x:9.1f}%" for x in row["flaws"].values())
+        interval = "[{:5.2f}, {:5.2f}]".format(*row["gold_ci95"])
+        shares = "".join(
+            f"{share:>{width(flaw)}.1%}" for flaw, share in zip(names, row["flaws"].values())
+        )
         print(
-            f"{name:<10} {row['prompts']:>4} {row['gold_reward']:7.2f} {interval} "
-            f"{row['score']:9.2f} {row['kl']:6.2f} {shares}     {100 * row['stop_rate']:5.1f}%  "
-            f"{row['words']:4.1f}"
+            f"{name:<10} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
+            f"{row['score']:6.2f} {row['kl']:5.2f}{shares} {row['stop_rate']:6.1%}  "
+            f"{row['words']:5.1f}"
         )
     gain = metrics["gold_reward"] - metrics["sft_gold_reward"]
     print(f"\ngold reward gained by PPO over SFT: {gain:+.2f} [{low:+.2f}, {high:+.2f}]")

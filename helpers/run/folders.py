@@ -1,5 +1,8 @@
 """The names of stages and notebooks, and where a run keeps what."""
 
+import tempfile
+from pathlib import Path
+
 STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
 NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
 # The checkpoints that a stage starts from; "base" is 0-Pretrain's, or weights from elsewhere. The
@@ -12,3 +15,16 @@ def default_out(preset: str, track: str, seed: int, source: str = "embedded") ->
     """The run folder, relative to the repository, when none is named."""
     rows = "" if source == "embedded" else f"-{source}"
     return f"runs/{preset}-{track}{rows}-seed{seed}"
+
+
+def make_run_folder(out: Path) -> None:
+    """Create a run folder. Raises ValueError, in one line, where nothing can be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"nothing can be written to the run folder {out} ({reason}): name another with --out "
+            "or RLHF_OUT"
+        ) from None

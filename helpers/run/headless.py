@@ -18,10 +18,10 @@ from pathlib import Path
 from helpers.engine.files import OUT_OF_TIME, ROOT, write_json
 from helpers.engine.hardware import choose_device
 from helpers.engine.parser import Parser
-from helpers.run.folders import NOTEBOOKS, default_out
+from helpers.run.folders import NOTEBOOKS, PARENTS, default_out, make_run_folder
 from helpers.run.notebook import CellFailure, run_notebook, write_notebook
-from helpers.run.options import add_settings
-from helpers.run.presets import choose_preset
+from helpers.run.options import add_settings, as_options
+from helpers.run.presets import choose_init, choose_preset
 from helpers.run.progress import Display
 from helpers.run.report import ReportError, final_table, read_metrics
 from helpers.run.report_page import write_report
@@ -47,7 +47,6 @@ def run_course(settings: Settings, out: Path, stages: Sequence[str], notebooks: 
 
     Raises CellFailure, ReportError, KeyboardInterrupt.
     """
-    out.mkdir(parents=True, exist_ok=True)
     for stale in ("report.json", "report.html"):
         (out / stale).unlink(missing_ok=True)
     display = Display(settings.preset, settings.track, settings.source, stages)
@@ -86,6 +85,15 @@ def run_stage(
         write_json(metrics, {**read_metrics(out)[stage], "seconds": round(seconds, 1)})
 
 
+def chosen(settings: Settings) -> dict:
+    """The settings that differ from their defaults, by name."""
+    values = {name: getattr(settings, name) for name in PASSED_ON}
+    values["out"] = shown(Path(settings.out))
+    if settings.stop_after is not None:
+        values["stop_after"] = f"{settings.stop_after:.0f}s"
+    return {name: v for name, v in values.items() if v != getattr(Settings, name)}
+
+
 def shown(path: Path) -> str:
     """A path relative to the current folder, if it lies below."""
     path, here = path.resolve(), Path.cwd()
@@ -120,7 +128,28 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     if missing:
         parser.error(f"no {', '.join(missing)} in {args.notebooks}")
     out = settings.out or ROOT / default_out(preset, settings.track, settings.seed, settings.source)
-    return args, replace(settings, preset=preset, out=str(Path(out).resolve()))
+    settings = replace(settings, preset=preset, out=str(Path(out).resolve()))
+    try:
+        make_run_folder(Path(settings.out))
+        check_order(args.stages, settings)
+    except ValueError as error:
+        parser.error(str(error))
+    return args, settings
+
+
+def check_order(stages: Sequence[str], settings: Settings) -> None:
+    """Raise ValueError if a stage needs another one that is neither named nor done."""
+    init = choose_init(settings.init, settings.preset, settings.track, settings.source)
+    done = {path.name for path in Path(settings.out).glob("checkpoints/*")}
+    for stage in stages:
+        needed = ["pretrain" if parent == "base" else parent for parent in PARENTS[stage]]
+        for parent in needed:
+            if parent not in done and (parent != "pretrain" or init == "pretrain"):
+                raise ValueError(
+                    f"{NOTEBOOKS[stage]} needs the checkpoint of {NOTEBOOKS[parent]}, which "
+                    f"{shown(Path(settings.out))} lacks: name {parent} among the --stages too"
+                )
+        done.add(stage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,8 +173,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        left = [stage for stage in args.stages if stage not in read_metrics(out)]
+        again = f"python -m helpers course {' '.join(as_options(chosen(settings)))}"
         print(
-            "\nStopped. The results of earlier notebooks stay; --stages continues from there.",
+            f"\nStopped. The results of earlier notebooks stay. To continue from there:\n"
+            f"{again} --stages {','.join(left or args.stages)}",
             file=sys.stderr,
         )
         return 130

@@ -1,5 +1,6 @@
 """Progress of several notebooks, with the time that is left."""
 
+import re
 import shutil
 import sys
 import time
@@ -35,16 +36,21 @@ class Display:
         self.stage = stage
         self.started = self.printed = time.perf_counter()
 
-    def left(self, seconds: float) -> float | None:
-        """Seconds left once the running notebook has run for `seconds`; None while unknown."""
+    def left(self, seconds: float, line: str = "") -> float | None:
+        """Seconds left once the running notebook has run for `seconds`; None while unknown. line:
+        the last line it printed, in which a training loop says how long it still takes.
+        """
+        in_line = re.search(r"(\d+)s left\]", line)
+        in_line = float(in_line[1]) if in_line else 0.0
         if not self.done and not self.known:
             return None
         speed = 1.0  # of this machine, from the notebooks that are done
         if self.done:
             speed = sum(self.done.values()) / sum(self.expected[stage] for stage in self.done)
         ahead = {s: speed * self.expected[s] for s in self.expected if s not in self.done}
-        running = ahead.pop(self.stage, 0.0) - seconds
-        return max(running, 0.0) + sum(ahead.values())
+        running = ahead.pop(self.stage, 0.0)
+        late = max(1.0, seconds / running) if running else 1.0  # slower than expected: the rest too
+        return max(running - seconds, in_line) + late * sum(ahead.values())
 
     def tick(self, progress: Progress) -> None:
         """Show where the running notebook is (called a few times per second)."""
@@ -53,7 +59,7 @@ class Display:
             return
         self.printed = now
         place = f"cell {progress.number}/{progress.total}  {duration(progress.seconds)}"
-        left = self.left(progress.seconds)
+        left = self.left(progress.seconds, progress.line)
         eta = "" if left is None else f"  ETA {duration(left)}"
         line = f"  | {progress.line}" if progress.line else ""
         self.show(f"{self.head(progress.notebook)} {place}{eta}{line}"[:160], live=True)

@@ -101,6 +101,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
 CHOICES = dict(preset=PRESETS, track=TRACKS, source=SOURCES, adapter=ADAPTERS, dtype=DTYPES)
 TIMES = ("stop_after", "save_every")
 LEAST = {"seed": 0, "threads": 1, "save_steps": 0, "steps": 0}  # of whole numbers
+MOST = 2**32 - 2  # a larger seed is too large for numpy's generator
+PATHS = ("out", "data_dir", "shards")  # relative ones: to the folder where the program starts
 
 
 def value_of(value: Any, name: str, label: str) -> Any:
@@ -109,6 +111,8 @@ def value_of(value: Any, name: str, label: str) -> Any:
         return seconds_of(value, label) if isinstance(value, str) else value
     if name in LEAST:
         return whole_number(str(value), label, LEAST[name])
+    if name in PATHS:
+        return str(Path(value).expanduser().absolute())
     if name in CHOICES:
         choices, value = CHOICES[name], str(value).strip().lower()
         if value not in choices:
@@ -138,6 +142,8 @@ def whole_number(text: str, name: str, least: int) -> int:
     """A whole number from text, at least `least`. Raises SettingsError otherwise."""
     if not text.strip().isdecimal() or int(text) < least:
         raise SettingsError(f"{name} {text!r}: must be a whole number, {least} or more")
+    if int(text) > MOST:
+        raise SettingsError(f"{name} {text!r}: must be a whole number, {MOST} or less")
     return int(text)
 
 
@@ -158,4 +164,4 @@ def seconds_of(text: str, name: str) -> float:
 
 def data_folder(settings: Settings) -> Path | None:
     """The folder with rows, or None."""
-    return Path(settings.data_dir).expanduser() if settings.data_dir else None
+    return Path(settings.data_dir) if settings.data_dir else None

@@ -17,7 +17,7 @@ from helpers.config import AdapterConfig
 from helpers.engine.files import ROOT
 from helpers.engine.hardware import choose_device, choose_dtype, choose_threads, keep_freed_memory
 from helpers.run.course import PRETRAINED, Course
-from helpers.run.folders import STAGES, default_out
+from helpers.run.folders import STAGES, default_out, make_run_folder
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
 from helpers.run.session import (
     find_platform,
@@ -38,11 +38,12 @@ def setup(notebook: str, **options: Any) -> Course:
     """
     if notebook not in STAGES:
         raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")
-    os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
     settings, hosted_by = read_settings(options), find_platform()
+    os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
     require_packages(hosted_by, settings.source, settings.track)
     quiet_libraries()
     course = make_course(notebook, settings, hosted_by)
+    make_run_folder(course.out)
     torch.set_num_threads(course.threads)
     keep_freed_memory()
     if course.device.type == "cuda" and course.stage != "ppo":  # whose ratio must start at 1
