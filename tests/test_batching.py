@@ -24,6 +24,13 @@ def test_pads_go_where_they_are_told(pad, ids, mask):
         pad([], 0)
 
 
+def test_the_width_is_rounded_up_to_a_multiple():
+    ids, mask = right_pad([[5, 6, 7], [8]], pad_id=1, multiple=4)
+    assert ids.tolist() == [[5, 6, 7, 1], [8, 1, 1, 1]]
+    assert mask.sum(1).tolist() == [3, 1]
+    assert [right_pad([[5] * n], 1, multiple=4)[0].size(1) for n in (4, 5, 8)] == [4, 8, 8]
+
+
 def test_a_pad_id_inside_a_row_is_a_real_token():
     _, mask = right_pad([[1, 1, 5], [2]], pad_id=1)
     assert mask.tolist() == [[True, True, True], [True, False, False]]
@@ -64,6 +71,12 @@ def test_buckets_waste_little_and_come_shuffled():
     assert padded < 1.05 * sum(lengths)  # random batches: about 1.9
     means = [sum(lengths[i] for i in bucket) / len(bucket) for bucket in buckets]
     assert means != sorted(means)
+
+
+def test_rows_of_one_length_meet_others_each_time():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (length_buckets([7] * 40, 10, generator) for _ in range(2))
+    assert {frozenset(bucket) for bucket in first} != {frozenset(bucket) for bucket in second}
 
 
 def test_bucket_size_is_checked():

@@ -52,6 +52,13 @@ def test_a_prompt_without_facts_cannot_be_judged():
         judge(Prompt("POST: ..."), "text")
 
 
+def test_gold_is_known_where_the_facts_of_all_prompts_are():
+    bare = Prompt("POST: ... TL;DR:")
+    for prompts, known in (([PROMPT] * 2, True), ([PROMPT, bare], False), ([bare] * 2, False)):
+        responses = Responses(prompts, [], TEXTS[:2], [True, True])
+        assert responses.known == known == ("gold_reward" in responses.report())
+
+
 def test_responses_are_counted_by_hand():
     responses = Responses([PROMPT] * 4, [[1], [2], [3], [4]], TEXTS, [True, True, True, False])
     assert responses.gold.tolist() == [3.5, 1.0, 0.5, 0.0]

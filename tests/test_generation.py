@@ -185,7 +185,8 @@ def test_finished_rows_leave_the_batch_and_sampling_ends_with_the_last():
 
 
 def test_end_of_text_in_the_prompt_does_not_stop_the_response():
-    out = run(Scripted([[9, 5, 6]]), [[2, EOS]], max_new_tokens=2, use_cache=False)
+    asked = {"max_new_tokens": 2, "use_cache": False, "drop_every": 1}
+    out = run(Scripted([[9, 5, 6]]), [[2, EOS]], **asked)
     assert out.ids.tolist() == [[5, 6]] and not out.stopped.any()
 
 
@@ -225,6 +226,20 @@ def test_top_p_equals_transformers(p):
 
     logits = 3 * torch.randn(8, 50, generator=seeded())
     assert torch.equal(keep_top_p(logits, p), TopPLogitsWarper(p)(None, logits))
+
+
+def test_top_p_by_hand():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    for p, kept in ((0.4, 1), (0.6, 2), (0.9, 3), (0.96, 4), (1.0, 4)):
+        assert keep_top_p(logits, p).isfinite().sum() == kept
+    alike = torch.zeros(1, 4)  # the first two hold exactly half, so a third is one too many
+    assert keep_top_p(alike, 0.5).isfinite().sum() == 2
+
+
+def test_top_k_comes_before_top_p_as_in_transformers():
+    logits, u = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), torch.tensor([0.99])
+    assert next_token(logits, u, top_p=0.5).item() == 1  # the first two hold 0.7
+    assert next_token(logits, u, top_k=2, top_p=0.5).item() == 0  # of two the first holds 4 / 7
 
 
 def test_temperature_sharpens_and_zero_is_greedy():

@@ -13,7 +13,12 @@ from helpers import ppo
 from helpers.compare.samples import Sampler
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots
-from helpers.losses import missing_eos_scores
+from helpers.losses import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    missing_eos_scores,
+    token_logprobs,
+)
 from helpers.ppo import (
     KLController,
     check_first_minibatch,
@@ -26,7 +31,7 @@ from helpers.ppo import (
 )
 from helpers.records import Prompt
 from helpers.reward import score_responses
-from helpers.rollouts import Models, collect, with_advantages
+from helpers.rollouts import Models, collect, response_logits, response_values, with_advantages
 from helpers.rows.embedded import load_rows
 from helpers.stages import ppo as stage
 from tests.support.courses import course_in
@@ -107,6 +112,24 @@ def test_processes_that_cannot_share_evenly_are_refused(models, sizes, monkeypat
 
 def weights(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_minibatch_losses_compare_its_rows_with_the_rollout(models, moved, prompts, tokenizer):
+    """In the middle of an update, with ranges so narrow that both clips hold, each its own."""
+    config = replace(SETTINGS, clip_range=0.02, value_clip=0.005)
+    rollout, index = rollout_of(models, prompts[:12], tokenizer), torch.tensor([7, 2, 9])
+    losses = minibatch_losses(moved, rollout, index, config)
+    batch = rollout.batch.rows(index)
+    mask = batch.response_mask
+    logprobs = token_logprobs(response_logits(moved.policy, batch), batch.response)
+    values = response_values(moved.value, batch)
+    policy, clipped = clipped_policy_loss(
+        logprobs, rollout.logprobs[index], rollout.advantages[index], mask, 0.02
+    )
+    value = clipped_value_loss(values, rollout.values[index], rollout.returns[index], mask, 0.005)
+    assert losses["policy"].item() == pytest.approx(policy.item(), abs=1e-6)
+    assert losses["value"].item() == pytest.approx(value.item(), abs=1e-6)
+    assert losses["clip_fraction"].item() == clipped.item() > 0
 
 
 def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):

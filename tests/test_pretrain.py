@@ -1,6 +1,7 @@
 """Stage 0: documents as rows, what is measured, the first step by hand, shards."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from helpers.pretrain import (
     encode_documents,
     heldout_loss,
     next_token_loss,
+    sinusoidal_start,
     train,
     trained_tokens,
 )
@@ -36,6 +38,17 @@ def some_rows(number: int = 30) -> list[list[int]]:
 
 
 # ---------------------------------------------------------------- rows
+
+
+def test_positions_start_as_waves_of_gpt2s_size():
+    model = GPT(CONFIG)
+    sinusoidal_start(model)
+    rates = [32 ** -(2 * i / 16) for i in range(8)]
+    for position, row in enumerate(model.wpe.weight.tolist()):
+        waves = [wave(position * rate) for wave in (math.sin, math.cos) for rate in rates]
+        assert row == pytest.approx([0.02 * math.sqrt(2) * wave for wave in waves], abs=1e-6)
+    assert model.wpe.weight.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-4)
+    assert model.wpe.weight.requires_grad
 
 
 def test_documents_end_with_the_end_of_text_and_long_ones_go_on_in_the_next_row(tokenizer):

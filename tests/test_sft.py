@@ -36,6 +36,15 @@ def test_demonstrations_are_encoded_as_they_will_be_sampled(tokenizer):
         assert row == [*both, tokenizer.eos_id]
 
 
+def test_a_word_that_goes_on_in_the_completion_is_not_merged(tokenizer):
+    """When sampling the prompt's tokens are given, so a completion cannot join the last of them."""
+    halves = Demonstration("my sis", "ter")
+    row, prompt = encode_demonstration(halves, tokenizer, 256)
+    assert row == [*tokenizer.encode("my sis"), *tokenizer.encode("ter"), tokenizer.eos_id]
+    assert prompt == len(tokenizer.encode("my sis"))
+    assert row[:-1] != tokenizer.encode("my sister")
+
+
 def test_a_demonstration_that_is_too_long_is_one_line(tokenizer):
     demonstration = Demonstration("Post. TL;DR:", " word" * 30)
     length = len(encode_demonstration(demonstration, tokenizer, 1000)[0])

@@ -21,6 +21,7 @@ NASTY = [
     "\0\0a\0",
     " " * 500 + "x" + " " * 300,
     "\t\t \n \n x  ",
+    "my  sister   said",  # the last blank belongs to the word
     "\x0b\x0c\x1c\x1f\x85\xa0\u1680\u180e\u2028\u3000\ufeff\u200b x",
     "don't I'LL we've 's 'S ſ's",
     "½ ² Ⅷ ٣ 1234567890 3.14",
