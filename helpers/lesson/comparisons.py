@@ -214,6 +214,11 @@ def scored_items(
     return sorted(comparisons, key=distance)
 
 
+def ending(text: str, most: int = 60) -> str:
+    """The last words of a text, in at most so many characters."""
+    return text if len(text) <= most else "..." + text[-most:].partition(" ")[2]
+
+
 def score_versions(
     model: RewardModel, tokenizer: Tokenizer, item: Prompt | Comparison
 ) -> dict[str, tuple[list[str], Tensor]]:
@@ -225,6 +230,6 @@ def score_versions(
         pieces, scores = score_by_token(model, tokenizer, item.prompt, text)
         known = isinstance(item, Prompt)
         gold = f"   gold {judge(item, text).reward:+.2f}" if known else ""
-        print(f"{name:18} score {scores[-1].item():+.2f}{gold}   {text[-60:]}")
+        print(f"{name:18} score {scores[-1].item():+.2f}{gold}   {ending(text)}")
         versions[name] = pieces, scores
     return versions

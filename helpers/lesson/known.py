@@ -5,12 +5,14 @@ known. For rows that people wrote a function shows what can be counted instead.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from data.draws import Draws
 from data.tldr.posts import draw_split_post
 from data.tldr.summaries import FILLERS, WRITER_SHARES, WRITERS, draw_plan, draw_summary, flawed
+from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
 from helpers.records import Demonstration, Document, Prompt
@@ -81,7 +83,13 @@ def gold_note(prompt: Prompt, text: str) -> str:
 def show_judged(prompt: Prompt, texts: Sequence[str]) -> None:
     """The gold reward of some responses, with what it counts, where one is known."""
     for text in texts:
-        print(judge(prompt, text) if prompt.facts else f"no gold reward is known: {text[:60]!r}")
+        print(verdict(prompt, text) if prompt.facts else f"no gold reward is known: {text[:60]!r}")
+
+
+def verdict(prompt: Prompt, text: str) -> Judged:
+    """The gold reward of a response and what it counts, with two decimals."""
+    judged = judge(prompt, text)
+    return replace(judged, reward=round(judged.reward, 2))
 
 
 def show_responses(named: Mapping[str, Responses], people: Sequence[Demonstration]) -> None:

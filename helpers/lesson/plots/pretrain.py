@@ -152,11 +152,11 @@ def loss_curves(curves: dict[str, list[float]], levels: dict[str, float | None])
     fig, axes = plt.subplots()
     for name, losses in curves.items():
         axes.plot(range(1, len(losses) + 1), losses, label=name, linewidth=1.4)
-    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
     for (name, level), colour in zip(levels.items(), (GREY, GREEN, ORANGE, INK)):
         if level is not None:
             axes.axhline(level, color=colour, linestyle="--", linewidth=1)
-            axes.annotate(name, (1, level), fontsize=8, color=colour, **place)
+            axes.annotate(name, (1.01, level), color=colour, **beside)
     axes.set(xlabel="step", ylabel=NATS, ylim=(0, None))
     if len(curves) > 1:
         axes.legend(loc="upper center")

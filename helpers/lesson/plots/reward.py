@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, label_tokens
+from helpers.lesson.plots.core import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, label_tokens
 
 CHOSEN, REJECTED, GOLD = BLUE, ORANGE, GREEN
 KINDS = ("hallucinating", "questionless", "copying", "verbose", "mixed")
@@ -157,7 +157,8 @@ def calibration(
     sizes = [20 + count / 4 for count in counts]
     ax.scatter(promised, observed, sizes, color=CHOSEN, alpha=0.8, label="observed")
     if not math.isnan(true[0]):
-        ax.plot(promised, true, "_", color=GOLD, markersize=14, label="true agreement")
+        line = {"color": INK, "markersize": 18, "markeredgewidth": 2, "zorder": 3}
+        ax.plot(promised, true, "_", **line, label="true agreement")
     ax.set(xlabel="predicted probability of the pick", xlim=(0.48, 1.02))
     ax.set(ylabel="annotators agree", ylim=(0.3, 1.02))
     ax.legend(fontsize=8, loc="lower right")

@@ -16,6 +16,7 @@ from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 SENTENCE = (
+    "SUBREDDIT: r/relationships\n\nTITLE: Should I get a dog or replace the door?\n\n"
     "POST: My sister keeps borrowing my camera.\n\nCOMMENT: So your sister keeps borrowing your"
 )
 PROMPTS = {
