@@ -131,7 +131,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     settings = replace(settings, preset=preset, out=str(Path(out).resolve()))
     try:
         make_run_folder(Path(settings.out))
-        check_order(args.stages, settings)
+        if args.notebooks == ROOT:  # notebooks of one's own may need no checkpoints
+            check_order(args.stages, settings)
     except ValueError as error:
         parser.error(str(error))
     return args, settings
@@ -140,14 +141,15 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
 def check_order(stages: Sequence[str], settings: Settings) -> None:
     """Raise ValueError if a stage needs another one that is neither named nor done."""
     init = choose_init(settings.init, settings.preset, settings.track, settings.source)
-    done = {path.name for path in Path(settings.out).glob("checkpoints/*")}
+    out = Path(settings.out)
+    done = {path.name for path in out.glob("checkpoints/*")} | read_metrics(out).keys()
     for stage in stages:
         needed = ["pretrain" if parent == "base" else parent for parent in PARENTS[stage]]
         for parent in needed:
             if parent not in done and (parent != "pretrain" or init == "pretrain"):
                 raise ValueError(
                     f"{NOTEBOOKS[stage]} needs the checkpoint of {NOTEBOOKS[parent]}, which "
-                    f"{shown(Path(settings.out))} lacks: name {parent} among the --stages too"
+                    f"{shown(out)} lacks: name {parent} among the --stages too"
                 )
         done.add(stage)
 

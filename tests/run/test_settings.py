@@ -24,7 +24,7 @@ VARIABLES = {  # setting: the text of its variable, the value that it becomes, a
     "preset": ("smoke", "smoke", "cpu"),
     "track": ("sentiment", "sentiment", "tldr"),
     "seed": ("3", 3, 0),
-    "out": ("runs/mine", "runs/mine", "elsewhere"),
+    "out": ("/runs/mine", "/runs/mine", "/elsewhere"),
     "source": ("hub", "hub", "embedded"),
     "data_dir": ("/rows", "/rows", "/other"),
     "init": ("gpt2", "gpt2", "pretrain"),
@@ -147,6 +147,7 @@ def test_impossible_times(text):
         ("seed", "-1", "seed '-1': must be a whole number, 0 or more"),
         ("seed", "1.5", "seed '1.5': must be a whole number"),
         ("seed", "two", "seed 'two': must be a whole number"),
+        ("seed", "9" * 20, "seed '9+': must be a whole number, 4294967294 or less"),
         ("threads", "0", "threads '0': must be a whole number, 1 or more"),
         ("steps", "-3", "steps '-3': must be a whole number, 0 or more"),
         ("sed", "1", "no setting 'sed'; did you mean seed?"),
@@ -157,6 +158,14 @@ def test_a_bad_setting_is_one_line(name, value, says):
     with pytest.raises(SettingsError, match=says) as error:
         read_settings({name: value})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["out", "data_dir", "shards"])
+def test_a_relative_path_is_that_of_the_current_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert getattr(read_settings({name: "a/b"}), name) == str(tmp_path / "a" / "b")
+    assert getattr(read_settings({name: "~/b"}), name) == str(tmp_path / "home" / "b")
 
 
 @pytest.mark.parametrize("variable, value", [("RLHF_TRACK", "imdb"), ("RLHF_SEED", "x")])
@@ -185,7 +194,7 @@ def test_every_setting_is_an_option(monkeypatch):
     assert parsed("--compile", "--no-resume") == Settings(compile=True, resume=False)
     assert FLAGS == {"resume", "checkpointing", "compile", "hand_over"}
     monkeypatch.setenv("RLHF_SEED", "3")
-    assert parsed("--steps", "5", "--shards", "x") == Settings(seed=3, steps=5, shards="x")
+    assert parsed("--steps", "5", "--shards", "/x") == Settings(seed=3, steps=5, shards="/x")
 
 
 def test_a_command_line_comes_back(monkeypatch):

@@ -340,6 +340,39 @@ def test_course_from_end_to_end(toys, capsys):
     assert not (out / "report.json").exists()
 
 
+def test_a_stage_that_lacks_an_earlier_one_is_refused_at_once(tmp_path, capsys):
+    for stages, says in (
+        ("ppo", "3-PPO needs the checkpoint of 1-SFT, which .* lacks: name sft among"),
+        ("sft,ppo", "1-SFT needs the checkpoint of 0-Pretrain"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            course.main(["--preset", "smoke", "--out", str(tmp_path), "--stages", stages])
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert re.search(says, error) and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside"])
+def test_a_run_folder_that_cannot_be_written_is_one_line(place, toys, capsys):
+    (toys / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        course.main(["--out", str(toys / place), "--notebooks", str(toys)])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "nothing can be written to the run folder" in error and error.count("\n") == 1
+
+
+def test_the_time_left_follows_a_slow_notebook_and_its_training_line():
+    display = progress.Display("cpu", "tldr", "embedded", tuple(NOTEBOOKS))
+    display.start("pretrain")
+    expected = progress.EXPECTED["cpu"]
+    others = sum(expected.values()) - expected["pretrain"]
+    assert display.left(2 * expected["pretrain"]) == 2 * others
+    line = "pretrain  10/1000  loss 7.1  [10s, 990s left]"
+    assert display.left(10, line) == 990 + others
+
+
 def test_the_time_left_depends_on_track_and_source():
     stages = tuple(NOTEBOOKS)
 
