@@ -4,6 +4,7 @@ from helpers.compare.hellaswag import hellaswag, load_hellaswag
 from helpers.model import GPT
 from helpers.rows.tracks import SourceError
 from helpers.run.course import Course
+from helpers.run.settings import data_folder
 
 
 def hellaswag_score(course: Course, model: GPT) -> dict[str, float]:
@@ -13,7 +14,7 @@ def hellaswag_score(course: Course, model: GPT) -> dict[str, float]:
         return {}
     try:
         limit = 100 if course.preset == "smoke" else 1000
-        questions, report = load_hellaswag(course.source, limit, course.data_dir)
+        questions, report = load_hellaswag(course.source, limit, data_folder(course.settings))
     except SourceError as error:  # a folder without these rows
         print(f"skipped: {error}")
         return {}

@@ -10,6 +10,7 @@ from data.tldr.gold import gold
 from data.tldr.posts import Facts
 from data.worlds import gold as gold_of_world
 from helpers.evaluation import judge
+from helpers.lesson.completions import summary_versions
 from helpers.lesson.plots.sft import judged_words
 from helpers.lesson.widgets import ppo, pretrain, reward, sft
 from helpers.model import GPT, GPTConfig, RewardModel
@@ -229,7 +230,7 @@ def test_real_pairs_have_neither_kind_nor_probability():
 
 def test_summary_versions_have_the_flaws_they_are_called_by(prompts):
     for prompt in prompts:
-        versions = reward.summary_versions(prompt)
+        versions = summary_versions(prompt)
         flaws = {name: judge(prompt, text).flaws for name, text in versions.items()}
         assert not any(flaws["good"].values()) and not any(flaws["padded out"].values())
         assert flaws["a fact invented"]["hallucination"] and flaws["small talk copied"]["copying"]

@@ -91,7 +91,7 @@ def track(request, tmp_path, monkeypatch):
 def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
     pretrain = run_cells(ROOT / "0-Pretrain.ipynb")
     printed = capsys.readouterr().out
-    assert pretrain["floor"] is None and not pretrain["known_world"]
+    assert pretrain["floor"] is None
     assert "bits per byte" in printed
     metrics = json.loads((tmp_path / "run/metrics/pretrain.json").read_text())
     assert metrics["source"] == "local" and "entropy_floor" not in metrics
