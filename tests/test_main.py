@@ -94,6 +94,6 @@ def test_a_stage_refuses_a_bad_value_in_one_line(capsys):
 
 def test_it_is_a_program():
     command = [sys.executable, "-m", "helpers", "pretrian"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     says = "python -m helpers: no command 'pretrian'; did you mean pretrain?\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)

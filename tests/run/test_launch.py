@@ -252,7 +252,7 @@ def interrupted(run_folder, act) -> tuple[int, str]:
         try:
             wait_for_lines(2, run_folder / "logs" / "pretrain.jsonl")
             act(process)
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=240)
         finally:
             process.kill()
     return process.returncode, printed
