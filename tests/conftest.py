@@ -13,6 +13,11 @@ torch.set_num_threads(1)  # small tensors: a second thread costs more than it gi
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks' chains first: they take minutes, and nothing else should wait for them."""
+    items.sort(key=lambda item: "notebooks" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

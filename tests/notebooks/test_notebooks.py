@@ -4,16 +4,13 @@ chain.
 
 import json
 import math
-import os
-import re
-import subprocess
-import sys
 
 import pytest
 
 from helpers.engine.files import ROOT
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.report import IDENTITY, required
+from tests.support.smoke_runs import report_in, run_smoke
 from tools import hygiene
 from tools.notebooks import check, setup_cell
 
@@ -41,36 +38,19 @@ def test_room_for_widgets_and_exercises(stage):
     """At least two explorers (cells tagged "widget") and four exercises with a check (tagged
     "exercise").
     """
-    tags = [
-        tag
-        for cell in json.loads(PATHS[stage].read_text(encoding="utf-8"))["cells"]
-        for tag in cell["metadata"].get("tags", [])
-    ]
+    cells = json.loads(PATHS[stage].read_text(encoding="utf-8"))["cells"]
+    tags = [tag for cell in cells for tag in cell["metadata"].get("tags", [])]
     assert tags.count("widget") >= 2 and tags.count("exercise") >= 4
 
 
 # --- the chain
 
 
-def run(track, out, *command):
-    """What a command prints under the smoke preset."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
-    options = ["--preset", "smoke", "--track", track, "--seed", "0", "--out", str(out)]
-    command = [sys.executable, "-m", *command, *options]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
-
-
-def report_in(out):
-    return json.loads((out / "report.json").read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """(run folder, report, printed text) of the course on its default track, once for all tests."""
     out = tmp_path_factory.mktemp("course") / "smoke"
-    printed = run("tldr", out, "helpers", "course")
+    printed = run_smoke("tldr", out, "helpers", "course")
     return out, report_in(out), printed
 
 
@@ -90,23 +70,14 @@ def test_the_report_is_complete(chain):
     assert list((out / "figures").glob("*.png"))
 
 
-def test_pretraining_learns(chain):
+@pytest.mark.parametrize(("stage", "share"), [("pretrain", 0.6), ("sft", 0.4)])
+def test_the_language_model_learns(chain, stage, share):
+    """From ln V towards the floor, never below it."""
     out, report, _ = chain
-    vocabulary = json.loads((out / "checkpoints" / "pretrain" / "config.json").read_text())[
-        "vocab_size"
-    ]
-    loss, floor = report["pretrain"]["heldout_loss"], report["pretrain"]["entropy_floor"]
-    assert floor - 0.01 < loss < 0.6 * math.log(vocabulary), (
-        "from ln V towards the floor, never below it"
-    )
-
-
-def test_sft_learns(chain):
-    out, report, _ = chain
-    vocabulary = json.loads((out / "checkpoints" / "sft" / "config.json").read_text())["vocab_size"]
-    loss, floor = report["sft"]["heldout_loss"], report["sft"]["entropy_floor"]
-    assert floor - 0.01 < loss < 0.4 * math.log(vocabulary)
-    assert report["sft"]["stop_rate"] > 0.5
+    config = json.loads((out / "checkpoints" / stage / "config.json").read_text())
+    loss, floor = report[stage]["heldout_loss"], report[stage]["entropy_floor"]
+    assert floor - 0.01 < loss < share * math.log(config["vocab_size"])
+    assert stage == "pretrain" or report["sft"]["stop_rate"] > 0.5
 
 
 def test_the_reward_model_beats_chance(report):
@@ -145,9 +116,8 @@ def test_checkpoints_open_in_transformers(chain, stage):
     tokens = AutoTokenizer.from_pretrained(folder)("TITLE: a dog", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = model(tokens).logits
-    assert torch.isfinite(logits).all() and logits.shape[-1] == (
-        1 if stage == "reward" else model.config.vocab_size
-    )
+    width = 1 if stage == "reward" else model.config.vocab_size
+    assert torch.isfinite(logits).all() and logits.shape[-1] == width
 
 
 def test_executed_copies_are_tidy(chain):
@@ -157,25 +127,3 @@ def test_executed_copies_are_tidy(chain):
     for notebook in NOTEBOOKS.values():
         found = hygiene.problems(chain[0] / "notebooks" / f"{notebook}.ipynb", setup_cell(notebook))
         assert [line for line in found if "differs between machines" not in line] == []
-
-
-def test_another_track_runs_through_the_same_notebooks(tmp_path):
-    """Film reviews. Two processes train its reward model, as on two GPUs, and the notebook resumes
-    from what they have learned.
-    """
-    out = tmp_path / "smoke"
-    run("sentiment", out, "helpers", "course", "--stages", "pretrain,sft")
-    run("sentiment", out, "helpers", "launch", "reward", "--processes", "2", "--hand-over")
-    printed = run("sentiment", out, "helpers", "course", "--stages", "reward,ppo")
-    assert re.search(
-        r"going on after step (\d+) of \1\b",
-        (out / "notebooks/2-RM-Training.ipynb").read_text("utf-8"),
-    )
-    report = report_in(out)
-    assert (report["track"], report["source"]) == ("sentiment", "embedded")
-    for stage in ("pretrain", "sft"):
-        assert report[stage]["entropy_floor"] - 0.01 < report[stage]["heldout_loss"] < 2.5
-    assert (
-        0.5 < report["reward"]["accuracy"] < report["reward"]["bayes_accuracy"]
-        and "broken" in printed
-    )

@@ -1,0 +1,23 @@
+"""The chain of notebooks on film reviews, in a file of its own: it takes as long as the first."""
+
+import re
+
+from tests.support.smoke_runs import report_in, run_smoke
+
+
+def test_another_track_runs_through_the_same_notebooks(tmp_path):
+    """Film reviews. Two processes train its reward model, as on two GPUs, and the notebook resumes
+    from what they have learned.
+    """
+    out = tmp_path / "smoke"
+    run_smoke("sentiment", out, "helpers", "course", "--stages", "pretrain,sft")
+    run_smoke("sentiment", out, "helpers", "launch", "reward", "--processes", "2", "--hand-over")
+    printed = run_smoke("sentiment", out, "helpers", "course", "--stages", "reward,ppo")
+    notebook = (out / "notebooks/2-RM-Training.ipynb").read_text("utf-8")
+    assert re.search(r"going on after step (\d+) of \1\b", notebook)
+    report = report_in(out)
+    assert (report["track"], report["source"]) == ("sentiment", "embedded")
+    for stage in ("pretrain", "sft"):
+        assert report[stage]["entropy_floor"] - 0.01 < report[stage]["heldout_loss"] < 2.5
+    assert 0.5 < report["reward"]["accuracy"] < report["reward"]["bayes_accuracy"]
+    assert "broken" in printed
