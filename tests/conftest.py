@@ -1,15 +1,20 @@
 """What all tests share: the repository's folder, a fixed seed, and no way out to the network."""
 
+import os
 import random
 import signal
 import socket
 import sys
 from pathlib import Path
 
+# One thread in tests and in the processes they start: small tensors gain nothing from a second
+# one, and two workers with two threads each wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
-torch.set_num_threads(1)  # small tensors: a second thread costs more than it gives
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 
 

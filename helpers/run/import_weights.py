@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = args.file.name
     try:
         if not args.file.is_file():
-            raise WeightsError(f"no file {args.file}")
+            raise WeightsError(f"there is no file {args.file}")
         tokenizer = load_gpt2_tokenizer(data_dir=data_folder(read_settings()))
         model = add_pad(load_nanogpt(args.file, args.heads), tokenizer, args.file)
         origin = {"init": name, "source": name, "revision": f"sha256:{sha256(args.file)}"}
