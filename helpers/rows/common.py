@@ -106,16 +106,19 @@ def completion(text: str) -> str:
 
 
 def prompt(text: str, limits: Limits) -> Prompt:
+    """A prompt that leaves room for a response."""
     limits.check(text)
     return Prompt(text)
 
 
 def demonstration(text: str, answer: str, limits: Limits) -> Demonstration:
+    """A prompt and its completion, which fit the context together."""
     limits.check(text, answer)
     return Demonstration(text, answer)
 
 
 def comparison(text: str, chosen: str, rejected: str, limits: Limits) -> Comparison:
+    """A prompt and two different completions, each of which fits the context with it."""
     if chosen == rejected:
         raise Unusable("chosen equals rejected")
     limits.check(text, chosen, rejected)

@@ -20,10 +20,12 @@ def alpaca_key(row: dict) -> str:
 
 
 def alpaca_prompt(row: dict, limits: Limits) -> Prompt:
+    """A request in the assistant's template."""
     return common.prompt(ASSISTANT.format(request=alpaca_key(row)), limits)
 
 
 def alpaca_demonstration(row: dict, limits: Limits) -> Demonstration:
+    """A request and its answer."""
     prompt = alpaca_prompt(row, limits).prompt
     return common.demonstration(prompt, completion(field(row, "output")), limits)
 
@@ -51,6 +53,7 @@ def instruct_key(row: dict) -> str:
 
 
 def instruct_prompt(row: dict, limits: Limits) -> Prompt:
+    """A request in the template of instructions."""
     return common.prompt(INSTRUCT.format(request=instruct_key(row)), limits)
 
 
@@ -61,6 +64,7 @@ def instruct_demonstration(row: dict, limits: Limits) -> Demonstration:
 
 
 def instruct_comparison(row: dict, limits: Limits) -> Comparison:
+    """A request and its two answers."""
     return two_answers(INSTRUCT.format(request=instruct_key(row)), row, limits)
 
 

@@ -32,10 +32,12 @@ def parts(row: dict, limits: Limits) -> tuple[str, str]:
 
 
 def demonstration(row: dict, limits: Limits) -> Demonstration:
+    """The beginning of a sentence and the rest of it."""
     return Demonstration(*parts(row, limits))
 
 
 def prompt(row: dict, limits: Limits) -> Prompt:
+    """The beginning of a sentence."""
     return Prompt(parts(row, limits)[0])
 
 

@@ -88,7 +88,7 @@ def response_figure(tokens: Sequence[str], panels: Mapping[str, Mapping[str, Ten
                 ax.bar(places, numbers.tolist(), color=colours)
             else:
                 ax.plot(places, numbers.tolist(), marker="o", ms=3, label=label)
-                ax.legend(fontsize=8, ncols=len(series), loc="lower left", bbox_to_anchor=(0, 1.0))
+                ax.legend(fontsize=8, ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1.0))
         ax.axhline(0, color="#999", lw=0.8)
         ax.set_title(title, fontsize=9.5)
     label_tokens(axes[-1, 0], tokens)
