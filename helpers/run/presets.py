@@ -35,10 +35,10 @@ EMBEDDED: dict[str, Differences] = {  # of a track
     "instruct": ADVICE,
 }
 SMOKE: Differences = {  # on top, on every embedded world
-    "pretrain": dict(documents=7_200),
-    "sft": dict(demonstrations=4_000, eval_prompts=200),
-    "reward": dict(comparisons=2_400, batch_size=16, eval_prompts=64, best_of=4),
-    "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=400),
+    "pretrain": dict(documents=7_200, epochs=1.0),
+    "sft": dict(demonstrations=4_000, eval_prompts=100),
+    "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
+    "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=200),
 }
 
 # ---------------------------------------------------------------- real rows: two cores
