@@ -1,7 +1,7 @@
 """`python -m benchmarks`: ours against peers, side by side in one run; see benchmarks/bench.json.
 
     --with-trl     also against TRL, in an environment of its own (.venv-trl, made when it is not
-                   there; or the python that RLHF_TRL_PYTHON names)
+                   there; or the python that TRL_PYTHON names)
     --rounds 9     turns of each way, in three processes
     --threads 1    per process; with one thread CPU time and wall time mean the same when nothing
                    else runs
@@ -45,7 +45,7 @@ def trl_python(make: bool) -> str | None:
     """The python of TRL's environment; made first if it is asked for and missing. None: do
     without.
     """
-    named = os.environ.get("RLHF_TRL_PYTHON")
+    named = os.environ.get("TRL_PYTHON")
     if named:
         return named
     folder = ROOT / ".venv-trl"

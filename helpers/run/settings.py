@@ -64,20 +64,24 @@ class Settings:
 def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     """The settings. options: by field name, as texts or values; None counts as not given.
 
-    Raises SettingsError, with the nearest valid name or the values to choose from.
+    Raises SettingsError, with the nearest valid name or the values to choose from; also for a
+    variable RLHF_... that is no setting.
     """
     known = {field.name: field for field in fields(Settings) if field.metadata}
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given:
         if name not in known:
             raise SettingsError(f"no setting {name!r}{nearest(name, known)}")
+    variables = {f"RLHF_{name.upper()}": name for name in known if known[name].metadata["variable"]}
+    for variable in sorted(os.environ):
+        if variable.startswith("RLHF_") and variable not in variables:
+            raise SettingsError(f"no variable {variable}{instead_of(variable, known, variables)}")
     values: dict[str, Any] = {}
-    for name, field_ in known.items():
-        variable = f"RLHF_{name.upper()}"
-        if name in given:
-            values[name] = value_of(given[name], name, label=name)
-        elif field_.metadata["variable"] and os.environ.get(variable, "").strip():
-            values[name] = value_of(os.environ[variable].strip(), name, label=variable)
+    for variable, name in variables.items():
+        if text := os.environ.get(variable, "").strip():
+            values[name] = value_of(text, name, label=variable)
+    for name, value in given.items():
+        values[name] = value_of(value, name, label=name)
     if "threads" not in values and os.environ.get("OMP_NUM_THREADS", "").strip():
         values["threads"] = value_of(os.environ["OMP_NUM_THREADS"], "threads", "OMP_NUM_THREADS")
     if "source" not in values and values.get("data_dir"):
@@ -128,6 +132,15 @@ def nearest(name: str, valid: Any) -> str:
     """ "; did you mean ...?", if a valid name is close."""
     close = difflib.get_close_matches(name, list(valid), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def instead_of(variable: str, known: Any, variables: Mapping[str, str]) -> str:
+    """What to use in place of a variable that does not exist."""
+    name = variable.removeprefix("RLHF_").lower()
+    if name in known:
+        return f"; there is an option, --{name.replace('_', '-')}"
+    close = difflib.get_close_matches(name, list(variables.values()), n=1)
+    return f"; did you mean RLHF_{close[0].upper()}?" if close else ""
 
 
 def yes_or_no(value: Any, name: str) -> bool:

@@ -79,7 +79,9 @@ def test_an_option_wins_over_its_variable_over_the_default(name, monkeypatch):
 @pytest.mark.parametrize("name", sorted(FIELDS.keys() - VARIABLES.keys()))
 def test_the_others_are_options_alone(name, monkeypatch):
     monkeypatch.setenv(f"RLHF_{name.upper()}", "1")
-    assert getattr(read_settings(), name) == FIELDS[name].default
+    option = f"--{name.replace('_', '-')}"
+    with pytest.raises(SettingsError, match=f"^no variable .*; there is an option, {option}$"):
+        read_settings()
 
 
 def test_a_folder_with_rows_is_the_source(monkeypatch):
@@ -232,9 +234,6 @@ def test_another_process_gets_the_same_settings(monkeypatch):
     assert as_environment(Settings()).keys() == {"RLHF_TRACK", "RLHF_SEED", "RLHF_SOURCE"}
 
 
-OF_BENCHMARKS = {"RLHF_TRL_PYTHON"}  # where TRL is installed: no setting of the course
-
-
 def files(*folders: str) -> dict[str, str]:
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in paths}
@@ -249,9 +248,23 @@ def test_nothing_outside_run_reads_a_setting_from_the_environment():
 
 def test_no_other_variable_is_named():
     """Nor in a message, which would tell the reader to set what nothing reads."""
-    known = NAMES | OF_BENCHMARKS | {"RLHF_NAME"}
+    known = NAMES | {"RLHF_NAME"}
     for name, text in files("helpers", "benchmarks").items():
         assert set(re.findall(r"RLHF_[A-Z_]*[A-Z]", text)) <= known, name
+
+
+@pytest.mark.parametrize(
+    "variable, says",
+    [
+        ("RLHF_PRESSET", "no variable RLHF_PRESSET; did you mean RLHF_PRESET?"),
+        ("RLHF_X", "no variable RLHF_X"),
+    ],
+)
+def test_an_unknown_variable_is_refused(monkeypatch, variable, says):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert str(refused.value) == says
 
 
 def test_openmp_threads_count_unless_ours_are_set(monkeypatch):
