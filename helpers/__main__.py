@@ -18,6 +18,8 @@ import difflib
 import importlib
 import sys
 
+from helpers.engine.parser import SettingsError
+
 # Module and function of each command. A module is imported only when its command runs.
 COMMANDS = {
     "course": ("helpers.run.headless", "main"),
@@ -36,7 +38,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Run a command; an unknown one prints one line and returns exit code 2."""
+    """Run a command; an unknown one, or a bad setting, prints one line and returns exit code 2."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
@@ -48,7 +50,11 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"python -m helpers: no command {name!r}; {hint}", file=sys.stderr)
         return 2
     module, function = COMMANDS[name]
-    return getattr(importlib.import_module(module), function)(rest)
+    try:
+        return getattr(importlib.import_module(module), function)(rest)
+    except SettingsError as error:
+        print(f"python -m helpers {name}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -89,7 +89,17 @@ def test_a_value_that_is_not_there_is_one_line(words, says, capsys):
 
 def test_a_stage_refuses_a_bad_value_in_one_line(capsys):
     code, _, err = run(capsys, "ppo", "--preset", "smok")
-    assert code == 1 and err.count("\n") == 1 and "did you mean smoke?" in err
+    assert code == 2 and err.count("\n") == 1 and "did you mean smoke?" in err
+
+
+@pytest.mark.parametrize("name", sorted(front.COMMANDS.keys() - {"fetch", "publish", "budget"}))
+def test_every_command_refuses_a_bad_variable_in_one_line(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RLHF_TRAK", "tldr")
+    (tmp_path / "a.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, name, *ARGUMENTS.get(name, []))
+    says = f"python -m helpers {name}: no variable RLHF_TRAK; did you mean RLHF_TRACK?\n"
+    assert (code, out, err) == (2, "", says)
 
 
 def test_it_is_a_program():

@@ -5,6 +5,10 @@ import difflib
 from collections.abc import Sequence
 
 
+class SettingsError(Exception):
+    """A setting that does not exist or has a value that can't be."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose error is one line, with the nearest valid option."""
 

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import ADAPTERS, SOURCES
+from helpers.engine.parser import SettingsError
 from helpers.rows.tracks import TRACKS
 from helpers.run.presets import PRESETS
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-class SettingsError(ValueError):
-    """A setting that does not exist or has a value that can't be."""
 
 
 def setting(text: str, variable: bool = False, **options: Any) -> Any:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.engine.files import ROOT
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, SettingsError
 from helpers.run.options import add_settings, as_options
 from helpers.run.settings import (
     Settings,
-    SettingsError,
     as_environment,
     data_folder,
     read_settings,

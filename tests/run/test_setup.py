@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.engine.files import plain, write_json, write_text
+from helpers.engine.parser import SettingsError
 from helpers.model import GPT, GPTConfig
 from helpers.run import session
 from helpers.run.checkpoints import load_stage
@@ -67,7 +68,7 @@ def test_default_run_folder(monkeypatch, capsys, root):
 )
 def test_bad_settings_are_named(monkeypatch, name, value, words):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((SettingsError, ValueError), match=words):
         setup("3-PPO")
 
 
@@ -170,7 +171,7 @@ def test_options_reach_the_course(tmp_path, monkeypatch):
     assert course.config.adapter == "qlora" and course.dtype == torch.bfloat16
     assert course.deadline == course.started + 90 and course.snapshots().every_steps == 7
     assert setup("2-RM-Training").config == load_config("reward", seed=1)
-    with pytest.raises(ValueError, match="no setting 'sed'; did you mean seed?"):
+    with pytest.raises(SettingsError, match="no setting 'sed'; did you mean seed?"):
         setup("3-PPO", sed=5)
 
 

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from helpers.engine.parser import SettingsError
 from helpers.engine.snapshots import ResumeError, Stopped
 from helpers.rows.shards import ShardError
 from helpers.rows.tracks import SourceError
@@ -69,8 +70,8 @@ def test_a_run_that_was_stopped_says_so_by_its_code(typed, ends, code):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_preset_that_does_not_exist_is_one_line(typed):
-    with pytest.raises(SystemExit, match="3-PPO: .*huge.*smoke"):
+def test_a_preset_that_does_not_exist_is_named(typed):
+    with pytest.raises(SettingsError, match="huge.*smoke"):
         typed(lambda course: None, "--preset", "huge")
 
 
