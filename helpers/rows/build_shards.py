@@ -246,9 +246,12 @@ def check_room(out: Path, tokens: int) -> None:
 
 
 def number_of(text: str) -> int:
-    """A number of tokens: 250k, 1.5M, 10B, or plain. Raises ValueError."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
-    return round(float(number) * UNITS[unit])
+    """A number of tokens: 250k, 1.5M, 10B, or plain. Raises ArgumentTypeError."""
+    unit = text[-1:] if text[-1:] in UNITS else ""
+    try:
+        return round(float(text.removesuffix(unit)) * UNITS[unit])
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 1.5M") from None
 
 
 def main(

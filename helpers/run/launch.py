@@ -157,9 +157,12 @@ def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
     device = choose_device(settings.device)
     if args.processes < 1:
         raise ValueError(f"--processes {args.processes}: must be 1 or more")
+    if args.max_restarts < 0:
+        raise ValueError(f"--max-restarts {args.max_restarts}: must be 0 or more")
     if device.type == "cuda" and 1 < gpus(device) < args.processes:
         raise ValueError(f"--processes {args.processes}: this machine has {gpus(device)} GPUs")
-    if args.max_restarts and ("--stop-after" in stage_options or settings.stop_after):
+    stops = any(option.startswith("--stop-after") for option in stage_options)
+    if args.max_restarts and (stops or settings.stop_after):
         raise ValueError("--stop-after with --max-restarts: a restart would reset the time")
     if args.with_parent:
         end_with_parent()

@@ -108,12 +108,16 @@ PATHS = ("out", "data_dir", "shards")  # relative ones: to the folder where the 
 
 def value_of(value: Any, name: str, label: str) -> Any:
     """A setting's value from text. Raises SettingsError, naming the setting by its label."""
+    if isinstance(value, str) and not value.strip():
+        raise SettingsError(f"{label}: must not be empty")
     if name in TIMES:
         return seconds_of(value, label) if isinstance(value, str) else value
     if name in LEAST:
         return whole_number(str(value), label, LEAST[name])
     if name in PATHS:
         return str(Path(value).expanduser().absolute())
+    if name == "init":
+        return weights_named(str(value))
     if name in CHOICES:
         choices, value = CHOICES[name], str(value).strip().lower()
         if value not in choices:
@@ -123,6 +127,13 @@ def value_of(value: Any, name: str, label: str) -> Any:
             )
         return value
     return yes_or_no(value, label) if isinstance(getattr(Settings, name), bool) else str(value)
+
+
+def weights_named(text: str) -> str:
+    """The absolute path, if the text is that of a file or folder that exists; a name as it is."""
+    path = Path(text).expanduser()
+    is_path = len(path.parts) > 1 or path.suffix == ".pt"
+    return str(path.absolute()) if is_path and path.exists() else text
 
 
 def nearest(name: str, valid: Any) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -343,8 +344,14 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("RLHF_DATA_DIR")
     with pytest.raises(SystemExit, match="RLHF_DATA_DIR is not set"):
         run(*FILE)
+
+
+def test_numbers_of_tokens():
     numbers = [number_of(text) for text in ("7", "250k", "1.5M", "10B")]
     assert numbers == [7, 250_000, 1_500_000, 10**10]
+    for text in ("", "k", "inf", "nan", "12x"):
+        with pytest.raises(ArgumentTypeError, match=f"^'{text}' is no number of tokens"):
+            number_of(text)
 
 
 def test_rows_without_texts_are_a_source_error(rows, tmp_path):

@@ -155,6 +155,8 @@ def test_processes_get_the_settings_of_the_course_and_the_time_that_is_left():
         (["ppo", "--processes", "0"], "--processes 0: must be 1 or more"),
         (["ppo", "--processes", "3"], "--processes 3: this machine has 2 GPUs"),
         (["ppo", "--max-restarts", "1", "--stop-after", "2h"], "a restart would reset the time"),
+        (["ppo", "--max-restarts", "1", "--stop-after=2h"], "a restart would reset the time"),
+        (["ppo", "--max-restarts", "-1"], "--max-restarts -1: must be 0 or more"),
     ],
 )
 def test_impossible_options_are_one_line(cuda, arguments, message):

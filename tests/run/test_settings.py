@@ -83,6 +83,21 @@ def test_the_others_are_options_alone(name, monkeypatch):
         read_settings()
 
 
+@pytest.mark.parametrize("name", ["out", "data_dir", "device", "init", "seed", "preset"])
+def test_an_empty_option_is_refused(name):
+    with pytest.raises(SettingsError, match=f"^{name}: must not be empty$"):
+        read_settings({name: " "})
+
+
+def test_weights_are_found_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/best.pt").touch()
+    assert read_settings({"init": "model/best.pt"}).init == str(tmp_path / "model/best.pt")
+    for name in ("gpt2", "model", "openai-community/gpt2", "none.pt"):
+        assert read_settings({"init": name}).init == name
+
+
 def test_a_folder_with_rows_is_the_source(monkeypatch):
     monkeypatch.setenv("RLHF_DATA_DIR", "~/rows")
     assert read_settings().source == "local"
