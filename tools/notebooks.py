@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.engine.files import ROOT
+from helpers.engine.parser import SettingsError
 from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
 from helpers.run.headless import kernel_env
 from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook
@@ -223,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return act(args)
-    except (LookupError, ValueError, FileNotFoundError, CellFailure) as error:
+    except (LookupError, ValueError, OSError, SettingsError, CellFailure) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

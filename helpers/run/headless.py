@@ -17,7 +17,7 @@ from pathlib import Path
 
 from helpers.engine.files import OUT_OF_TIME, ROOT, write_json
 from helpers.engine.hardware import choose_device
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, SettingsError
 from helpers.run.folders import NOTEBOOKS, PARENTS, default_out, make_run_folder
 from helpers.run.notebook import CellFailure, run_notebook, write_notebook
 from helpers.run.options import add_settings, as_options
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
         settings = read_settings({name: getattr(args, name) for name in PASSED_ON})
         device = choose_device(settings.device)
         preset = choose_preset(settings.preset, settings.source, device)[0]
-    except ValueError as error:
+    except (SettingsError, ValueError) as error:
         parser.error(str(error))
     named = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
     unknown = [stage for stage in named if stage not in NOTEBOOKS]

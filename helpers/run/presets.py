@@ -40,6 +40,9 @@ SMOKE: Differences = {  # on top, on every embedded world
     "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
     "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=200),
 }
+SMOKE_OF: dict[str, Differences] = {
+    "sentiment": {"pretrain": dict(documents=3_000)}
+}  # short and soon learned
 
 # ---------------------------------------------------------------- real rows: two cores
 
@@ -136,7 +139,9 @@ GPU: dict[str, Differences] = {
 def differences(preset: str, source: str, track: str, stage: str) -> dict:
     """The fields of a stage that differ from the defaults; later layers win over earlier ones."""
     if source == "embedded":
-        layers = [EMBEDDED.get(track, {}), SMOKE if preset == "smoke" else {}]
+        layers = [EMBEDDED.get(track, {})]
+        if preset == "smoke":
+            layers += [SMOKE, SMOKE_OF.get(track, {})]
     elif preset == "cpu":
         layers = [REAL.get(track, {})]
     elif preset == "smoke":

@@ -46,8 +46,8 @@ def stage_commands(out: Path, monkeypatch, **settings) -> Callable:
             monkeypatch.delenv(name)
     chosen = {"preset": "smoke", "threads": 1, "out": out} | settings
 
-    def command(notebook: str, *options: str) -> None:
+    def command(notebook: str, *options: str) -> int | None:
         given = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
-        main([STAGES[notebook], *given, *options])
+        return main([STAGES[notebook], *given, *options])
 
     return command
