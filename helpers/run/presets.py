@@ -40,9 +40,9 @@ SMOKE: Differences = {  # on top, on every embedded world
     "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
     "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=200),
 }
-SMOKE_OF: dict[str, Differences] = {
-    "sentiment": {"pretrain": dict(documents=3_000)}
-}  # short and soon learned
+SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
+    "sentiment": {"pretrain": dict(documents=3_000)},  # short, and soon learned
+}
 
 # ---------------------------------------------------------------- real rows: two cores
 

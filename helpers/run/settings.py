@@ -75,10 +75,10 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
             raise SettingsError(f"no variable {variable}{instead_of(variable, known, variables)}")
     values: dict[str, Any] = {}
     for variable, name in variables.items():
-        if text := os.environ.get(variable, "").strip():
+        text = os.environ.get(variable, "").strip()
+        if text and name not in given:  # an option wins, whatever the variable says
             values[name] = value_of(text, name, label=variable)
-    for name, value in given.items():
-        values[name] = value_of(value, name, label=name)
+    values |= {name: value_of(value, name, label=name) for name, value in given.items()}
     if "threads" not in values and os.environ.get("OMP_NUM_THREADS", "").strip():
         values["threads"] = value_of(os.environ["OMP_NUM_THREADS"], "threads", "OMP_NUM_THREADS")
     if "source" not in values and values.get("data_dir"):

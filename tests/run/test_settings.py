@@ -83,6 +83,11 @@ def test_the_others_are_options_alone(name, monkeypatch):
         read_settings()
 
 
+def test_an_option_wins_over_a_variable_that_could_not_be(monkeypatch):
+    monkeypatch.setenv("RLHF_SEED", "-1")
+    assert read_settings({"seed": 2}).seed == 2
+
+
 @pytest.mark.parametrize("name", ["out", "data_dir", "device", "init", "seed", "preset"])
 def test_an_empty_option_is_refused(name):
     with pytest.raises(SettingsError, match=f"^{name}: must not be empty$"):
