@@ -41,7 +41,7 @@ SMOKE: Differences = {  # on top, on every embedded world
     "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=200),
 }
 SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
-    "sentiment": {"pretrain": dict(documents=3_000)},  # short, and soon learned
+    "sentiment": {"pretrain": dict(documents=3_000)}  # short, and soon learned
 }
 
 # ---------------------------------------------------------------- real rows: two cores
