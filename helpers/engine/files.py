@@ -6,12 +6,20 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT_OF_TIME = 75  # the exit code for "try again later", so that a script can tell it from an error
+
+
+def tell(text: str) -> None:
+    """Print a line of progress. Where it can't be written (a full disk, a closed pipe), go on."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: a signal came while another line printed
+        print(text, flush=True)
 
 
 def plain(value: Any) -> Any:
@@ -41,6 +49,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8", newline="\n")
+    flush(partial)
     os.replace(partial, path)
 
 
@@ -56,19 +65,46 @@ def sha256(path: Path) -> str:
 def flush(*paths: Path) -> None:
     """Write files and folders through to the disk, so that a power cut leaves no empty files."""
     for path in paths:
-        if os.name == "nt" and path.is_dir():
-            continue  # Windows opens no folders
-        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        # Windows opens no folders, and some network drives can't flush them
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+class FolderInUse(RuntimeError):
+    """A run folder that another process is writing to."""
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """For `with`: the right to write to a run folder, which one process has at a time. It ends with
+    the process, however that ends. Raises FolderInUse when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderInUse(
+            f"another process is writing to {folder}: wait until it has ended, or choose another "
+            "run folder (--out, RLHF_OUT)"
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """For `with`: an empty folder to write in, which replaces `folder` once everything is written.
-    Whatever is raised inside leaves the old `folder` as it was.
+    """For `with`: an empty folder to write in, which replaces `folder` once everything is written
+    and on the disk. Whatever is raised inside leaves the old `folder` as it was.
     """
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     restore_folder(folder)
@@ -76,9 +112,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     fresh.mkdir(parents=True)
     try:
         yield fresh
+        flush(*fresh.rglob("*"), fresh)
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
+        flush(folder.parent)
     except BaseException:
         restore_folder(folder)
         shutil.rmtree(fresh, ignore_errors=True)

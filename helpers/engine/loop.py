@@ -21,14 +21,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import OutOfMemoryError, Tensor, nn
 
 from helpers.engine.distributed import add_numbers, is_main, own_rows
-from helpers.engine.files import plain
+from helpers.engine.files import plain, tell
 from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
 from helpers.engine.transfer import moved, select
@@ -59,6 +59,7 @@ class Loop:
         self.batch: Any = None
         self.size = 0  # rows in a part since memory ran out; 0: as many as the settings say
         self.retrying = False
+        self.logged = True  # whether the log holds the whole history
 
     # ------------------------------------------------------------ steps
 
@@ -83,8 +84,9 @@ class Loop:
                 log = self.snapshots.log
                 folder = log.with_name(f"{log.stem}-batch-of-step-{step}")
                 batch = vars(self.batch) if hasattr(self.batch, "ids") else self.batch
-                write_state(folder, {"step": step, "batch": batch})
-                where = f" Its batch is saved in {folder}."
+                with suppress(OSError):
+                    write_state(folder, {"step": step, "batch": batch})
+                    where = f" Its batch is saved in {folder}."
             raise FloatingPointError(
                 f"{self.title}: {error} at step {step}; lower the learning rate.{where}"
             ) from None
@@ -129,7 +131,7 @@ class Loop:
                 raise
             self.size, self.retrying = rows // 2, True
             message = f"out of memory with {rows} rows at once; from now on {self.size} at once"
-            print(f"{self.title}: {message}, the batch stays the same")
+            tell(f"{self.title}: {message}, the batch stays the same")
 
     # ------------------------------------------------------------ metrics
 
@@ -157,7 +159,7 @@ class Loop:
         if not is_main():
             return
         if self.snapshots:
-            self.write_log(self.history[-1:], "w" if done == 1 else "a")
+            self.write_log()
         if done % self.every == 0 or done in (self.resumed + 1, self.steps):
             seconds = time.perf_counter() - self.start
             left = seconds / (done - self.resumed) * (self.steps - done)
@@ -166,13 +168,23 @@ class Loop:
                 number = f"  {name} {value:.3g}"
                 if len(line + number) <= LINE_WIDTH:  # the log has all of them
                     line += number
-            print(f"{line}  [{seconds:.0f}s, {left:.0f}s left]", flush=True)
+            tell(f"{line}  [{seconds:.0f}s, {left:.0f}s left]")
 
-    def write_log(self, rows: list[dict[str, float]], mode: str) -> None:
-        """Write steps to the log, one per line: to a new one (mode "w"), or at its end ("a")."""
-        self.snapshots.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.snapshots.log.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
+    def write_log(self, whole: bool = False) -> None:
+        """Write the last step to the log, one line; or the whole history, where it is not there.
+        A log that can't be written stops no run: its steps are written once there is room.
+        """
+        whole = whole or not self.logged or len(self.history) == 1
+        rows, log = self.history if whole else self.history[-1:], self.snapshots.log
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("w" if whole else "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(plain(row)) + "\n" for row in rows)
+            self.logged = True
+        except OSError as error:
+            if self.logged:
+                tell(f"{self.title}: can't write to {log} ({error.strerror}); the run goes on")
+            self.logged = False
 
     def state_dict(self) -> dict:
         return {"history": self.history}
@@ -181,7 +193,7 @@ class Loop:
         self.history[:] = state["history"]
         self.start, self.resumed = time.perf_counter(), len(self.history)
         if self.snapshots and is_main():
-            self.write_log(self.history, "w")
+            self.write_log(whole=True)
 
 
 def rows_of(batch: Any) -> int:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from helpers.engine import distributed
-from helpers.engine.files import OUT_OF_TIME, discard
+from helpers.engine.files import OUT_OF_TIME, discard, only_writer, tell
+from helpers.engine.room import check_room
 from helpers.engine.state import (
     DamagedState,
     random_state,
@@ -53,6 +54,7 @@ class Snapshots:
     deadline: float | None = None  # the end of the session, by `time.perf_counter()`
     limit: int = 0  # a trial of so many steps; 0: none
     hand_over: bool = False  # stop after the last step, with a snapshot for another run to resume
+    run_folder: Path | None = None  # in which no other process may write meanwhile
 
     def path(self, step: int) -> Path:
         """The folder of the snapshot after `step` steps."""
@@ -77,17 +79,28 @@ class Snapshots:
             return
         state = {"version": VERSION, "step": step, "settings": self.settings, "random": random}
         state["parts"] = {name: state_of(item) for name, item in objects.items()}
-        write_state(self.path(step), state)
+        try:
+            write_state(self.path(step), state)
+        except OSError:  # the disk may be full: write in the place of the older of two
+            older = [number for number in self.steps() if number != step]
+            if len(older) < 2:
+                raise
+            discard(self.path(older[0]))
+            write_state(self.path(step), state)
         for old in self.steps()[:-2]:  # the last might be damaged
             discard(self.path(old))
 
     def newest(self) -> dict | None:
-        """The newest intact snapshot, or None. A damaged one is skipped with a printed line."""
+        """The newest intact snapshot, or None. A damaged one is deleted, with a printed line: its
+        number would make it outlive those that are written from now on.
+        """
         for step in reversed(self.steps()):
             try:
                 return read_state(self.path(step))
             except DamagedState as error:
-                print(f"{error}; taking the snapshot before it")
+                tell(f"{error}; taking the snapshot before it, and deleting this one")
+                if distributed.is_main():
+                    discard(self.path(step))
         return None
 
     def load(self, objects: dict[str, Any]) -> int:
@@ -128,6 +141,14 @@ class Snapshots:
             discard(self.folder)
 
 
+def discard_older(folder: Path) -> None:
+    """Delete all but the last snapshot of each run in a stage's folder of snapshots."""
+    for run in folder.glob("*"):
+        snapshots = Snapshots(run, run)
+        for step in snapshots.steps()[:-1]:
+            discard(snapshots.path(step))
+
+
 def state_of(item: Any) -> Any:
     """The state of a model, an optimiser, a history or a random generator."""
     return item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
@@ -139,7 +160,11 @@ def set_state_of(item: Any, state: Any) -> None:
 
 
 class Signals:
-    """Notes Ctrl-C and SIGTERM, so that the step can end and be saved; Ctrl-C twice interrupts."""
+    """Notes Ctrl-C, SIGTERM and a closed terminal, so that the step can end and be saved; Ctrl-C
+    twice interrupts.
+    """
+
+    NOTED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
     def __init__(self) -> None:
         self.received: set[int] = set()
@@ -148,8 +173,9 @@ class Signals:
     def __enter__(self) -> "Signals":
         # Python allows handlers in the main thread only
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.old_handlers[number] = signal.signal(number, self.note)
+            for number in dict.fromkeys(self.NOTED):
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the terminal's end
+                    self.old_handlers[number] = signal.signal(number, self.note)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -160,7 +186,7 @@ class Signals:
         if number == signal.SIGINT and number in self.received:
             raise KeyboardInterrupt
         self.received.add(number)
-        print("stopping after this step, then saving (Ctrl-C once more: at once)", flush=True)
+        tell("stopping after this step, then saving (Ctrl-C once more: at once)")
 
 
 class SaveSchedule:
@@ -193,7 +219,7 @@ class SaveSchedule:
         except OSError as error:
             if must:
                 raise
-            print(f"{title}: {error}; the run goes on, and older snapshots are kept", flush=True)
+            tell(f"{title}: {error}; the run goes on, and older snapshots are kept")
         self.last_save = self.last_step = time.perf_counter()
         self.longest_save = max(self.longest_save, self.last_save - start)
 
@@ -208,8 +234,7 @@ def remaining_steps(
     """
     first, is_main = snapshots.load(objects), distributed.is_main()
     if first and is_main:
-        message = f"{title}: going on after step {first} of {steps} (--no-resume starts over)"
-        print(message, flush=True)
+        tell(f"{title}: going on after step {first} of {steps} (--no-resume starts over)")
     schedule = SaveSchedule(snapshots)
     for done in range(first + 1, steps + 1):
         yield done - 1
@@ -217,22 +242,23 @@ def remaining_steps(
             snapshots.clear()
             distributed.barrier()
             raise Stopped(f"{title}: a trial of {done} of {steps} steps", code=0)
-        sigint, sigterm = signal.SIGINT in signals.received, signal.SIGTERM in signals.received
-        votes = [sigint, sigterm, schedule.is_over(), schedule.is_due(done)]
+        votes = [number in signals.received for number in signals.NOTED]
+        votes += [schedule.is_over(), schedule.is_due(done)]
         sums = distributed.add_numbers([float(vote) for vote in votes])
-        sigint, sigterm, over, due = (votes > 0 for votes in sums)
-        stop = (sigint or sigterm or over) and done < steps
+        *received, over, due = (votes > 0 for votes in sums)
+        stop = (any(received) or over) and done < steps
         if due or stop or done == steps:
             schedule.save(title, done, objects, must=stop or snapshots.hand_over)
         if stop:
             distributed.barrier()  # no process leaves before the first one has saved
             where = f"stopped after step {done} of {steps}, saved"
             message = f"{title}: {where}; the same run goes on from there"
-            if is_main and not over:
-                print(message, flush=True)
-            if sigint:
-                raise KeyboardInterrupt
-            raise SystemExit(143) if sigterm else Stopped(message, OUT_OF_TIME)
+            if is_main and any(received):
+                tell(message)
+            for number, came in zip(signals.NOTED, received, strict=True):
+                if came:
+                    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            raise Stopped(message, OUT_OF_TIME)
     if snapshots.hand_over:
         distributed.barrier()
         raise Stopped(f"{title}: all {steps} steps are taken and saved", code=0)
@@ -242,11 +268,19 @@ def remaining_steps(
 def resumable(
     title: str, steps: int, snapshots: Snapshots | None, objects: dict[str, Any]
 ) -> Iterator[Iterator[int]]:
-    """For `with`: the numbers of the steps that are left; without snapshots, of all steps."""
+    """For `with`: the numbers of the steps that are left; without snapshots, of all steps.
+
+    Raises NoRoom when the disk is too full for the run, FolderInUse when another process writes to
+    its run folder.
+    """
     if snapshots is None:
         yield iter(range(steps))
         return
     settings = {**snapshots.settings, "run": title, "steps": steps}  # other rows mean other steps
     snapshots = replace(snapshots, settings=settings)
-    with Signals() as signals:
-        yield remaining_steps(title, steps, snapshots, objects, signals)
+    writes = distributed.is_main() and snapshots.run_folder
+    with only_writer(snapshots.run_folder) if writes else nullcontext():
+        if distributed.is_main() and not snapshots.limit:
+            check_room(snapshots.folder, objects.values())
+        with Signals() as signals:
+            yield remaining_steps(title, steps, snapshots, objects, signals)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from helpers.engine.files import flush, replaced_folder, restore_folder, sha256
+from helpers.engine.files import replaced_folder, restore_folder, sha256
+from helpers.engine.room import not_saved
 
 STATE, CHECKSUM = "state.pt", "state.sha256"
 
@@ -30,9 +31,8 @@ def write_state(folder: Path, state: dict) -> None:
             if refused := get_unsafe_globals_in_checkpoint(fresh / STATE):
                 raise TypeError(f"a state can't hold {', '.join(refused)}")
             (fresh / CHECKSUM).write_text(sha256(fresh / STATE), encoding="ascii")
-            flush(*fresh.iterdir(), fresh)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-        raise OSError(f"could not save to {folder}: {error}") from error
+        raise not_saved(folder, error) from error
 
 
 def read_state(folder: Path) -> dict:

@@ -7,10 +7,12 @@ import platform
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.engine.files import replaced_folder, restore_folder, sha256, write_json, write_text
+from helpers.engine.room import not_saved
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.run.cards import base_of, model_card
 from helpers.run.folders import NOTEBOOKS
@@ -140,16 +142,15 @@ def save_stage(
     parent: the folder of the checkpoint that this one was trained from (None for pretraining).
     config and metrics: the run's, as JSON values. adapter (`helpers.stages.adapters.Adapter`): what
     was merged into the model; it is saved in the folder adapter/. Raises CheckpointError when
-    `folder` holds something that is not a checkpoint, ValueError when stage and model don't belong
-    together.
+    `folder` holds something that is not a checkpoint, OSError when it can't be written, ValueError
+    when stage and model don't belong together.
     """
     folder = Path(folder).absolute()
     if stage not in MAKERS or is_reward_model(model) != (stage == "reward"):
         kind, stages = type(model).__name__, ", ".join(MAKERS)
         known = f"stages: {stages}; reward is a RewardModel"
         raise ValueError(f"a {kind} is no checkpoint of stage {stage!r} ({known})")
-    if folder.exists() and not (folder / "stage.json").exists():
-        raise CheckpointError(f"{folder} is not a checkpoint of this course: not replacing it")
+    check_replaceable(folder)
     info = {
         "stage": stage,
         "track": track,
@@ -164,25 +165,47 @@ def save_stage(
         info["adapter"] = adapter.note()
     # sample from the whole distribution: transformers' default is the top 50
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    with replaced_folder(folder) as fresh:
-        state = to_transformers_state(model)
-        save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
-        write_json(fresh / "config.json", transformers_config(model, tokenizer))
-        write_json(fresh / "generation_config.json", special_ids(tokenizer) | sampling)
-        tokenizer.save(fresh)
-        info["files"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
-        if adapter is not None:
-            adapter.write(fresh / "adapter")
-        write_json(fresh / "stage.json", info)
-        write_text(fresh / "README.md", model_card(info))
+    state = to_transformers_state(model)
+    try:
+        with replaced_folder(folder) as fresh:
+            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+            write_json(fresh / "config.json", transformers_config(model, tokenizer))
+            write_json(fresh / "generation_config.json", special_ids(tokenizer) | sampling)
+            tokenizer.save(fresh)
+            info["files"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
+            if adapter is not None:
+                adapter.write(fresh / "adapter")
+            write_json(fresh / "stage.json", info)
+            write_text(fresh / "README.md", model_card(info))
+    except (OSError, SafetensorError) as error:
+        raise not_saved(folder, error) from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise CheckpointError when a folder holds something that is not a checkpoint."""
+    if folder.exists() and not (folder / "stage.json").exists():
+        raise CheckpointError(f"{folder} is not a checkpoint of this course: not replacing it")
 
 
 def checksum_of(folder: Path) -> str | None:
-    """The checksum of a checkpoint's weights by its stage.json; None without a checkpoint."""
-    try:
-        return read_info(folder)["files"]["model.safetensors"]
-    except (CheckpointError, KeyError):
-        return None
+    """The checksum of a checkpoint's weights by its stage.json; None without a checkpoint. Raises
+    CheckpointError for a damaged one.
+    """
+    return read_info(folder)["files"]["model.safetensors"] if folder.exists() else None
+
+
+def check_parent(folder: Path, info: dict) -> None:
+    """Raise CheckpointError if the checkpoint beside `folder` that this one was trained from is by
+    now another one. A checkpoint that stands alone is not checked.
+    """
+    parent = info.get("parent")
+    beside = parent and folder.with_name(str(parent["stage"]))
+    if parent and beside.exists() and checksum_of(beside) != parent["checksum"]:
+        raise CheckpointError(
+            f"{folder} was trained from another {parent['stage']} checkpoint "
+            f"({parent['checksum'][:8]}) than {beside} is now ({checksum_of(beside)[:8]}): run "
+            f"{MAKERS[info['stage']]} again"
+        )
 
 
 def parent_record(folder: Path) -> dict:
@@ -256,6 +279,7 @@ def load_stage(
         ours = f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]})"
         raise CheckpointError(f"{folder} was made with tokenizer {saved}, but this run uses {ours}")
     check_files(folder, info)
+    check_parent(folder, info)
     config = gpt_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     model = from_transformers_state(config, load_file(folder / "model.safetensors"))
     return model.to(device), info

@@ -2,7 +2,6 @@
 through which the stages pass their checkpoints, metrics and figures.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -13,15 +12,23 @@ from typing import Any
 
 import torch
 
-from helpers.engine.files import discard, plain, write_json
+from helpers.engine.files import discard, only_writer, plain, tell, write_json
 from helpers.engine.hardware import set_memory_options
 from helpers.engine.loop import Loop
-from helpers.engine.snapshots import Snapshots
+from helpers.engine.snapshots import Snapshots, discard_older
+from helpers.records import fingerprint
 from helpers.run.folders import NOTEBOOKS, PARENTS
 from helpers.run.presets import load_config
-from helpers.run.report import IDENTITY
+from helpers.run.report import IDENTITY, ReportError, read_json
 from helpers.run.settings import Settings, data_folder
 
+# The rows whose fingerprint a resumed run must have in common with the run it goes on from
+TRAINS_ON = {
+    "pretrain": ("documents",),
+    "sft": ("demonstrations",),
+    "reward": ("comparisons", "labels"),
+    "ppo": ("prompts",),
+}
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
 PRETRAINED = "pretrain"  # the init that means the checkpoint of 0-Pretrain
 
@@ -46,6 +53,8 @@ class Course:
     config: Any  # the stage's settings (helpers.config)
     preset_reason: str = ""  # why the preset was chosen, when it was not named
     row_reports: list[str] = field(default_factory=list, repr=False)  # which rows were read
+    # of the training rows that were read, by kind: their number and their fingerprint
+    rows_read: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -82,6 +91,8 @@ class Course:
         limits = self.limits(room) if real else None
         where = self.source, limits, limit, data_folder(self.settings)
         records, report = load_track(self.track, kind, split, *where)
+        if split == "train" and len(records) >= self.rows_read.get(kind, (0, ""))[0]:
+            self.rows_read[kind] = len(records), fingerprint(records)
         if str(report) not in self.row_reports:
             self.row_reports.append(str(report))
         if real:
@@ -128,12 +139,19 @@ class Course:
         return Loop(title or name or self.stage, self.dtype, snapshots, watch)
 
     def snapshots(self, name: str = "") -> Snapshots:
-        """Where a training run is logged and saved, with the settings and checkpoints it needs."""
-        from helpers.run.checkpoints import checksum_of
+        """Where a training run is logged and saved, with what a resumed run must have in common
+        with it: settings, training rows, checkpoints. Raises CheckpointError for a damaged one.
+        """
+        from helpers.run.checkpoints import check_replaceable, checksum_of
+
+        check_replaceable(self.folder())  # before the training, not after it
 
         chosen, run = self.settings, name or self.stage
         settings = asdict(self.config) | {"track": self.track, "source": self.source}
         settings.pop("micro_batch", None)  # depends on the machine, like its number format
+        for kind in TRAINS_ON[self.stage]:
+            if kind in self.rows_read:
+                settings[f"fingerprint of the {kind}"] = self.rows_read[kind][1][:12]
         for parent in PARENTS[self.stage]:
             path = self.base_folder if parent == "base" else self.folder(parent)
             settings[f"checkpoint {path.name}"] = checksum_of(path)
@@ -147,6 +165,7 @@ class Course:
             deadline=self.deadline,
             limit=chosen.steps,
             hand_over=chosen.hand_over and run == self.stage,
+            run_folder=self.out,
         )
         if not chosen.resume:
             snapshots.clear()
@@ -202,27 +221,36 @@ class Course:
         adapter: Any = None,
         **recorded: Any,
     ) -> None:
-        """The end of every stage: write its checkpoint, delete its snapshots, record its metrics.
+        """The end of every stage: write its checkpoint, record its metrics, delete its snapshots.
 
         parent: the checkpoint folder that it was trained from. adapter: what was merged into the
         model. recorded: what goes into the record but not into the checkpoint, such as curves.
+        Raises OSError, with the last snapshot kept, when the checkpoint can't be written.
         """
         from helpers.run.checkpoints import save_stage
 
-        save_stage(
-            self.folder(),
-            model,
-            self.tokenizer,
-            stage=self.stage,
-            track=self.track,
-            config=self.facts(),
-            metrics=plain(metrics),
-            parent=parent,
-            data_fingerprint=data_fingerprint,
-            adapter=adapter,
-        )
-        discard(self.snapshots_folder)
-        self.record(**metrics, **recorded)
+        def save() -> None:
+            save_stage(
+                self.folder(),
+                model,
+                self.tokenizer,
+                stage=self.stage,
+                track=self.track,
+                config=self.facts(),
+                metrics=plain(metrics),
+                parent=parent,
+                data_fingerprint=data_fingerprint,
+                adapter=adapter,
+            )
+
+        with only_writer(self.out):
+            try:
+                save()
+            except OSError:  # the disk may be full: delete all snapshots but the last one
+                discard_older(self.snapshots_folder)
+                save()
+            self.record(**metrics, **recorded)
+            discard(self.snapshots_folder)
 
     def facts(self) -> dict:
         """What a checkpoint records of its making: the settings, the base model, the rows read."""
@@ -248,19 +276,25 @@ class Course:
         """
         path = self.metrics_path()
         identity = {name: getattr(self, name) for name in ("stage", *IDENTITY)}
-        recorded = self.metrics() if path.exists() else {}
+        try:
+            recorded = read_json(path) if path.exists() else {}
+        except ReportError as error:
+            tell(f"{error}; writing it anew")
+            recorded = {}
         if {name: recorded.get(name) for name in identity} != identity:
             recorded = {}  # left by other settings in the same folder
         seconds = round(time.perf_counter() - self.started, 1)
         write_json(path, {**recorded, **identity, "seconds": seconds, **plain(metrics)})
 
     def metrics(self, stage: str | None = None) -> dict[str, Any]:
-        """What a stage has recorded; FileNotFoundError, naming the notebook, if nothing yet."""
+        """What a stage has recorded. FileNotFoundError, naming the notebook, if nothing yet;
+        ReportError for a damaged file.
+        """
         path = self.metrics_path(stage)
         if not path.exists():
             remedy = f"run {NOTEBOOKS[path.stem]}.ipynb first"
             raise FileNotFoundError(f"stage {path.stem!r} has recorded nothing yet: {remedy}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     def metrics_path(self, stage: str | None = None) -> Path:
         """Where a stage records its results."""

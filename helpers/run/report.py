@@ -82,13 +82,25 @@ def assemble(out: Path) -> dict[str, Any]:
 
 
 def read_metrics(out: Path) -> dict[str, dict[str, Any]]:
-    """{stage: what it recorded} for the stages that have run, in order."""
-    paths = {stage: out / "metrics" / f"{stage}.json" for stage in REQUIRED}
-    return {
-        stage: json.loads(path.read_text(encoding="utf-8"))
-        for stage, path in paths.items()
-        if path.exists()
-    }
+    """{stage: what it recorded} for the stages that have run, in order. Raises ReportError."""
+    return {stage: read_json(out / "metrics" / f"{stage}.json") for stage in stages_done(out)}
+
+
+def stages_done(out: Path) -> list[str]:
+    """The stages that have recorded something in a run folder, in order."""
+    return [stage for stage in REQUIRED if (out / "metrics" / f"{stage}.json").exists()]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a stage has recorded in a file. Raises ReportError when it is damaged."""
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(recorded, dict):
+            return recorded
+        reason = "no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ReportError(f"{path} is damaged ({reason}): run {NOTEBOOKS[path.stem]}.ipynb again")
 
 
 def fits(value: Any, kind: str) -> bool:

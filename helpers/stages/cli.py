@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from helpers.engine.distributed import barrier, is_main, process_group
+from helpers.engine.files import FolderInUse
 from helpers.engine.parser import Parser
 from helpers.engine.snapshots import ResumeError, Stopped
 from helpers.rows.shards import ShardError
@@ -16,7 +17,7 @@ from helpers.run.import_weights import WeightsError
 from helpers.run.options import add_settings
 from helpers.run.setup import setup
 
-ERRORS = (CheckpointError, ResumeError, ShardError, SourceError, WeightsError)
+ERRORS = (CheckpointError, FolderInUse, ResumeError, ShardError, SourceError, WeightsError)
 ERRORS += (OSError, ValueError, ArithmeticError)
 POINTS = 200  # of a curve in the report
 

@@ -5,15 +5,19 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.engine import snapshots as resume
-from helpers.engine.files import OUT_OF_TIME, discard
+from helpers.engine.files import OUT_OF_TIME, ROOT, FolderInUse, discard
+from helpers.engine.room import NoRoom
 from helpers.engine.snapshots import ResumeError, Signals, Snapshots, Stopped
 from helpers.engine.state import STATE, read_state
 from helpers.run.setup import setup
@@ -156,6 +160,20 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(tmp_path, capsys):
         (snapshots.path(step) / STATE).unlink()
     history, _ = RUNS["pretrain"](0.01, snapshots)
     assert history == expected  # from the start
+    assert snapshots.steps() == [10, 14]
+
+
+def test_damaged_snapshots_do_not_outlive_new_ones(tmp_path, monkeypatch, capsys):
+    snapshots = snapshots_in(tmp_path, every_steps=5)
+    expected, _ = RUNS["pretrain"](0.01, snapshots)
+    for step in snapshots.steps():
+        (snapshots.path(step) / STATE).write_bytes(b"damaged")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, 9)
+        RUNS["pretrain"](0.01, snapshots)
+    assert snapshots.steps() == [5]
+    assert RUNS["pretrain"](0.01, snapshots)[0] == expected
+    assert "going on after step 5" in capsys.readouterr().out
 
 
 def test_other_settings_and_versions_are_refused_and_named(tmp_path, monkeypatch):
@@ -176,6 +194,7 @@ def test_other_settings_and_versions_are_refused_and_named(tmp_path, monkeypatch
 
 
 SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+SIGNALS |= {signal.SIGHUP: SystemExit} if hasattr(signal, "SIGHUP") else {}
 
 
 @pytest.mark.parametrize("number, raised", SIGNALS.items())
@@ -188,7 +207,7 @@ def test_a_signal_ends_the_step_and_saves(number, raised, tmp_path, monkeypatch,
         with pytest.raises(raised) as stopped:
             RUNS["ppo"](0.01, snapshots)
     assert signal.getsignal(number) is before
-    assert raised is KeyboardInterrupt or stopped.value.code == 143
+    assert raised is KeyboardInterrupt or stopped.value.code == 128 + number
     assert snapshots.steps() == [4]  # the signal came while step 3 was looked after
     assert "ppo: stopped after step 4 of 10, saved" in capsys.readouterr().out
     assert RUNS["ppo"](0.01, snapshots)[0] == expected
@@ -242,3 +261,69 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     message = "No space left on device; the run goes on, and older snapshots are kept"
     assert message in capsys.readouterr().out
     assert snapshots.steps() == [12, 14]
+
+
+def test_a_full_disk_takes_the_place_of_the_older_snapshot(tmp_path, monkeypatch, capsys):
+    snapshots = snapshots_in(tmp_path, every_steps=2)
+    write_state, written = resume.write_state, []
+
+    def when_there_is_room(folder, state):
+        if len(list(folder.parent.glob("step-*"))) > 1:
+            raise OSError(f"could not save to {folder}: No space left on device")
+        write_state(folder, state)
+        written.append(state["step"])
+
+    monkeypatch.setattr(resume, "write_state", when_there_is_room)
+    RUNS["pretrain"](0.01, snapshots)
+    assert written == [2, 4, 6, 8, 10, 12, 14] and snapshots.steps() == [12, 14]
+    assert "the run goes on" not in capsys.readouterr().out
+
+
+def test_a_log_that_can_not_be_written_ends_no_run(tmp_path, capsys):
+    snapshots = replace(snapshots_in(tmp_path), log=tmp_path / "logs" / "log.jsonl")
+    (tmp_path / "logs").write_text("a file where the log's folder belongs")
+    expected, _ = RUNS["pretrain"](0.01, None)
+    assert RUNS["pretrain"](0.01, snapshots)[0] == expected
+    assert capsys.readouterr().out.count(f"can't write to {snapshots.log}") == 1
+
+
+def test_the_log_is_whole_again_once_there_is_room(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    snapshots, limits = snapshots_in(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = resume.SaveSchedule.is_due
+
+    def full_for_a_while(self, done):
+        full = 4 <= done <= 8  # a file can't grow
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300 if full else limits[0], limits[1]))
+        return step(self, done)
+
+    monkeypatch.setattr(resume.SaveSchedule, "is_due", full_for_a_while)
+    try:
+        history, _ = RUNS["pretrain"](0.01, snapshots)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert lines(snapshots) == history and len(history) == 14
+
+
+def test_a_run_needs_its_room_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20e6))
+    snapshots = snapshots_in(tmp_path)
+    RUNS["pretrain"](0.01, snapshots)  # three snapshots of 60 kB and a checkpoint
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=16e6))
+    with pytest.raises(NoRoom, match="has 16 MB free, but this run needs 17 MB .*: free some"):
+        RUNS["pretrain"](0.01, snapshots_in(tmp_path / "other"))
+
+
+def test_a_run_folder_has_one_writer(tmp_path):
+    snapshots = snapshots_in(tmp_path, run_folder=tmp_path)
+    code = "import sys; from pathlib import Path; from helpers.engine.files import only_writer\n"
+    code += "with only_writer(Path(sys.argv[1])): print('writing', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == "writing\n"
+        with pytest.raises(FolderInUse, match="another process is writing to .*: wait until"):
+            RUNS["pretrain"](0.01, snapshots)
+        assert not snapshots.log.exists()
+        other.kill()
+    RUNS["pretrain"](0.01, snapshots)
+    assert snapshots.log.exists()

@@ -130,6 +130,17 @@ def test_a_child_names_its_parent(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_child_of_another_parent_is_refused_with_both(tmp_path):
+    save(tmp_path / "pretrain", model_of(1), stage="pretrain")
+    save(tmp_path / "sft", parent=tmp_path / "pretrain")
+    save(tmp_path / "pretrain", model_of(2), stage="pretrain")
+    message = r"another pretrain checkpoint \(\w{8}\) than .*pretrain is now \(\w{8}\): run 1-SFT"
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "sft")
+    save(tmp_path / "pretrain", model_of(1), stage="pretrain")  # the same weights again
+    load(tmp_path / "sft")
+
+
 # ---------------------------------------------------------------- bad input
 
 

@@ -6,13 +6,16 @@ import os
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from helpers.engine.files import plain, write_json, write_text
 from helpers.engine.parser import SettingsError
 from helpers.model import GPT, GPTConfig
-from helpers.run import session
-from helpers.run.checkpoints import load_stage
+from helpers.records import Demonstration
+from helpers.run import checkpoints, session
+from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.presets import load_config
+from helpers.run.report import ReportError
 from helpers.run.setup import setup
 from tests.support.courses import course_in
 
@@ -127,6 +130,18 @@ def test_record_merges_and_forgets_other_settings(tmp_path):
     assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["ppo.json"]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "", "\x00"])
+def test_a_damaged_record_is_written_anew(text, tmp_path, capsys):
+    """It ends no stage after its training; where its numbers are needed, it is named."""
+    course, path = course_in(tmp_path), tmp_path / "metrics" / "ppo.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ReportError, match="ppo.json is damaged .*: run 3-PPO.ipynb again"):
+        course.metrics()
+    course.record(kl=1.5)
+    assert course.metrics()["kl"] == 1.5 and "writing it anew" in capsys.readouterr().out
+
+
 def test_metrics_of_a_stage_that_has_not_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run 1-SFT.ipynb first"):
         course_in(tmp_path).metrics("sft")
@@ -200,6 +215,29 @@ def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
     assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
 
 
+def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
+    """As many rows with other contents are other rows."""
+
+    def settings(text: str) -> dict:
+        rows = [Demonstration("a", "b"), Demonstration("a", text)]
+        monkeypatch.setattr("helpers.rows.load.load_track", lambda *args: (rows, "2 rows"))
+        course = course_in(tmp_path, "sft")
+        course.rows("demonstrations", "train")
+        course.rows("demonstrations", "heldout")
+        course.rows("documents", "train")  # 1-SFT reads them, but doesn't train on them
+        return course.snapshots().settings
+
+    assert settings("c") == settings("c") != settings("d")
+    assert len(settings("c")["fingerprint of the demonstrations"]) == 12
+
+
+def test_what_could_not_be_saved_is_refused_before_the_training(tmp_path):
+    course = course_in(tmp_path, "sft")
+    course.folder().mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="sft is not a checkpoint of this course: not repla"):
+        course.loop()
+
+
 def test_only_the_main_run_of_a_stage_hands_over(tmp_path):
     course = course_in(tmp_path, "reward", hand_over=True)
     assert course.snapshots().hand_over and course.snapshots("reward").hand_over
@@ -237,3 +275,28 @@ def test_a_stage_ends_once(tmp_path):
     recorded = course.metrics()
     assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
     assert not course.snapshots_folder.exists() and (course.out / "snapshots" / "ppo").exists()
+
+
+def test_a_full_disk_at_the_end_takes_the_place_of_older_snapshots(tmp_path, monkeypatch):
+    """The last one stays until the checkpoint is written; without room the error says so."""
+    course = course_in(tmp_path, "sft")
+    model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
+    for step in (3, 6):
+        (course.snapshots_folder / "sft" / f"step-{step:08d}").mkdir(parents=True)
+    left, save_file = [], checkpoints.save_file
+
+    def when_there_is_room(*args, **options):
+        left.append([path.name for path in (course.snapshots_folder / "sft").iterdir()])
+        if len(left[-1]) > room:
+            raise SafetensorError("No space left on device (os error 28)")
+        save_file(*args, **options)
+
+    monkeypatch.setattr(checkpoints, "save_file", when_there_is_room)
+    room = 0
+    with pytest.raises(OSError, match=r"could not save to .*sft: No space left on device .*free\)"):
+        course.finish(model, {}, parent=None, data_fingerprint="")
+    assert left[1:] == [["step-00000006"]] and not (tmp_path / "checkpoints" / "sft").exists()
+    assert not (tmp_path / "metrics").exists()
+    room = 1
+    course.finish(model, {}, parent=None, data_fingerprint="")
+    assert (course.folder() / "stage.json").exists() and not course.snapshots_folder.exists()
