@@ -79,12 +79,14 @@ class FolderInUse(RuntimeError):
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, part: str = "stage") -> Iterator[None]:
     """For `with`: the right to write to a run folder, which one process has at a time. It ends with
     the process, however that ends. Raises FolderInUse when another process has it.
+
+    part: a "course" has a right of its own, because its notebooks' kernels need that of a "stage".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / f".{part}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:

@@ -33,6 +33,7 @@ from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
 from helpers.engine.transfer import moved, select
 
+SILENCE = 60  # seconds without a progress line, at most; in long runs a twentieth of the time
 LINE_WIDTH = 85  # characters of a step's line, before the times
 
 
@@ -74,6 +75,7 @@ class Loop:
         self.modules = [item for item in objects.values() if isinstance(item, nn.Module)]
         self.device = next(self.modules[0].parameters()).device
         self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, we began
+        self.printed = 0.0  # when the last progress line was printed, in seconds from the start
         objects["progress"] = self
         try:
             with resumable(self.title, steps, self.snapshots, objects) as left:
@@ -160,8 +162,10 @@ class Loop:
             return
         if self.snapshots:
             self.write_log()
-        if done % self.every == 0 or done in (self.resumed + 1, self.steps):
-            seconds = time.perf_counter() - self.start
+        seconds = time.perf_counter() - self.start
+        slow = seconds - self.printed > max(SILENCE, seconds / 20)
+        if slow or done % self.every == 0 or done in (self.resumed + 1, self.steps):
+            self.printed = seconds
             left = seconds / (done - self.resumed) * (self.steps - done)
             line = f"{self.title} {done:>4}/{self.steps}"
             for name, value in metrics.items():

@@ -2,31 +2,36 @@
 --seed 0`.
 
 The run folder (default runs/<preset>-<track>-seed<seed>) gets notebooks/ (executed copies),
-checkpoints/, figures/, metrics/, report.json and report.html. Ends with 0, with 1 if a cell failed
-or the report lacks something, with 2 for a setting that doesn't exist, with 75 when --stop-after
-has ended it and the same command goes on, with 130 after Ctrl-C.
+checkpoints/, figures/, metrics/, report.json and report.html. However it ends before the report,
+the same command goes on from there. Ends with 0, with 1 if a cell failed or the report lacks
+something, with 2 for a setting that doesn't exist, with 75 when --stop-after has ended it, with 130
+after Ctrl-C and 143 after SIGTERM.
 """
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from helpers.engine.files import OUT_OF_TIME, ROOT, write_json
+from helpers.engine.files import OUT_OF_TIME, ROOT, FolderInUse, discard, only_writer, write_json
 from helpers.engine.hardware import choose_device
 from helpers.engine.parser import Parser, SettingsError
+from helpers.run.checkpoints import CheckpointError, check_parent, read_info
 from helpers.run.folders import NOTEBOOKS, PARENTS, default_out, make_run_folder
-from helpers.run.notebook import CellFailure, run_notebook, write_notebook
-from helpers.run.options import add_settings, as_options
+from helpers.run.notebook import CellFailure, Interrupted, run_notebook, write_notebook
+from helpers.run.options import add_settings
 from helpers.run.presets import choose_init, choose_preset
 from helpers.run.progress import Display
-from helpers.run.report import ReportError, final_table, read_metrics
+from helpers.run.report import ReportError, final_table, read_json, stages_done
 from helpers.run.report_page import write_report
 from helpers.run.settings import Settings, as_environment, read_settings
+from helpers.run.unfinished import Unfinished
 
+GOES_ON = "Stopped. The same command goes on from here; what was training has been saved."
 # The settings that a notebook's kernel gets in its environment
 PASSED_ON = [field.name for field in fields(Settings) if field.metadata.get("variable")]
 
@@ -41,27 +46,41 @@ def kernel_env(settings: Settings, out: Path | None = None) -> dict[str, str]:
     return env
 
 
-def run_course(settings: Settings, out: Path, stages: Sequence[str], notebooks: Path) -> None:
-    """Run the notebooks of these stages into the run folder `out`; print progress and, once all
-    stages have run, the final table. notebooks: the folder of 0-Pretrain.ipynb and so on.
+def run_course(settings: Settings, stages: Sequence[str], notebooks: Path) -> None:
+    """Run the notebooks of these stages into the run folder; print progress and, once all stages
+    have run, the final table. With all stages, those that an unfinished course has done are
+    skipped. notebooks: the folder of 0-Pretrain.ipynb and so on.
 
-    Raises CellFailure, ReportError, KeyboardInterrupt.
+    Raises SettingsError, CellFailure, ReportError, CheckpointError, Interrupted, KeyboardInterrupt.
     """
+    out = Path(settings.out)
+    for stage in [] if settings.resume else stages:
+        discard(out / "snapshots" / stage)
+    values = {name: getattr(settings, name) for name in PASSED_ON}
+    course = Unfinished(out, notebooks, values, settings.resume)
+    left = course.left(stages) if len(stages) == len(NOTEBOOKS) else stages
+    if skipped := [NOTEBOOKS[stage] for stage in stages if stage not in left]:
+        print(f"done already: {', '.join(skipped)} (--no-resume starts over)", flush=True)
     for stale in ("report.json", "report.html"):
         (out / stale).unlink(missing_ok=True)
-    display = Display(settings.preset, settings.track, settings.source, stages)
+    display = Display(settings.preset, settings.track, settings.source, left)
     started = time.perf_counter()
-    for stage in stages:
-        left = settings.stop_after  # of all notebooks together
-        if left is not None:
-            left = max(left - (time.perf_counter() - started), 1.0)
-        env = kernel_env(replace(settings, stop_after=left), out)
+    for stage in left:
+        rest = settings.stop_after  # of all notebooks together
+        if rest is not None:
+            rest = max(rest - (time.perf_counter() - started), 1.0)
+        env = kernel_env(replace(settings, stop_after=rest), out)
+        course.begin(stage)
         run_stage(stage, out, notebooks, env, display)
-    waiting = [stage for stage in NOTEBOOKS if stage not in read_metrics(out)]
+        course.end(stage)
+    waiting = [stage for stage in NOTEBOOKS if stage not in stages_done(out)]
     if waiting and len(stages) < len(NOTEBOOKS):
         print(f"No report yet: {', '.join(waiting)} still to be run into this folder.")
         return
+    for folder in sorted(out.glob("checkpoints/*/stage.json")):
+        check_parent(folder.parent, read_info(folder.parent))
     report = write_report(out)
+    course.forget()
     print(f"\n{final_table(report)}\n\nreport        {shown(out / 'report.html')}")
 
 
@@ -76,22 +95,13 @@ def run_stage(
     display.start(stage)
     try:
         executed = run_notebook(notebooks / f"{notebook}.ipynb", ROOT, env, display.tick)
-    except CellFailure as failure:
-        write_notebook(copy, failure.executed)
+    except (CellFailure, Interrupted) as stop:
+        write_notebook(copy, stop.executed)
         raise
     write_notebook(copy, executed)
     seconds = display.finish(notebook, sum(cell.cell_type == "code" for cell in executed.cells))
     if metrics.exists():  # the whole notebook's time, with the start of its kernel
-        write_json(metrics, {**read_metrics(out)[stage], "seconds": round(seconds, 1)})
-
-
-def chosen(settings: Settings) -> dict:
-    """The settings that differ from their defaults, by name."""
-    values = {name: getattr(settings, name) for name in PASSED_ON}
-    values["out"] = shown(Path(settings.out))
-    if settings.stop_after is not None:
-        values["stop_after"] = f"{settings.stop_after:.0f}s"
-    return {name: v for name, v in values.items() if v != getattr(Settings, name)}
+        write_json(metrics, {**read_json(metrics), "seconds": round(seconds, 1)})
 
 
 def shown(path: Path) -> str:
@@ -105,13 +115,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     parser = Parser(
         prog="python -m helpers course", description="The four notebooks in order, headless."
     )
-    add_settings(parser, PASSED_ON)
+    add_settings(parser, [*PASSED_ON, "resume"])
     every_stage = ",".join(NOTEBOOKS)
     parser.add_argument("--stages", default=every_stage, help=f"only these: {every_stage}")
     parser.add_argument("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
     args = parser.parse_args(argv)
     try:
-        settings = read_settings({name: getattr(args, name) for name in PASSED_ON})
+        settings = read_settings({name: getattr(args, name) for name in [*PASSED_ON, "resume"]})
         device = choose_device(settings.device)
         preset = choose_preset(settings.preset, settings.source, device)[0]
     except (SettingsError, ValueError) as error:
@@ -142,7 +152,7 @@ def check_order(stages: Sequence[str], settings: Settings) -> None:
     """Raise ValueError if a stage needs another one that is neither named nor done."""
     init = choose_init(settings.init, settings.preset, settings.track, settings.source)
     out = Path(settings.out)
-    done = {path.name for path in out.glob("checkpoints/*")} | read_metrics(out).keys()
+    done = {path.name for path in out.glob("checkpoints/*")} | {*stages_done(out)}
     for stage in stages:
         needed = ["pretrain" if parent == "base" else parent for parent in PARENTS[stage]]
         for parent in needed:
@@ -160,27 +170,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(settings.out)
     print(
         f"RLHF from scratch: preset {settings.preset}, track {settings.track}, rows "
-        f"{settings.source}, seed {settings.seed} -> {shown(out)}"
+        f"{settings.source}, seed {settings.seed} -> {shown(out)}",
+        flush=True,
     )
     try:
-        run_course(settings, out, args.stages, args.notebooks)
+        with only_writer(out, "course"):
+            run_course(settings, args.stages, args.notebooks)
     except CellFailure as failure:
-        if failure.error.startswith("Stopped: "):
-            print(f"\n{failure.error.removeprefix('Stopped: ')}")
-            return OUT_OF_TIME
-        copy = shown(out / "notebooks" / f"{failure.notebook}.ipynb")
-        print(f"\n{failure}\nThe notebook as far as it got: {copy}", file=sys.stderr)
-        return 1
-    except ReportError as error:
+        return failed(failure, out)
+    except (ReportError, CheckpointError, FolderInUse, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        left = [stage for stage in args.stages if stage not in read_metrics(out)]
-        again = f"python -m helpers course {' '.join(as_options(chosen(settings)))}"
-        print(
-            f"\nStopped. The results of earlier notebooks stay. To continue from there:\n"
-            f"{again} --stages {','.join(left or args.stages)}",
-            file=sys.stderr,
-        )
-        return 130
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"\n{GOES_ON}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
+
+
+def failed(failure: CellFailure, out: Path) -> int:
+    """Say why a notebook did not end; returns the exit code. A training that was stopped, by its
+    session's end or by a signal to its kernel, is no failure.
+    """
+    kind, _, message = failure.error.partition(": ")
+    if kind == "Stopped":
+        print(f"\n{message}")
+        return OUT_OF_TIME
+    if kind == "KeyboardInterrupt" or (kind == "SystemExit" and message in ("129", "143")):
+        print(f"\n{GOES_ON}", file=sys.stderr)
+        return int(message or 128 + signal.SIGINT)
+    copy = shown(out / "notebooks" / f"{failure.notebook}.ipynb")
+    print(f"\n{failure}\nThe notebook as far as it got: {copy}", file=sys.stderr)
+    return 1

@@ -1,7 +1,8 @@
 """Execute one notebook without a browser: progress while it runs, a clear failure, clean outputs.
 
 nbclient runs in a thread of its own. The main thread is then free to print progress while a long
-cell trains, and to receive Ctrl-C, which nbclient would otherwise turn into a dead kernel.
+cell trains, and to receive Ctrl-C and SIGTERM, which it passes on to the kernel: a training loop
+there ends its step and saves.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.engine.files import write_text
+from helpers.engine.snapshots import Signals
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "Interactive: run this cell in Jupyter, Colab or Kaggle to use the controls."
@@ -48,6 +50,14 @@ class CellFailure(Exception):
         )
 
 
+class Interrupted(Exception):
+    """A signal has ended a notebook; what was training has been saved."""
+
+    def __init__(self, number: int, executed: Any):
+        super().__init__(signal.Signals(number).name)
+        self.number, self.executed = number, executed  # the notebook as far as it got
+
+
 @dataclass
 class Progress:
     """Where a running notebook is; written by the thread that executes, read by the main one."""
@@ -56,6 +66,8 @@ class Progress:
     total: int  # code cells
     number: int = 0  # the running one, 1 for the first
     line: str = ""  # the last line that cell has printed
+    line_at: float = 0.0  # when, by `time.perf_counter()`
+    stopped: bool = False  # whether the running cell was told to end
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -87,7 +99,8 @@ def run_notebook(
 
     path: the notebook, not changed. cwd: the kernel's folder. env: the kernel's environment. tick:
     called about five times a second from the calling thread. Raises CellFailure, which holds the
-    notebook as far as it got, and KeyboardInterrupt after stopping the kernel.
+    notebook as far as it got, and Interrupted after a signal; after a second Ctrl-C, which kills
+    the kernel, KeyboardInterrupt.
     """
     client = make_client(read_notebook(path))
     cells = [cell for cell in client.nb.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -102,15 +115,20 @@ def run_notebook(
             errors.append(error)
 
     thread = threading.Thread(target=execute, daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
-            if tick:
-                tick(progress)
+        with Signals() as signals:
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
+                if signals.received:
+                    progress.stopped = progress.stopped or end_cell(client)
+                elif tick:
+                    tick(progress)
     except KeyboardInterrupt:
         stop_kernel(client, thread)
         raise
+    if signals.received and errors:
+        raise Interrupted(min(signals.received), clean(client.nb)) from None
     if errors:
         source = cells[progress.number - 1].source if progress.number else ""
         raise explain(errors[0], progress, source, clean(client.nb)) from None
@@ -143,18 +161,33 @@ def watch(client: Any, progress: Progress) -> None:
 
     def on_cell_execute(cell: Any, cell_index: int) -> None:
         progress.number += 1
-        progress.line = ""
+        progress.line, progress.line_at = "", time.perf_counter()
 
     process = client.process_message
 
     def process_message(message: dict, cell: Any, cell_index: int) -> Any:
         if message["msg_type"] == "stream":
             lines = [line for line in LINE_END.split(message["content"]["text"]) if line.strip()]
-            progress.line = ANSI.sub("", lines[-1].strip()) if lines else progress.line
+            if lines:
+                progress.line = ANSI.sub("", lines[-1].strip())
+                progress.line_at = time.perf_counter()
         return process(message, cell, cell_index)
 
     client.on_cell_execute = on_cell_execute
     client.process_message = process_message
+
+
+def end_cell(client: Any) -> bool:
+    """Ask the kernel to end: a training loop first saves. False while the kernel is starting.
+
+    SIGTERM, because ipykernel ignores Ctrl-C between two cells.
+    """
+    process = getattr(getattr(client.km, "provisioner", None), "process", None)
+    if process is None or client.kc is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    return True
 
 
 def stop_kernel(client: Any, thread: threading.Thread) -> None:

@@ -36,12 +36,11 @@ class Display:
         self.stage = stage
         self.started = self.printed = time.perf_counter()
 
-    def left(self, seconds: float, line: str = "") -> float | None:
+    def left(self, seconds: float, line: str = "", age: float = 0.0) -> float | None:
         """Seconds left once the running notebook has run for `seconds`; None while unknown. line:
-        the last line it printed, in which a training loop says how long it still takes.
+        the last line it printed, in which a training loop says how long it still takes; age: how
+        many seconds ago.
         """
-        in_line = re.search(r"(\d+)s left\]", line)
-        in_line = float(in_line[1]) if in_line else 0.0
         if not self.done and not self.known:
             return None
         speed = 1.0  # of this machine, from the notebooks that are done
@@ -49,8 +48,11 @@ class Display:
             speed = sum(self.done.values()) / sum(self.expected[stage] for stage in self.done)
         ahead = {s: speed * self.expected[s] for s in self.expected if s not in self.done}
         running = ahead.pop(self.stage, 0.0)
+        rest = max(running - seconds, 0.0)
+        if said := re.search(r"\[(\d+)s, (\d+)s left\]", line):
+            rest = max(rest, abs(float(said[2]) - age))  # overdue: slower than it said
         late = max(1.0, seconds / running) if running else 1.0  # slower than expected: the rest too
-        return max(running - seconds, in_line) + late * sum(ahead.values())
+        return rest + late * sum(ahead.values())
 
     def tick(self, progress: Progress) -> None:
         """Show where the running notebook is (called a few times per second)."""
@@ -59,7 +61,7 @@ class Display:
             return
         self.printed = now
         place = f"cell {progress.number}/{progress.total}  {duration(progress.seconds)}"
-        left = self.left(progress.seconds, progress.line)
+        left = self.left(progress.seconds, progress.line, now - progress.line_at)
         eta = "" if left is None else f"  ETA {duration(left)}"
         line = f"  | {progress.line}" if progress.line else ""
         self.show(f"{self.head(progress.notebook)} {place}{eta}{line}"[:160], live=True)
