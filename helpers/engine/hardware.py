@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -62,9 +63,36 @@ def cpu_has_bfloat16() -> bool:
         return False
 
 
-def choose_threads(wanted: int | None = None) -> int:
-    """Physical cores, at most 8: a small GPT gains nothing from hyperthreads."""
-    return wanted or max(1, min(8, physical_cores()))
+def choose_threads(wanted: int | None = None, device: torch.device | None = None) -> int:
+    """How many CPU threads to use: those that are wanted, or what is fastest just now.
+
+    At most the physical cores, at most 8: a small GPT gains nothing from hyperthreads. Beside other
+    programs fewer are faster, because the threads of a matrix product wait for the slowest.
+    """
+    most = max(1, min(8, physical_cores()))
+    if wanted or most == 1 or (device is not None and device.type != "cpu"):
+        return wanted or most
+    seconds = time_threads({1, most // 2, most})
+    return min(seconds, key=seconds.__getitem__)
+
+
+def time_threads(numbers: set[int], rounds: int = 4) -> dict[int, float]:
+    """The seconds of some steps of a small MLP with each of these numbers of threads."""
+    before, seconds = torch.get_num_threads(), dict.fromkeys(sorted(numbers), 0.0)
+    # no random numbers: seeds must not depend on it
+    x = torch.linspace(-1, 1, 2048 * 128).reshape(2048, 128)
+    up, down = (
+        torch.linspace(-1, 1, 128 * 512).reshape(shape) for shape in ((128, 512), (512, 128))
+    )
+    for turn in range(rounds + 1):  # in turns, so that all meet the same load
+        for threads in seconds:
+            torch.set_num_threads(threads)
+            start = time.perf_counter()
+            for _ in range(1 if turn == 0 else 10):  # the first turn starts the threads
+                torch.layer_norm(nn.functional.gelu(x @ up) @ down, [128])
+            seconds[threads] += (time.perf_counter() - start) * (turn > 0)
+    torch.set_num_threads(before)
+    return seconds
 
 
 def physical_cores() -> int:

@@ -2,7 +2,8 @@
 
 A snapshot holds everything that the next step depends on: weights, optimisers, scaler, history and
 random generators. Which rows a step reads is a function of the seed and the step, so of the data
-only the step number is saved. On a CPU a resumed run has exactly the losses of an undisturbed one.
+only the step number is saved. On a CPU a resumed run has exactly the losses of an undisturbed one:
+it also takes the number of threads, unless that was chosen.
 """
 
 import signal
@@ -55,6 +56,7 @@ class Snapshots:
     limit: int = 0  # a trial of so many steps; 0: none
     hand_over: bool = False  # stop after the last step, with a snapshot for another run to resume
     run_folder: Path | None = None  # in which no other process may write meanwhile
+    own_threads: bool = False  # keep this process's number of threads when a run is resumed
 
     def path(self, step: int) -> Path:
         """The folder of the snapshot after `step` steps."""
@@ -78,6 +80,7 @@ class Snapshots:
         if not distributed.is_main():
             return
         state = {"version": VERSION, "step": step, "settings": self.settings, "random": random}
+        state["threads"] = torch.get_num_threads()
         state["parts"] = {name: state_of(item) for name, item in objects.items()}
         try:
             write_state(self.path(step), state)
@@ -114,6 +117,8 @@ class Snapshots:
         self.check(state)
         for name, item in objects.items():
             set_state_of(item, state["parts"][name])
+        if not self.own_threads and distributed.world() == 1:  # sums depend on them
+            torch.set_num_threads(state.get("threads", torch.get_num_threads()))
         random, rank = state["random"], distributed.rank()
         row = rank if rank < len(random["cpu"]) else 0  # it was saved by fewer processes
         # clone: torch ignores the offset of a view, and would crash

@@ -166,6 +166,7 @@ class Course:
             limit=chosen.steps,
             hand_over=chosen.hand_over and run == self.stage,
             run_folder=self.out,
+            own_threads=bool(chosen.threads),
         )
         if not chosen.resume:
             snapshots.clear()
@@ -269,7 +270,8 @@ class Course:
         fig.savefig(path, metadata={"Software": None}, **look)
 
     def record(self, **metrics: Any) -> None:
-        """Merge results into `out/metrics/<stage>.json`, with the seconds this stage has taken.
+        """Merge results into `out/metrics/<stage>.json`, with the seconds this stage has taken and
+        its threads.
 
         Names are those of report.json (`heldout_loss=`, `kl=`, ...; see helpers/run/report.py). A
         number that is not finite becomes null, and the report will name it.
@@ -283,8 +285,8 @@ class Course:
             recorded = {}
         if {name: recorded.get(name) for name in identity} != identity:
             recorded = {}  # left by other settings in the same folder
-        seconds = round(time.perf_counter() - self.started, 1)
-        write_json(path, {**recorded, **identity, "seconds": seconds, **plain(metrics)})
+        cost = {"seconds": round(time.perf_counter() - self.started, 1), "threads": self.threads}
+        write_json(path, {**recorded, **identity, **cost, **plain(metrics)})
 
     def metrics(self, stage: str | None = None) -> dict[str, Any]:
         """What a stage has recorded. FileNotFoundError, naming the notebook, if nothing yet;

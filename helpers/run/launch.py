@@ -169,7 +169,7 @@ def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
     sizes = [f"--nproc-per-node={args.processes}", f"--max-restarts={args.max_restarts}"]
     command = ["--standalone", *sizes, "-m", "helpers", args.stage, *stage_options]
     print(f"python -m torch.distributed.run {shlex.join(command)}", flush=True)
-    threads = str(max(1, choose_threads(settings.threads) // args.processes))
+    threads = str(max(1, choose_threads(settings.threads, device) // args.processes))
     os.environ |= {"OMP_NUM_THREADS": threads, "RLHF_THREADS": threads}
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no warnings about host names
     if not args.max_restarts:  # the one failure is reported below

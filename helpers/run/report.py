@@ -53,8 +53,8 @@ def assemble(out: Path) -> dict[str, Any]:
     """The report of the run folder `out`, from its metrics/*.json.
 
     Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "pretrain": {...}, "sft":
-    {...}, ...}. Only `seconds` differs between two runs with the same settings. Raises a
-    ReportError that names all that is missing.
+    {...}, ...}. On one machine only `seconds` differs between two runs with the same settings and
+    threads. Raises a ReportError that names all that is missing.
     """
     metrics = read_metrics(out)
     missing = [

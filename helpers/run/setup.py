@@ -15,7 +15,13 @@ import torch
 
 from helpers.config import AdapterConfig
 from helpers.engine.files import ROOT
-from helpers.engine.hardware import choose_device, choose_dtype, choose_threads, keep_freed_memory
+from helpers.engine.hardware import (
+    choose_device,
+    choose_dtype,
+    choose_threads,
+    keep_freed_memory,
+    physical_cores,
+)
 from helpers.run.course import PRETRAINED, Course
 from helpers.run.folders import STAGES, default_out, make_run_folder
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
@@ -77,7 +83,7 @@ def make_course(notebook: str, settings: Settings, hosted_by: str) -> Course:
         out=ROOT / (settings.out or default_out(preset, track, seed, source)),
         device=device,
         dtype=choose_dtype(device, settings.dtype),
-        threads=choose_threads(settings.threads),
+        threads=choose_threads(settings.threads, device),
         platform=hosted_by,
         config=config,
         preset_reason=reason,
@@ -93,6 +99,10 @@ def summary(course: Course) -> str:
         machine = "Apple GPU"
     else:
         machine = f"CPU, {course.threads} thread{'s' if course.threads > 1 else ''}"
+        if not course.settings.threads and course.threads < min(8, physical_cores()):
+            machine += (
+                f" (fastest just now on {physical_cores()} cores: other programs are running)"
+            )
     reason = f" (chosen: {course.preset_reason})" if course.preset_reason else ""
     start = f", from {course.init_name}" if course.init != PRETRAINED else ""
     inside = course.out.is_relative_to(ROOT)

@@ -47,7 +47,21 @@ def test_the_dtype_probe_leaves_the_seed_alone():
 def test_threads(monkeypatch):
     assert 1 <= hardware.physical_cores() <= (os.cpu_count() or 1)
     monkeypatch.setattr(hardware, "physical_cores", lambda: 64)
-    assert hardware.choose_threads() == 8 and hardware.choose_threads(2) == 2
+    tried = []
+    monkeypatch.setattr(
+        hardware, "time_threads", lambda some: tried.append(some) or {1: 2, 4: 1, 8: 3}
+    )
+    assert hardware.choose_threads() == 4 and tried == [{1, 4, 8}], "the fastest just now"
+    assert hardware.choose_threads(2) == 2 and hardware.choose_threads(16) == 16
+    assert hardware.choose_threads(device=torch.device("cuda")) == 8 and len(tried) == 1
+
+
+def test_trying_threads_changes_nothing():
+    torch.set_num_threads(1)
+    before = torch.get_rng_state()
+    seconds = hardware.time_threads({1, 2})
+    assert list(seconds) == [1, 2] and min(seconds.values()) > 0
+    assert torch.get_num_threads() == 1 and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("wanted", ["", "cuda"])

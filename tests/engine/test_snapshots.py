@@ -327,3 +327,16 @@ def test_a_run_folder_has_one_writer(tmp_path):
         other.kill()
     RUNS["pretrain"](0.01, snapshots)
     assert snapshots.log.exists()
+
+
+def test_a_resumed_run_has_its_threads_again_unless_they_were_chosen(tmp_path):
+    snapshots, before = snapshots_in(tmp_path), torch.get_num_threads()
+    objects, chosen = {"model": model()}, replace(snapshots, own_threads=True)
+    try:
+        torch.set_num_threads(2)
+        snapshots.save(3, objects)
+        torch.set_num_threads(1)
+        assert chosen.load(objects) == 3 and torch.get_num_threads() == 1
+        assert snapshots.load(objects) == 3 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
