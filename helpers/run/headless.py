@@ -39,7 +39,8 @@ PASSED_ON = [field.name for field in fields(Settings) if field.metadata.get("var
 def kernel_env(settings: Settings, out: Path | None = None) -> dict[str, str]:
     """The environment of a notebook's kernel: ours, with these settings."""
     env = {**os.environ, **as_environment(settings), "PYTHONHASHSEED": "0"}
-    env.pop("MPLBACKEND", None)
+    for name in ("MPLBACKEND", "JPY_SESSION_NAME"):  # of a notebook that this was started from
+        env.pop(name, None)
     if out is not None:
         env["RLHF_OUT"] = str(out.resolve())
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))

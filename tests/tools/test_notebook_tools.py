@@ -1,5 +1,6 @@
 """The tools around the notebooks: text form, taught cells, hygiene."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,33 @@ def test_setup_cell_finds_the_repository(tmp_path, below):
     command = [sys.executable, "-c", setup_cell("1-SFT")]
     done = subprocess.run(command, cwd=tmp_path / below, capture_output=True, text=True)
     assert done.stdout == "found 1-SFT\n", done.stderr
+
+
+@pytest.mark.parametrize("says", ["JPY_SESSION_NAME", "PAPERMILL_INPUT_PATH"])
+def test_setup_cell_looks_beside_the_notebook_first(tmp_path, says):
+    """Run from another checkout, it runs its own code."""
+    for name in ("own", "other"):
+        (tmp_path / name / "helpers/run").mkdir(parents=True)
+        found = f"def setup(notebook): print('found in {name}')\n"
+        (tmp_path / name / "helpers/run/setup.py").write_text(found)
+    notebook = str(tmp_path / "own" / "1-SFT.ipynb")
+    cell, env = setup_cell("1-SFT"), dict(os.environ)
+    if says == "JPY_SESSION_NAME":
+        env[says] = notebook
+    else:  # papermill --inject-input-path puts a cell before it
+        cell = f"{says} = {notebook!r}\n{cell}"
+    command = {"args": [sys.executable, "-c", cell], "capture_output": True, "text": True}
+    done = subprocess.run(cwd=tmp_path / "other", env=env, **command)
+    assert done.stdout == "found in own\n", done.stderr
+
+
+def test_setup_cell_fetches_no_other_code_at_home(tmp_path):
+    hosted = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+    env = {name: value for name, value in os.environ.items() if name not in hosted}
+    command = [sys.executable, "-c", setup_cell("1-SFT")]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "no helpers/ beside this notebook: run it in a clone of https://" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 # --- taught cells
