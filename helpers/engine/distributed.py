@@ -62,7 +62,11 @@ def process_group(of: torch.device) -> Iterator[None]:
     end_with_parent()
     if of.type == "cuda":
         torch.cuda.set_device(of)
-    dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        dist.init_process_group("nccl" if of.type == "cuda" else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:  # a port in use, say; without its stack of C++
+        reason = str(error).partition("\n")[0][:200]
+        raise ConnectionError(f"the processes could not meet ({reason})") from None
     try:
         yield
         barrier()  # leaving while another process still sends may crash it

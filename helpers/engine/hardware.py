@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helpers.engine.parser import SettingsError
+
 
 def choose_device(wanted: str | None = None) -> torch.device:
     """CUDA if there is any, else the CPU; Apple's mps only on request. Each process of torchrun
-    takes another GPU. Raises ValueError for a device that is not available.
+    takes another GPU. Raises SettingsError for a device that is not available.
     """
     wanted = (wanted or "").strip().lower()
     available = {
@@ -28,7 +30,7 @@ def choose_device(wanted: str | None = None) -> torch.device:
         return torch.device("cpu")
     if not available.get(wanted.split(":")[0]):
         names = ", ".join(name for name in available if available[name])
-        raise ValueError(f"device {wanted!r} is not available, choose from {names}")
+        raise SettingsError(f"device {wanted!r} is not available, choose from {names}")
     return torch.device(wanted)
 
 

@@ -3,10 +3,23 @@
 import argparse
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class SettingsError(Exception):
     """A setting that does not exist or has a value that can't be."""
+
+
+def user_path(text: str | Path) -> Path:
+    """The absolute path that a user means: "~" is the home folder, a relative path starts from the
+    current folder. Raises SettingsError for a text that is no path.
+    """
+    if not str(text).strip() or "\0" in str(text):
+        raise SettingsError(f"{str(text)!r} is no path")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # "~name" without such a user
+        raise SettingsError(f"{text}: there is no such home folder") from None
 
 
 class Parser(argparse.ArgumentParser):

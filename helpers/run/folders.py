@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from helpers.engine.parser import SettingsError
+
 STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
 NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
 # The checkpoints that a stage starts from; "base" is 0-Pretrain's, or weights from elsewhere. The
@@ -18,13 +20,13 @@ def default_out(preset: str, track: str, seed: int, source: str = "embedded") ->
 
 
 def make_run_folder(out: Path) -> None:
-    """Create a run folder. Raises ValueError, in one line, where nothing can be written."""
+    """Create a run folder. Raises SettingsError, in one line, where nothing can be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(
+        raise SettingsError(
             f"nothing can be written to the run folder {out} ({reason}): name another with --out "
             "or RLHF_OUT"
         ) from None

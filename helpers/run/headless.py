@@ -19,7 +19,7 @@ from pathlib import Path
 
 from helpers.engine.files import OUT_OF_TIME, ROOT, FolderInUse, discard, only_writer, write_json
 from helpers.engine.hardware import choose_device
-from helpers.engine.parser import Parser, SettingsError
+from helpers.engine.parser import Parser, SettingsError, user_path
 from helpers.run.checkpoints import CheckpointError, check_parent, read_info
 from helpers.run.folders import NOTEBOOKS, PARENTS, default_out, make_run_folder
 from helpers.run.notebook import CellFailure, Interrupted, run_notebook, write_notebook
@@ -119,7 +119,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
     add_settings(parser, [*PASSED_ON, "resume"])
     every_stage = ",".join(NOTEBOOKS)
     parser.add_argument("--stages", default=every_stage, help=f"only these: {every_stage}")
-    parser.add_argument("--notebooks", type=Path, default=ROOT, help="folder of the notebooks")
+    parser.add_argument("--notebooks", type=user_path, default=ROOT, help="folder of the notebooks")
     args = parser.parse_args(argv)
     try:
         settings = read_settings({name: getattr(args, name) for name in [*PASSED_ON, "resume"]})
@@ -144,7 +144,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
         make_run_folder(Path(settings.out))
         if args.notebooks == ROOT:  # notebooks of one's own may need no checkpoints
             check_order(args.stages, settings)
-    except ValueError as error:
+    except (SettingsError, ValueError) as error:
         parser.error(str(error))
     return args, settings
 

@@ -32,7 +32,7 @@ from helpers.engine.parser import Parser
 from helpers.engine.snapshots import Stopped
 from helpers.run.course import Course
 from helpers.run.folders import NOTEBOOKS
-from helpers.run.options import as_options
+from helpers.run.options import add_settings, as_options
 from helpers.run.settings import as_environment, read_settings
 
 LAST_LINES = 12  # lines of output that an error quotes
@@ -153,7 +153,9 @@ def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    settings = read_settings()
+    stage = Parser(prog=f"python -m helpers {args.stage}")
+    add_settings(stage)  # refused here, in one line, and not by every process
+    settings = read_settings(vars(stage.parse_args(stage_options)))
     device = choose_device(settings.device)
     if args.processes < 1:
         raise ValueError(f"--processes {args.processes}: must be 1 or more")
@@ -161,8 +163,7 @@ def torchrun(args: argparse.Namespace, stage_options: list[str]) -> None:
         raise ValueError(f"--max-restarts {args.max_restarts}: must be 0 or more")
     if device.type == "cuda" and 1 < gpus(device) < args.processes:
         raise ValueError(f"--processes {args.processes}: this machine has {gpus(device)} GPUs")
-    stops = any(option.startswith("--stop-after") for option in stage_options)
-    if args.max_restarts and (stops or settings.stop_after):
+    if args.max_restarts and settings.stop_after:
         raise ValueError("--stop-after with --max-restarts: a restart would reset the time")
     if args.with_parent:
         end_with_parent()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.engine.network import redact, within
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, user_path
 from helpers.run.checkpoints import CheckpointError, check_files, read_info
 from helpers.run.session import quiet_libraries
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers publish`."""
     parser = Parser(prog="python -m helpers publish", description="A checkpoint on the Hub.")
     add = parser.add_argument
-    add("folder", type=Path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo")
+    add("folder", type=user_path, help="a checkpoint, such as runs/cpu-tldr-seed0/checkpoints/ppo")
     add("repository", help="owner/name")
     add("--public", action="store_true", help="for everybody to see (default: private)")
     args = parser.parse_args(argv)

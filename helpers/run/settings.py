@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import ADAPTERS, SOURCES
-from helpers.engine.parser import SettingsError
+from helpers.engine.parser import SettingsError, user_path
 from helpers.rows.tracks import TRACKS
 from helpers.run.presets import PRESETS
 
@@ -115,7 +115,7 @@ def value_of(value: Any, name: str, label: str) -> Any:
     if name in LEAST:
         return whole_number(str(value), label, LEAST[name])
     if name in PATHS:
-        return str(Path(value).expanduser().absolute())
+        return str(user_path(value))
     if name == "init":
         return weights_named(str(value))
     if name in CHOICES:
@@ -131,9 +131,9 @@ def value_of(value: Any, name: str, label: str) -> Any:
 
 def weights_named(text: str) -> str:
     """The absolute path, if the text is that of a file or folder that exists; a name as it is."""
-    path = Path(text).expanduser()
+    path = Path(text)
     is_path = len(path.parts) > 1 or path.suffix == ".pt"
-    return str(path.absolute()) if is_path and path.exists() else text
+    return str(user_path(path)) if is_path and user_path(path).exists() else text
 
 
 def nearest(name: str, valid: Any) -> str:

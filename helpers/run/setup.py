@@ -39,8 +39,8 @@ def setup(notebook: str, **options: Any) -> Course:
     """Prepare one notebook or stage and print its settings in four lines.
 
     notebook: "0-Pretrain", "1-SFT", "2-RM-Training" or "3-PPO". options: settings by name
-    (`helpers.run.settings.Settings`), which win over environment variables. Raises ValueError, with
-    the valid choices, for a notebook, setting or device that does not exist.
+    (`helpers.run.settings.Settings`), which win over environment variables. Raises ValueError for a
+    notebook, SettingsError for a setting or device that does not exist, with the valid choices.
     """
     if notebook not in STAGES:
         raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from helpers.compare.endpoint_judge import JudgeError
 from helpers.engine.distributed import barrier, is_main, process_group
 from helpers.engine.files import FolderInUse
 from helpers.engine.parser import Parser
@@ -17,8 +18,8 @@ from helpers.run.import_weights import WeightsError
 from helpers.run.options import add_settings
 from helpers.run.setup import setup
 
-ERRORS = (CheckpointError, FolderInUse, ResumeError, ShardError, SourceError, WeightsError)
-ERRORS += (OSError, ValueError, ArithmeticError)
+ERRORS = (CheckpointError, FolderInUse, JudgeError, ResumeError, ShardError, SourceError)
+ERRORS += (WeightsError, OSError, ValueError, ArithmeticError)
 POINTS = 200  # of a curve in the report
 
 

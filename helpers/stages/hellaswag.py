@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from helpers.compare.hellaswag import hellaswag, load_hellaswag
 from helpers.config import SOURCES
 from helpers.engine.hardware import choose_device, choose_dtype
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, user_path
 from helpers.rows.tracks import SourceError
 from helpers.run.checkpoints import CheckpointError, load_stage, read_info
 from helpers.run.settings import data_folder, read_settings
@@ -20,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = read_settings()
     parser = Parser(prog="python -m helpers hellaswag", description="HellaSwag of a checkpoint.")
     add = parser.add_argument
-    add("run", type=Path, help="a run folder, such as runs/t4-tldr-hub-seed0")
+    add("run", type=user_path, help="a run folder, such as runs/t4-tldr-hub-seed0")
     add("--stage", default="pretrain", choices=("pretrain", "base", "sft", "ppo"))
     add("--limit", type=int, help="questions (default: all)")
     add("--source", choices=SOURCES, default=settings.source, help="default: %(default)s")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from helpers import ppo
+from helpers.compare.endpoint_judge import judge_of
 from helpers.compare.policies import evaluate_policies
 from helpers.compare.world import evaluate_in_world
 from helpers.engine.distributed import is_main
@@ -25,6 +26,8 @@ BEST_OF = 8
 
 def run(course: Course) -> None:
     """The whole stage."""
+    if course.source != "embedded" and course.settings.judge_url:
+        judge_of(course.settings, course.track)  # refused now, not after the training
     models = load_models(course, course.tokenizer)
     for gpt in (models.policy, models.value.gpt):
         course.prepare(gpt)
