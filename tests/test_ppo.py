@@ -324,12 +324,28 @@ def test_policies_are_compared_on_the_same_prompts(models, moved, tokenizer, tmp
     needed = {"score", "stop_rate", "words", "hallucination_drop_ci95"}
     assert needed <= metrics.keys()
     table = metrics["table"]
-    assert list(table) == ["base", "SFT", "best of 8", "PPO"]
-    assert [table[name]["prompts"] for name in table] == [16, 10, 16, 10]
+    assert list(table) == ["base", "SFT", "SFT, greedy", "best of 8", "PPO", "PPO, greedy"]
+    assert [table[name]["prompts"] for name in table] == [16, 10, 10, 16, 10, 10]
     assert all(len(row["gold_ci95"]) == 2 for row in table.values())
     scores = score_responses(moved.reward, tokenizer, both["PPO"])
     scores = missing_eos_scores(scores, torch.tensor(both["PPO"].stopped), -7.0)
     assert metrics["score"] == table["PPO"]["score"] == pytest.approx(scores.mean().item())
+
+
+@torch.no_grad()
+def test_a_greedy_policy_takes_the_likeliest_tokens(models, moved, tokenizer, tmp_path):
+    """And its KL from SFT is - log p of its response under SFT: its own probability is 1."""
+    metrics, responses = stage.measure(course_of(tmp_path, tokenizer), moved, models.reference)
+    nats = []
+    for prompt, ids in zip(responses["PPO, greedy"].prompts, responses["PPO, greedy"].ids):
+        start = tokenizer.encode(prompt.prompt)
+        row = torch.tensor([start + ids])
+        places = slice(len(start) - 1, -1)
+        assert moved.policy(row)[0, places].argmax(-1).tolist() == ids
+        logprobs = models.reference(row)[0, places].log_softmax(-1)
+        nats.append(-sum(logprobs[place, id_].item() for place, id_ in enumerate(ids)))
+    kl = metrics["table"]["PPO, greedy"]["kl"]
+    assert kl == pytest.approx(sum(nats) / len(nats), rel=1e-4)
 
 
 def test_best_of_n_takes_the_highest_score(models, prompts, tokenizer):

@@ -1,12 +1,12 @@
-"""The policies side by side on real rows: base, SFT, best of n and PPO, on the same held-out
-prompts.
+"""The policies side by side on real rows: base, SFT, best of n and PPO, SFT and PPO also greedy, on
+the same held-out prompts.
 
 Everything is measured for each response first; intervals are then bootstrapped over prompts, and
 what compares two policies is paired, prompt by prompt.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from helpers.compare.endpoint_judge import JudgeError, judge_of
 from helpers.compare.perplexity import perplexity, perplexity_ci95, response_nats
 from helpers.compare.references import References, heldout_prompts, heldout_references
-from helpers.compare.samples import Sampler
+from helpers.compare.samples import GREEDY, Sampler
 from helpers.compare.second_judge import Judge, load_judge
 from helpers.compare.text_metrics import text_shape
 from helpers.compare.win_rate import win_rate, wins_by_judge, wins_by_score
@@ -100,7 +100,8 @@ def row_of(evaluation: Evaluation, measured: Measured, sft: Measured, n: int) ->
 def compare_policies(
     evaluation: Evaluation, policies: Mapping[str, GPT], n: int
 ) -> tuple[dict, dict[str, Measured]]:
-    """The table of named policies ("SFT" and "PPO" among them) and best of n, and its data.
+    """The table of named policies ("SFT" and "PPO" among them, these also greedy) and best of n,
+    and its data.
 
     The first holds {"table": {policy: row}, "score_gain"}, with a judge also win rates and
     "judge_gain" of PPO over SFT, with references also the rows of "baselines" and "people", and
@@ -113,8 +114,14 @@ def compare_policies(
         name: measure_responses(evaluation, written, policies.get(name))
         for name, written in responses.items()
     }
+    for name in ("SFT", "PPO"):
+        written = evaluation.sample(policies[name], temperature=0)
+        one = measure_responses(evaluation, written)
+        # of a policy that gives one response to a prompt, -log p_SFT is the KL
+        measured[name + GREEDY] = replace(one, kl=one.nats)
     sft = measured["SFT"]
-    order = [*(name for name in policies if name != "PPO"), best, "PPO"]
+    sampled = [name for name in policies if name not in ("SFT", "PPO")]
+    order = [*sampled, "SFT", f"SFT{GREEDY}", best, "PPO", f"PPO{GREEDY}"]
     table = {name: row_of(evaluation, measured[name], sft, n) for name in order}
     result = {"table": table, **gains(evaluation, measured["PPO"], sft)}
     if references is not None:

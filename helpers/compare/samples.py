@@ -14,6 +14,8 @@ from helpers.reward import score_responses
 from helpers.rollouts import Models
 from helpers.tokenizer import Tokenizer
 
+GREEDY = ", greedy"  # behind a policy's name: at temperature 0, the cheapest rival of training
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -25,12 +27,12 @@ class Sampler:
     config: PPOConfig  # of it: response_tokens, missing_eos_score, seed
     dtype: torch.dtype | None = None  # that the policies sample in
 
-    def sample(self, model: GPT, times: int = 1) -> Responses:
-        """`times` responses of a model to each prompt, at temperature 1."""
+    def sample(self, model: GPT, times: int = 1, temperature: float = 1.0) -> Responses:
+        """`times` responses of a model to each prompt; temperature 0 is greedy."""
         tokens, seed = self.config.response_tokens, self.config.seed
         prompts = [prompt for prompt in self.prompts for _ in range(times)]
         sampling = {"max_new_tokens": tokens, "seed": seed, "dtype": self.dtype}
-        return respond(model, self.tokenizer, prompts, **sampling)
+        return respond(model, self.tokenizer, prompts, temperature=temperature, **sampling)
 
     def scores(self, responses: Responses) -> Tensor:
         """The reward model's score of each response (N,), with missing ends replaced."""

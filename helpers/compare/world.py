@@ -1,6 +1,7 @@
 """The policies side by side in an embedded world, by its gold reward."""
 
-from helpers.compare.samples import Sampler
+from helpers.compare.perplexity import response_nats
+from helpers.compare.samples import GREEDY, Sampler
 from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.losses import kl_best_of_n
 from helpers.model import GPT
@@ -13,7 +14,11 @@ FEW = 64  # prompts that the base model and best of n are measured on
 def evaluate_in_world(
     course: Course, models: Models, base: GPT, n: int
 ) -> tuple[dict, dict[str, Responses]]:
-    """PPO against SFT, the base model and best of n on fewer prompts: metrics and responses."""
+    """PPO against SFT, both also greedy, the base model and best of n on fewer prompts: metrics and
+    responses.
+
+    The KL of a greedy policy, which gives one response to a prompt, is - log p_SFT of that.
+    """
     tokenizer, best = course.tokenizer, f"best of {n}"
 
     def sampler(limit: int) -> Sampler:
@@ -29,12 +34,16 @@ def evaluate_in_world(
         for name, (_, model) in policies.items()
     }
     responses[best], kls[best] = few.best_of(n), kl_best_of_n(n)
+    for name in ("SFT", "PPO"):
+        written = many.sample(policies[name][1], temperature=0)
+        nats, _ = response_nats(models.reference, tokenizer, written.prompts, written.ids)
+        responses[name + GREEDY], kls[name + GREEDY] = written, nats.mean().item()
     rows = {
         name: {"score": many.scores(written).mean().item(), "kl": kls[name], **written.report()}
         for name, written in responses.items()
     }
     table = {}
-    for name in ("base", "SFT", best, "PPO"):
+    for name in ("base", "SFT", f"SFT{GREEDY}", best, "PPO", f"PPO{GREEDY}"):
         gold = responses[name].gold
         table[name] = rows[name] | {"gold_ci95": bootstrap_ci95(gold), "prompts": len(gold)}
     sft, ppo = responses["SFT"], responses["PPO"]

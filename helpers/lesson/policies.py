@@ -36,14 +36,14 @@ def show_policies(metrics: Mapping) -> None:
     flaws = table["SFT"]["flaws"]
     names = [flaw.replace("missing_", "no ").replace("_", " ") for flaw in flaws]
     heads = "".join(f"{name:>{width(name)}}" for name in names)
-    print(f"policy    prompts  gold [95% interval]  score    KL{heads}   stop  words")
+    print(f"policy      prompts  gold [95% interval]  score    KL{heads}   stop  words")
     for name, row in table.items():
         interval = "[{:5.2f}, {:5.2f}]".format(*row["gold_ci95"])
         shares = "".join(
             f"{share:>{width(flaw)}.1%}" for flaw, share in zip(names, row["flaws"].values())
         )
         print(
-            f"{name:<10} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
+            f"{name:<12} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
             f"{row['score']:6.2f} {row['kl']:5.2f}{shares} {row['stop_rate']:6.1%}  "
             f"{row['words']:5.1f}"
         )

@@ -73,7 +73,7 @@ def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 def measure(course: Course, models: Models, base: GPT) -> tuple[dict, dict[str, Responses]]:
     """The policies side by side on held-out prompts: metrics, and the responses of "base", "SFT",
-    "best of 8" and "PPO".
+    "best of 8" and "PPO", and of "SFT, greedy" and "PPO, greedy".
 
     In an embedded world by its gold reward; on real rows by a second judge, overlap with
     references, and perplexity.

@@ -100,7 +100,8 @@ def test_ppo_equals_sft_before_training(evaluation):
     sft, policy = evaluation.models.reference, evaluation.models.policy
     metrics, measured = compare_policies(evaluation, {"base": sft, "SFT": sft, "PPO": policy}, 4)
     table, rate = metrics["table"], metrics["win_rates"]["PPO over SFT"]
-    assert list(table) == ["base", "SFT", "best of 4", "PPO"]
+    assert list(table) == ["base", "SFT", "SFT, greedy", "best of 4", "PPO", "PPO, greedy"]
+    assert table["SFT, greedy"]["kl"] > 0 == table["SFT"]["kl"], "-log p of its one response"
     assert table["SFT"] == table["PPO"] == table["base"]  # the same weights, prompts and numbers
     assert metrics["judge_gain"] == 0 and metrics["judge_gain_ci95"] == [0, 0]
     assert rate["rate"] == 0.5 and rate["ties"] == 1

@@ -86,7 +86,8 @@ def test_sentiment_on_a_local_folder(run_stages, capsys):
         low, high = numbers[f"{name}_ci95"]
         assert low <= numbers[name] <= high
     table = ppo_metrics["table"]
-    assert list(table) == ["base", "SFT", "best of 8", "PPO"] and "gold_reward" not in table["PPO"]
+    rows = ["base", "SFT", "SFT, greedy", "best of 8", "PPO", "PPO, greedy"]
+    assert list(table) == rows and "gold_reward" not in table["PPO"]
     assert table["SFT"]["kl"] == 0 and 0 <= table["PPO"]["judge"] <= 1
     assert 0 < ppo_metrics["judge_accuracy"] <= 1
     checkpoints = folder / "checkpoints"

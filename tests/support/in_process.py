@@ -2,12 +2,18 @@
 failing cell raises.
 """
 
+import hashlib
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 
 from helpers.run.notebook import read_notebook
+
+# times and what holds them: no two are the same
+TIMES = ("course", "seconds", "rates", "speed")
 
 
 @contextmanager
@@ -23,16 +29,55 @@ def shell():
         InteractiveShell.clear_instance()
 
 
-def run_cells(path: Path) -> dict:
+def run_cells(path: Path, twice: bool = False) -> dict:
     """Run all code cells of a notebook; return its names. Raises what a cell raises, with the
     cell's number noted.
+
+    twice: run each cell a second time, and raise AssertionError if a name then has another value.
     """
     cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
     with shell() as ipython:
         for number, cell in enumerate(cells, start=1):
-            try:
-                ipython.run_cell(cell.source).raise_error()
-            except BaseException as error:
-                raise RuntimeError(f"{path.name}, code cell {number}:\n{cell.source}") from error
-            plt.close("all")
+            place = f"{path.name}, code cell {number}:\n{cell.source}"
+            run(ipython, cell.source, place)
+            if twice:
+                once = values(ipython.user_ns)
+                run(ipython, cell.source, f"the second time, {place}")
+                again = values(ipython.user_ns)
+                changed = [name for name in once if again.get(name) != once[name]]
+                assert not changed, f"{', '.join(changed)} changed the second time, {place}"
         return dict(ipython.user_ns)
+
+
+def run(ipython: Any, source: str, place: str) -> None:
+    """Run a cell; raise what it raises, from an error that names the place."""
+    try:
+        ipython.run_cell(source).raise_error()
+    except BaseException as error:
+        raise RuntimeError(place) from error
+    finally:
+        plt.close("all")
+
+
+def values(names: dict) -> dict[str, Any]:
+    """The values that can be compared, by name: numbers, texts, tensors, models, lists of them."""
+    public = {name: value for name, value in names.items() if not name.startswith("_")}
+    known = {name: value_of(value) for name, value in public.items() if name not in TIMES}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def value_of(value: Any, depth: int = 0) -> Any:
+    """A value that `==` compares; None for what has none."""
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.detach().cpu().double().numpy().tobytes()).hexdigest()
+    if isinstance(value, torch.nn.Module):
+        return [value_of(weight) for weight in value.state_dict().values()]
+    if isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if depth < 3 and isinstance(value, (list, tuple)):
+        return [value_of(item, depth + 1) for item in value]
+    if depth < 3 and isinstance(value, dict):
+        return {str(key): value_of(item, depth + 1) for key, item in value.items()}
+    if depth < 3 and hasattr(value, "__dataclass_fields__"):
+        return {name: value_of(getattr(value, name), depth + 1) for name in vars(value)}
+    return None

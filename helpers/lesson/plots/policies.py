@@ -29,14 +29,19 @@ def comparison_figure(
     gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
 ) -> Figure:
     """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), width_ratios=(2, 3))
-    colours = [GREY, BLUE, GREEN, ORANGE][: len(gold)]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), width_ratios=(2, 3))
+    by_name = {"base": GREY, "SFT": BLUE, "PPO": ORANGE}
+    colours = [by_name.get(name.partition(",")[0], GREEN) for name in gold]
+    alphas = [0.5 if "," in name else 1.0 for name in gold]  # paler: greedy
     means = [mean for mean, _, _ in gold.values()]
     errors = [
         [max(0.0, mean - low) for mean, low, _ in gold.values()],
         [max(0.0, high - mean) for mean, _, high in gold.values()],
     ]
-    left.bar(list(gold), means, color=colours, width=0.65)
+    bars = left.bar(list(gold), means, color=colours, width=0.65)
+    for bar, alpha in zip(bars, alphas, strict=True):
+        bar.set_alpha(alpha)
+    left.tick_params(axis="x", labelsize=8, rotation=30)
     left.errorbar(list(gold), means, errors, fmt="none", ecolor="black", capsize=3, lw=1)
     left.axhline(0, color="#999", lw=0.8)
     left.set(title="gold reward, 95% interval", ylabel="gold reward")
@@ -44,7 +49,9 @@ def comparison_figure(
         name: {flaw: 100 * share for flaw, share in shares.items()}
         for name, shares in flaws.items()
     }
-    grouped_bars(right, percent, 0.2, 0.18, [{"color": colour} for colour in colours])
+    step = 0.8 / len(gold)
+    styles = [{"color": c, "alpha": a} for c, a in zip(colours, alphas, strict=True)]
+    grouped_bars(right, percent, step, 0.9 * step, styles)
     right.set(title="responses with a flaw", ylabel="%")
     right.legend(fontsize=8, loc="upper right")
     return fig
