@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +13,9 @@ EOS, PAD = "<|endoftext|>", "<|pad|>"
 # GPT-2's splitting pattern: contractions; words, numbers and punctuation, each with its leading
 # space; white space.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+BLOCK = 1000  # characters
+# Only white space, only letters and numbers, or only others (as above, also \x1c to \x1f).
+ALIKE = re.compile(r"\s+|[^\W_]+|(?:[^\w\s]|[_\x1c-\x1f])+")
 
 
 def byte_characters() -> dict[int, str]:
@@ -24,6 +29,22 @@ def byte_characters() -> dict[int, str]:
     # All other bytes get the characters from 256 on, in order.
     others = (byte for byte in range(256) if byte not in characters)
     return characters | {byte: chr(256 + shift) for shift, byte in enumerate(others)}
+
+
+def short_runs(text: str) -> Iterator[str]:
+    """A text in parts, in which no word and no run of blanks is longer than 2 * BLOCK characters.
+
+    A million blanks in a row crash tiktoken, and training takes time quadratic in a run's length.
+    A text is cut only inside a run that fills a whole block, so ordinary text stays in one part.
+    Takes time linear in the text's length.
+    """
+    start = 0
+    for block in range(0, len(text) - BLOCK + 1, BLOCK):
+        if ALIKE.fullmatch(text, block, block + BLOCK):
+            cut = block + BLOCK // 2
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
 
 
 class Tokenizer:
@@ -71,7 +92,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens in the text are encoded as ordinary characters."""
-        return self.encoding.encode_ordinary(text)
+        encode = self.encoding.encode_ordinary
+        return [id_ for part in short_runs(text) for id_ in encode(part)]
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids."""
@@ -121,5 +143,5 @@ def train_tokenizer(texts: list[str], vocab_size: int, path: str | Path) -> None
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    trainable.train_from_iterator(texts, trainer)
+    trainable.train_from_iterator((part for text in texts for part in short_runs(text)), trainer)
     Path(path).write_text(trainable.to_str(pretty=True), encoding="utf-8", newline="\n")

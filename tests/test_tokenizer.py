@@ -6,7 +6,16 @@ import random
 import pytest
 
 from helpers.rows.embedded import load_rows, load_tokenizer
-from helpers.tokenizer import EOS, PAD, Tokenizer, byte_characters, train_tokenizer
+from helpers.tokenizer import (
+    BLOCK,
+    EOS,
+    PAD,
+    PATTERN,
+    Tokenizer,
+    byte_characters,
+    short_runs,
+    train_tokenizer,
+)
 
 NASTY = [
     "",
@@ -136,6 +145,38 @@ def test_training_is_deterministic_and_merges_what_is_frequent(tmp_path):
     tokenizer = Tokenizer(tmp_path / "a.json")
     assert tokenizer.vocab_size == 270 and (tokenizer.eos_id, tokenizer.pad_id) == (0, 1)
     assert tokenizer.pieces("the zebra")[0] == "the" and len(tokenizer.encode(" zebra")) == 6
+
+
+RUNS = [" ", "\xa0", " \n\t", "a", "中文", "1", "1²", "-", ".\x1c", "_", "e\u0301", "🙂"]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=ascii)
+def test_no_run_is_longer_than_two_blocks(ours, run):
+    """tiktoken crashes on a million blanks; training is quadratic in the length of any run."""
+    regex = pytest.importorskip("regex")
+    for before in ("", "x ", "x" * 700 + " "):
+        text = before + run * (50_000 // len(run)) + " y"
+        parts = list(short_runs(text))
+        assert "".join(parts) == text
+        assert (
+            max(len(word) for part in parts for word in regex.findall(PATTERN, part)) <= 2 * BLOCK
+        )
+        assert ours.decode(ours.encode(text)) == text
+
+
+def test_ordinary_texts_are_not_cut(world_texts):
+    long = "\n\n".join(world_texts)
+    texts = [long, long.replace(" ", " " * 400), "-" * 999 + "\n" + "é" * 999, "| - " * 9_000]
+    assert [list(short_runs(text)) for text in texts] == [[text] for text in texts]
+
+
+def test_a_million_blanks_are_encoded_and_trained_on(ours, tmp_path):
+    text = "a" + " " * 1_200_000 + "b"
+    ids = ours.encode(text)
+    assert ours.decode(ids) == text and "".join(ours.pieces("a" + " " * 2_500)) == "a" + " " * 2_500
+    train_tokenizer([text], 270, tmp_path / "tokenizer.json")
+    trained = Tokenizer(tmp_path / "tokenizer.json")
+    assert trained.decode(trained.encode(text)) == text
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):

@@ -17,10 +17,10 @@ ends with the same files, bit for bit. A larger --tokens adds shards.
 import argparse
 import os
 import random
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy as np
 from helpers.config import SOURCES
 from helpers.engine.files import sha256, write_json
 from helpers.engine.parser import Parser
-from helpers.rows.common import Unusable, split_of, usable
+from helpers.rows.common import split_of, usable
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
@@ -39,7 +39,6 @@ from helpers.tokenizer import Tokenizer
 
 BUFFER = 10_000  # documents of the shuffle buffer: about 50 MB of FineWeb-Edu
 CHUNK = 256  # documents tokenised at a time
-BLANKS = re.compile(r"\s{100000}")  # tiktoken fails on a million in a row
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -136,13 +135,7 @@ def document_texts(
     rows, separate, _ = READERS[source](role.data, split, data_dir)
     wanted = splits_wanted(role, "documents", split, separate)
 
-    def text_of(row: dict) -> str:
-        text = role.key(row)
-        if BLANKS.search(text):
-            raise Unusable("100,000 blanks in a row")
-        return text
-
-    texts = usable(checked(rows, role.data), text_of, report.left_out)
+    texts = usable(checked(rows, role.data), role.key, report.left_out)
     yield from (text for text in texts if split_of(text) in wanted)
 
 
@@ -159,11 +152,12 @@ def shuffled(texts: Iterable[str], seed: int, buffer: int = BUFFER) -> Iterator[
 
 
 def tokenised(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The tokens of each text, followed by the end-of-text token; tiktoken uses all cores."""
-    texts, threads = iter(texts), os.cpu_count() or 1
-    while chunk := list(islice(texts, CHUNK)):
-        for ids in tokenizer.encoding.encode_ordinary_batch(chunk, num_threads=threads):
-            yield np.array([*ids, tokenizer.eos_id], DTYPE)
+    """The tokens of each text, followed by the end-of-text token, on all cores."""
+    texts = iter(texts)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # tiktoken works outside Python's lock
+        while chunk := list(islice(texts, CHUNK)):
+            for ids in threads.map(tokenizer.encode, chunk):
+                yield np.array([*ids, tokenizer.eos_id], DTYPE)
 
 
 def write_shard(path: Path, documents: Iterator[np.ndarray], tokens: int) -> dict:

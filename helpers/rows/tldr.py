@@ -11,7 +11,7 @@ from helpers.rows.common import Limits, Unusable, completion, field
 
 TEMPLATE = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
 SUMMARY_CUE = "TL;DR:"
-POST = re.compile(r"SUBREDDIT: *(?:r/)?(.*?)\n+TITLE:(.*?)\n+POST:(.*)", re.DOTALL)
+SUBREDDIT = "SUBREDDIT:"
 CUES = re.compile(r"(?:\s*TL;DR:)*", re.IGNORECASE)
 NEAR = 64  # cuts tried beyond the one that bisection finds: a longer text may have fewer tokens
 
@@ -20,13 +20,15 @@ def read_post(row: dict) -> dict[str, str]:
     """The fields subreddit, title and post of a prompt. Only a "TL;DR:" at the very end asks for
     the summary; one inside the post belongs to the post.
     """
-    match = POST.fullmatch(field(row, "prompt").removesuffix(SUMMARY_CUE))
-    if not match:
+    text = field(row, "prompt").removesuffix(SUMMARY_CUE)
+    subreddit, _, text = text.partition("\nTITLE:")
+    title, found, post = text.partition("\nPOST:")
+    if not (subreddit.startswith(SUBREDDIT) and found):
         raise Unusable("prompt is no Reddit post")
-    parts = dict(zip(("subreddit", "title", "post"), map(str.strip, match.groups())))
-    if not parts["post"]:
+    if not post.strip():
         raise Unusable("empty post")
-    return parts
+    name = subreddit.removeprefix(SUBREDDIT).lstrip(" ").removeprefix("r/").strip()
+    return {"subreddit": name, "title": title.strip(), "post": post.strip()}
 
 
 def key(row: dict) -> str:

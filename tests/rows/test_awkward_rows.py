@@ -2,13 +2,15 @@
 and how records are encoded.
 """
 
+import time
 from collections import Counter
 
 import pytest
 
 from helpers.reward import encode_comparison
-from helpers.rows.common import Limits
+from helpers.rows.common import Limits, Unusable
 from helpers.rows.embedded import load_tokenizer
+from helpers.rows.tldr import read_post
 from helpers.sft import encode_demonstration
 from tests.support.chosen_rows import load_track
 from tests.support.folder_of_rows import write
@@ -92,6 +94,15 @@ def test_tldr_demonstrations(load):
     texts = [" Cat sings, TL;DR: help", f" {EMOJI}", " It says <|endoftext|> a lot."]
     assert [record.completion for record in records] == [*texts, " Long.", " Long."]
     assert report.cut == 2 and records[3].prompt.endswith("\n\nTL;DR:")
+
+
+@pytest.mark.parametrize("run", ["\n", " ", "\nTITLE:", "\t", "r/"])
+def test_a_prompt_of_one_run_takes_no_time(run):
+    started = time.perf_counter()
+    for start in ("SUBREDDIT: r/a", "SUBREDDIT:", "SUBREDDIT: a\nTITLE: b"):
+        with pytest.raises(Unusable):
+            read_post({"prompt": start + run * 300_000 + "\nTITLE: c"})
+    assert time.perf_counter() - started < 2
 
 
 def test_tldr_comparisons(load):
