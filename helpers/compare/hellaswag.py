@@ -68,7 +68,7 @@ def question(row: dict) -> Question:
     endings, label = row.get("endings"), row.get("label")
     if not isinstance(endings, list) or len(endings) != ENDINGS:
         raise Unusable(f"not {ENDINGS} endings")
-    if str(label) not in map(str, range(ENDINGS)):
+    if not isinstance(label, int | str) or str(label) not in map(str, range(ENDINGS)):
         raise Unusable(f"no label from 0 to {ENDINGS - 1}")
     texts = tuple(field({"ending": ending}, "ending") for ending in endings)
     return Question(field(row, "ctx"), texts, int(label))
@@ -87,8 +87,8 @@ def load_hellaswag(
         raise ValueError(f"limit must be 1 or more, not {limit}")
     rows, _, place = READERS[source](DATA, "train", data_dir)
     report = Report("HellaSwag", f"{source}: {place}")
-    questions = list(islice(usable(checked(rows, DATA), question, report.left_out), limit))
-    report.records = len(questions)
+    questions = list(islice(usable(checked(rows, DATA), question, report), limit))
+    report.records = report.used = len(questions)
     if not questions:
         raise SourceError(f"no row can be used: {report}")
     return questions, report

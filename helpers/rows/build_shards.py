@@ -135,7 +135,7 @@ def document_texts(
     rows, separate, _ = READERS[source](role.data, split, data_dir)
     wanted = splits_wanted(role, "documents", split, separate)
 
-    texts = usable(checked(rows, role.data), role.key, report.left_out)
+    texts = usable(checked(rows, role.data), role.key, report)
     yield from (text for text in texts if split_of(text) in wanted)
 
 

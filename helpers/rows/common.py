@@ -6,7 +6,7 @@ it into a record or raise Unusable with the reason, so that unusable rows can be
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field as attribute
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +17,51 @@ SPLIT_OF_TENTH = {0: "heldout", 1: "reserve"}  # the other eight tenths of all p
 
 
 class Unusable(Exception):
-    """A row that makes no record. The message is the reason, the same for all such rows."""
+    """A row that makes no record. The message is the reason, the same for all such rows.
+
+    place: where it was found ("train.csv, line 7"), known for a row that can't even be read.
+    """
+
+    def __init__(self, reason: str, place: str = ""):
+        super().__init__(reason)
+        self.place = place
+
+
+@dataclass
+class Report:
+    """What became of the rows that were read: read = used + elsewhere + left_out.total(). str() is
+    one line.
+    """
+
+    what: str  # "tldr demonstrations/train"
+    place: str  # "local: openai_summarize_tldr/train.jsonl": what a model card should name
+    records: int = 0
+    cut: int = 0  # records whose prompt was shortened to fit
+    left_out: Counter = attribute(default_factory=Counter)  # reason: rows
+    read: int = 0  # rows; reading ends when there are as many records as were asked for
+    used: int = 0  # rows in the records: two make a pair of `sentiment`
+    elsewhere: int = 0  # rows of the track's other splits
+    first: str = ""  # where the first row is that can't even be read
+
+    def leave_out(self, reason: Unusable, rows: int = 1) -> None:
+        """Count rows that make no record."""
+        self.left_out[str(reason)] += rows
+        self.first = self.first or reason.place
+
+    def __str__(self) -> str:
+        parts = [f"{self.what} ({self.place}): {self.records:,} records"]
+        if self.read > self.records:
+            parts[0] += f" of {self.read:,} rows"
+        if self.cut:
+            parts.append(f"{self.cut:,} prompts cut to fit")
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere:,} rows of other splits")
+        if self.left_out:
+            reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.left_out.most_common())
+            parts.append(f"{self.left_out.total():,} rows left out ({reasons})")
+        if self.first:
+            parts.append(f"the first that can't be read is {self.first}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -44,16 +88,19 @@ class Limits:
 
 
 def usable(
-    rows: Iterable[dict | Unusable], make: Callable[[dict], Any], left_out: Counter
+    rows: Iterable[dict | Unusable], make: Callable[[dict], Any], report: Report
 ) -> Iterator[Any]:
-    """make(row) of each row; the rows that raise Unusable are counted by their reason."""
+    """make(row) of each row; the report counts the rows, and those that raise Unusable by their
+    reason.
+    """
     for row in rows:
+        report.read += 1
         try:
             if isinstance(row, Unusable):
                 raise row
             record = make(row)
         except Unusable as reason:
-            left_out[str(reason)] += 1
+            report.leave_out(reason)
         else:
             yield record
 

@@ -32,7 +32,9 @@ def fetch(track: str, out: Path, documents: int = DOCUMENTS) -> Iterator[str]:
                 yield f"{path}: is there"
                 continue
             rows = islice(checked(hub_rows(data, split == data.heldout), data), limit)
-            number = write_rows(path, ({name: row[name] for name in data.columns} for row in rows))
+            number = write_rows(
+                path, ({name: row.get(name) for name in data.columns} for row in rows)
+            )
             yield f"{path}: {number:,} rows of {data.repository}"
 
 

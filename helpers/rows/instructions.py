@@ -9,13 +9,18 @@ from helpers.records import Comparison, Demonstration, Prompt
 from helpers.rows import common
 from helpers.rows.common import Limits, Unusable, completion, field
 
-NO_INPUT = re.compile(r"|\W*no ?input\W*", re.IGNORECASE)  # Alpaca's ways to say that there is none
+# Alpaca's ways to say that a request needs no input, and that there is no answer.
+NO_INPUT = re.compile(
+    r"|\W*(?:no ?input(?: (?:required|needed|provided))?|n/a|none)\W*", re.IGNORECASE
+)
+NO_OUTPUT = re.compile(r"\W*(?:no ?(?:in|out)put|n/a)\W*|<\s*no ?(?:in|out)put\b.*", re.I | re.S)
 HUMAN, ANSWER = re.compile(r"(?:^|\n\n) *Human:"), re.compile(r"\n\n *Assistant:$")
 
 
 def alpaca_key(row: dict) -> str:
     """The request: the instruction, and below it the input if there is one."""
-    instruction, extra = field(row, "instruction"), field(row, "input", may_be_empty=True)
+    instruction = field(row, "instruction")
+    extra = "" if row.get("input") is None else field(row, "input", may_be_empty=True)
     return instruction if NO_INPUT.fullmatch(extra) else f"{instruction}\n\n{extra}"
 
 
@@ -26,8 +31,10 @@ def alpaca_prompt(row: dict, limits: Limits) -> Prompt:
 
 def alpaca_demonstration(row: dict, limits: Limits) -> Demonstration:
     """A request and its answer."""
-    prompt = alpaca_prompt(row, limits).prompt
-    return common.demonstration(prompt, completion(field(row, "output")), limits)
+    prompt, answer = alpaca_prompt(row, limits).prompt, field(row, "output")
+    if NO_OUTPUT.fullmatch(answer):
+        raise Unusable("output is a placeholder")
+    return common.demonstration(prompt, completion(answer), limits)
 
 
 def last_turn(row: dict) -> str:

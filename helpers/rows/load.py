@@ -6,40 +6,18 @@ source="local" the folder `data_dir`, source="hub" the Hub. What a row becomes d
 its source.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field as attribute
 from itertools import chain, islice
 from pathlib import Path
 
 from helpers.config import SOURCES
-from helpers.rows.common import Limits, Unusable, digest, prompt_hash, split_of, usable
+from helpers.rows.common import Limits, Report, Unusable, digest, prompt_hash, split_of, usable
 from helpers.rows.embedded import SPLITS, load_rows
 from helpers.rows.hub import hub_rows
 from helpers.rows.local import local_split
-from helpers.rows.tracks import TRACKS, HubData, Role, SourceError
+from helpers.rows.tracks import TRACKS, HubData, Role, SourceError, plain_name
 
 PEEK = 100  # rows in which every column must appear at least once
-
-
-@dataclass
-class Report:
-    """How many rows became records, and how many did not, by reason. str() is one line."""
-
-    what: str  # "tldr demonstrations/train"
-    place: str  # "local: openai_summarize_tldr/train.jsonl": what a model card should name
-    records: int = 0
-    cut: int = 0  # records whose prompt was shortened to fit
-    left_out: Counter = attribute(default_factory=Counter)  # reason: rows
-
-    def __str__(self) -> str:
-        parts = [f"{self.what} ({self.place}): {self.records:,} records"]
-        if self.cut:
-            parts.append(f"{self.cut:,} prompts cut to fit")
-        if self.left_out:
-            reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.left_out.most_common())
-            parts.append(f"{self.left_out.total():,} rows left out ({reasons})")
-        return "; ".join(parts)
 
 
 def load_track(
@@ -62,7 +40,7 @@ def load_track(
     report = Report(f"{track} {kind}/{split}", source)
     if source == "embedded":
         records = load_rows(kind, split, track, limit)
-        report.records = len(records)
+        report.records = report.read = report.used = len(records)
         return records, report
     rows, separate, place = READERS[source](role.data, split, data_dir)
     report.place, rows = f"{source}: {place}", checked(rows, role.data)
@@ -72,15 +50,18 @@ def load_track(
     some = None if role.combine else limit
     records = collect(rows, role, wanted, heldout, limits, some, report)
     if role.combine:
-        records, left_out = role.combine(records, limits)
+        pairs, left_out = role.combine(records, limits)
         report.left_out.update(left_out)
-        records = records[:limit]
+        records = pairs[:limit]
+        if surplus := len(pairs) - len(records):
+            report.left_out["beyond the number asked for"] += 2 * surplus
     report.records = len(records)
+    report.used = len(records) * (2 if role.combine else 1)
     if not records:
         why = "no row can be used"
         if not report.left_out:
             why = "no row falls into this split, more rows are needed"
-        raise SourceError(f"{why}: {report}")
+        raise SourceError(f"{why if report.read else 'there is no row'}: {report}")
     return records, report
 
 
@@ -105,16 +86,26 @@ READERS = {"hub": hub_split, "local": local_split}
 
 
 def checked(rows: Iterable[dict | Unusable], data: HubData) -> Iterator[dict | Unusable]:
-    """The same rows. Raises SourceError when none of the first ones has a column that we need."""
+    """The same rows, with their columns named as we name them. Raises SourceError when none of the
+    first rows has a column that we need.
+    """
     rows = iter(rows)
     first = list(islice(rows, PEEK))
-    columns = {name for row in first if isinstance(row, dict) for name in row}
-    missing = [name for name in data.columns if name not in columns]
-    if columns and missing:
-        raise data.unavailable(
-            f"has no column {', '.join(missing)} (found: {', '.join(sorted(columns))})"
-        )
-    return chain(first, rows)
+    present = {name for row in first if isinstance(row, dict) for name in row}
+    missing = [name for name in data.needed if name not in map(plain_name, present)]
+    if present and missing:
+        raise data.lacks(missing, present)
+    return (named(row, data) for row in chain(first, rows))
+
+
+def named(row: dict | Unusable, data: HubData) -> dict | Unusable:
+    """A row with our names of the columns, whatever their capitals and blanks are in the file."""
+    if isinstance(row, Unusable) or all(name in row for name in data.columns):
+        return row
+    try:
+        return {name: row[found] for name, found in data.find_columns(row).items()}
+    except Unusable as reason:
+        return reason
 
 
 def splits_wanted(role: Role, kind: str, split: str, separate: bool) -> set[str]:
@@ -138,11 +129,12 @@ def heldout_hashes(track: str, role: Role, source: str, data_dir: Path | None) -
     kinds = TRACKS[track].roles.items()
     for data, other in {r.data: r for kind, r in kinds if kind != "documents"}.items():
         try:
-            rows, separate, _ = READERS[source](data, "heldout", data_dir)
+            rows, separate, place = READERS[source](data, "heldout", data_dir)
         except SourceError:  # a local folder without this data set: nothing is measured with it
             continue
         if data != role.data or separate:
-            keys = usable(rows, other.key, Counter())  # counted where these rows are loaded
+            # its report is of no use here: these rows are counted where they are loaded
+            keys = usable(checked(rows, data), other.key, Report("heldout", place))
             hashes |= {prompt_hash(k) for k in keys if separate or split_of(k) == "heldout"}
     return hashes
 
@@ -157,13 +149,14 @@ def collect(
     report: Report,
 ) -> list:
     """At most `limit` records of the rows in the wanted splits, each once, none of whose prompts
-    has a hash in `heldout`; the report counts unusable rows.
+    has a hash in `heldout`; the report counts the rows.
     """
     seen = set()
 
     def make(row: dict) -> object:
         key = role.key(row)
         if split_of(key) not in wanted:
+            report.elsewhere += 1
             return None
         if prompt_hash(key) in heldout:
             raise Unusable("held out for measuring")
@@ -175,5 +168,5 @@ def collect(
         report.cut += bool(role.was_cut and role.was_cut(row, record))
         return record
 
-    records = (record for record in usable(rows, make, report.left_out) if record is not None)
+    records = (record for record in usable(rows, make, report) if record is not None)
     return list(islice(records, limit))

@@ -1,12 +1,21 @@
-"""Rows from a local folder: jsonl, tsv and csv, plain or compressed (gzip, xz), and parquet."""
+"""Rows from a local folder: jsonl, tsv and csv, plain or compressed (gzip, xz), and parquet.
+
+A row that can't be read comes as Unusable, so that it is counted; only a file of which nothing can
+be read is refused.
+"""
 
 import csv
 import gzip
 import json
 import lzma
+import re
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from helpers.rows.common import Unusable
 from helpers.rows.tracks import HubData, SourceError
@@ -15,7 +24,9 @@ OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 ENDINGS = (".parquet", *(kind + zip_ for kind in (".jsonl", ".tsv", ".csv") for zip_ in OPENERS))
 HELDOUT_NAMES = ("heldout", "validation", "valid", "dev")
 LONGEST = 2**27  # characters of a cell; Python's own limit is below the length of some documents
-DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError, csv.Error)
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+# A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
+NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
 Rows = Iterator[dict | Unusable]
 
 
@@ -69,59 +80,192 @@ def first_match(
 
 
 def local_rows(paths: list[Path], data: HubData) -> Rows:
-    """The rows of files, in turn; a line that is no row comes as Unusable. Raises SourceError with
-    the file's name when a file is damaged.
+    """The rows of files, in turn; one that can't be read comes as Unusable. Raises SourceError with
+    the file's name when it can't be read at all, or is a table whose columns have other names.
     """
     for path in paths:
         kind = path.name.removesuffix(".gz").removesuffix(".xz").rsplit(".", 1)[-1]
+        where = f"{path.name} in {path.parent.name}/"
         try:
             if kind == "parquet":
-                yield from parquet_rows(path)
+                rows = parquet_rows(path, data, where)
             elif kind == "jsonl":
-                yield from json_rows(path)
+                rows = map(json_row, text_lines(path, "\n"))
             else:
-                yield from table_rows(path, data.columns, "\t" if kind == "tsv" else ",")
+                rows = table_rows(text_lines(path, ""), data, "\t" if kind == "tsv" else ",", where)
+            for row in rows:
+                if isinstance(row, Unusable):
+                    row.place = f"{row.place or 'a row'} of {where}"
+                yield row
+        except UnicodeError as error:
+            raise SourceError(f"{where} {error}") from None
         except DAMAGE as error:
-            where = f"{path.name} in {path.parent.name}/"
             raise SourceError(f"{where} is damaged ({error}): get it again") from None
 
 
-def json_rows(path: Path) -> Rows:
-    """One JSON object per line."""
-    with OPENERS.get(path.suffix, open)(path, "rb") as lines:  # bytes: only a line feed ends a row
-        for line in lines:
-            try:
-                row = json.loads(line.decode("utf-8-sig"))  # some editors put a BOM at the start
-            except UnicodeDecodeError:
-                row = Unusable("line is not UTF-8")
-            except (json.JSONDecodeError, RecursionError):
-                row = Unusable("line is not JSON")
-            yield row if isinstance(row, dict | Unusable) else Unusable("line is no object")
-
-
-def table_rows(path: Path, columns: tuple[str, ...], delimiter: str) -> Rows:
-    """Lines of cells, in our order unless the first line names all of our columns."""
-    csv.field_size_limit(LONGEST)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+def text_lines(path: Path, newline: str) -> Iterator[tuple[int, str]]:
+    """The lines of a file with their numbers from 1. A byte that is not UTF-8 is half a surrogate
+    pair in them. newline: "\\n" if only a line feed ends a line, "" if a carriage return does too.
+    Raises UnicodeError when the file is in another encoding that names itself.
+    """
     opener = OPENERS.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
-        names = columns
-        for number, cells in enumerate(csv.reader(lines, delimiter=delimiter, quoting=quoting)):
-            if number == 0 and set(columns) <= set(cells):
-                names = tuple(cells)
-            elif len(cells) == len(names):
-                yield dict(zip(names, cells))
-            else:
-                yield Unusable(f"line has not {len(names)} cells")
+    with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline=newline) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                raise UnicodeError("is UTF-16: save it as UTF-8")
+            yield number, line.removeprefix("\ufeff")  # some editors put a BOM at the start
 
 
-def parquet_rows(path: Path) -> Iterator[dict]:
-    """Rows of a parquet file, a thousand at a time."""
+def known_columns(names: list[str], data: HubData, where: str) -> dict[str, str]:
+    """Our columns among a file's: {ours: the file's}. Raises SourceError when one that we need is
+    missing or there twice.
+    """
+    try:
+        found = data.find_columns(names)
+    except Unusable as reason:
+        raise SourceError(f"{where} has {reason}: name each of them once") from None
+    missing = [name for name in data.needed if name not in found]
+    if missing:
+        raise data.lacks(missing, names, f" in {where}")
+    return found
+
+
+def is_utf8(line: str) -> bool:
+    """Whether a line of `text_lines` was UTF-8."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- JSON lines
+
+
+def json_row(numbered: tuple[int, str]) -> dict | Unusable:
+    """The object in a line."""
+    number, line = numbered
+    try:
+        if not is_utf8(line):
+            raise Unusable("line is not UTF-8")
+        row = json.loads(line, object_pairs_hook=unique)
+        if not isinstance(row, dict):
+            raise Unusable("line is no object")
+        return row
+    except Unusable as error:
+        reason = str(error)
+    except json.JSONDecodeError:
+        reason = "line is not JSON"
+    except RecursionError:
+        reason = "line is nested too deeply"
+    except ValueError:  # Python reads numbers of up to 4,300 digits
+        reason = "line has too long a number"
+    return Unusable(reason, f"line {number:,}")
+
+
+def unique(pairs: list[tuple]) -> dict:
+    """A JSON object. Raises Unusable when it gives two values for one name."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise Unusable("line has a name twice")
+    return row
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table_rows(lines: Iterator[tuple[int, str]], data: HubData, delimiter: str, where: str) -> Rows:
+    """Rows of cells, which the first line names, or else in our order. Raises SourceError when the
+    first line has other names.
+    """
+    csv.field_size_limit(LONGEST)
+    first = next(lines, None)
+    if first is None:
+        return
+    names = column_names(first[1], data, delimiter, where)
+    if names is None:
+        names, lines = data.columns, chain([first], lines)
+    for number, cells in table_cells(lines, delimiter, len(names)):
+        if isinstance(cells, str):
+            yield Unusable(cells, f"line {number:,}")
+        elif len(cells) != len(names):
+            yield Unusable(f"line has not {len(names)} cells", f"line {number:,}")
+        else:
+            yield dict(zip(names, cells))
+
+
+def column_names(line: str, data: HubData, delimiter: str, where: str) -> list[str] | None:
+    """The columns that the first line of a table names; None if it is certainly a row. Raises
+    SourceError when it names others than ours, or one of them twice.
+    """
+    cells = next(csv.reader([line], delimiter=delimiter), [])
+    if not any(map(data.is_column, cells)):  # quotation marks may be wrong in this line too
+        cells = [cell.strip() for cell in line.replace('"', "").split(delimiter)]
+    if not any(map(data.is_column, cells)) and not all(map(NAME.fullmatch, cells)):
+        return None
+    known_columns(cells, data, f"the first line of {where}")
+    return cells
+
+
+def table_cells(
+    lines: Iterator[tuple[int, str]], delimiter: str, width: int
+) -> Iterator[tuple[int, list[str] | str]]:
+    """The number of each row's first line with its cells, or with the reason why there are none.
+
+    A quoted cell may have several lines. Where its quotation marks don't match, or such a row has
+    not `width` cells, only the first of these lines is lost: the next is read afresh, as a row.
+    """
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    parse = partial(csv.reader, delimiter=delimiter, quoting=quoting)
+    waiting: deque[tuple[int, str]] = deque()
+    while waiting or (line := next(lines, None)):
+        taken = [waiting.popleft() if waiting else line]
+        try:
+            cells = next(parse(take(taken, waiting, lines), strict=True))
+            closed = len(taken) == 1 or len(cells) == width
+        except csv.Error:
+            closed = False
+        if not closed:
+            waiting.extendleft(reversed(taken[1:]))
+            cells = "quotation mark is not closed, or not doubled"
+        elif not all(is_utf8(line) for _, line in taken):
+            cells = "line is not UTF-8"
+        yield taken[0][0], cells
+
+
+def take(taken: list, waiting: deque, lines: Iterator) -> Iterator[str]:
+    """The texts of numbered lines, first of the one in `taken`; all are noted there."""
+    yield taken[0][1]
+    while waiting or (line := next(lines, None)):
+        taken.append(waiting.popleft() if waiting else line)
+        yield taken[-1][1]
+
+
+# ---------------------------------------------------------------- parquet
+
+
+def parquet_rows(path: Path, data: HubData, where: str) -> Rows:
+    """Rows of a parquet file, a thousand at a time, with our columns alone."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
+    number = 0
     try:
-        for batch in ParquetFile(path).iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+        file = ParquetFile(path)
+        columns = known_columns(file.schema_arrow.names, data, where)
+        for batch in file.iter_batches(batch_size=1000, columns=list(columns.values())):
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:  # in one of them: each for itself
+                yield from (parquet_row(batch, i, number + i + 1) for i in range(batch.num_rows))
+            number += batch.num_rows
     except pyarrow.ArrowException as error:
         raise OSError(str(error).splitlines()[0]) from None
+
+
+def parquet_row(batch: Any, i: int, number: int) -> dict | Unusable:
+    """Row i of a batch, the file's row `number`."""
+    try:
+        return batch.slice(i, 1).to_pylist()[0]
+    except UnicodeDecodeError:
+        return Unusable("text is not UTF-8", f"row {number:,}")

@@ -46,7 +46,7 @@ def labelled(row: dict, limits: Limits) -> Labelled:
     label = row.get("label")
     if label is None:
         raise Unusable("no label")
-    if isinstance(label, bool) or str(label).strip() not in ("0", "1"):
+    if type(label) not in (int, str) or str(label).strip() not in ("0", "1"):
         raise Unusable("label is not 0 or 1")
     return Labelled(*parts(row, limits), int(label))
 

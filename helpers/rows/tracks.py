@@ -2,7 +2,7 @@
 becomes a record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from helpers.rows import common, instructions, sentiment, tldr
@@ -12,17 +12,28 @@ class SourceError(RuntimeError):
     """Rows that can't be had: one line with the data set, the reason, and what to do instead."""
 
 
+def plain_name(name: str) -> str:
+    """A column's name without what programs add to it: capitals, blanks, marks."""
+    return name.strip(" \t\r\n\ufeff\"'").casefold()
+
+
+def printable(text: str) -> str:
+    """A text that any console can show: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class HubData:
     """A data set on the Hub, and where the same rows lie in a local folder."""
 
     repository: str  # "owner/name"
     revision: str  # a commit: the same rows next year
-    columns: tuple[str, ...]  # that the course needs, in the order of a file without a header
+    columns: tuple[str, ...]  # that the course reads, in the order of a file without a header
     train: str = "train"  # the Hub's name of the split to learn from
     heldout: str | None = None  # and to measure with; None: a tenth of the prompts, by their hash
     config: str | None = None
     streaming: bool = False  # read over the network row by row instead of downloading first
+    optional: tuple[str, ...] = ()  # columns that a file may lack
     # Other rows with these columns, read from a folder that lacks this data set: files without
     # ending, where {split} is a split's name. The report names them as stand-ins.
     stand_ins: tuple[str, ...] = ()
@@ -31,6 +42,36 @@ class HubData:
     def name(self) -> str:
         """The last part of the repository's name, and the folder to put its files in."""
         return self.repository.split("/")[-1]
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns that no file may lack."""
+        return [name for name in self.columns if name not in self.optional]
+
+    def is_column(self, name: str) -> bool:
+        """Whether a name is that of a column, but for capitals and blanks."""
+        return plain_name(name) in self.columns
+
+    def find_columns(self, names: Collection[str]) -> dict[str, str]:
+        """Our columns among the names that a file gives: {ours: the file's}. Capitals and blanks
+        make no difference where there is no exact name. Raises Unusable for two such names.
+        """
+        alike: dict[str, list[str]] = {}
+        for name in names:
+            alike.setdefault(plain_name(name), []).append(name)
+        found = {}
+        for column in self.columns:
+            choice = [name for name in names if name == column] or alike.get(column, [])
+            if len(choice) > 1:
+                raise common.Unusable(f"two columns {column}")
+            if choice:
+                found[column] = choice[0]
+        return found
+
+    def lacks(self, missing: Iterable[str], names: Iterable[str], where: str = "") -> SourceError:
+        """The error that names the columns that are missing, and those that there are."""
+        shown = ", ".join(sorted({" ".join(printable(name).split())[:40] for name in names})[:20])
+        return self.unavailable(f"has no column {', '.join(missing)}{where} (found: {shown})")
 
     def unavailable(self, why: str) -> SourceError:
         """The error that says why this data set can't be read, and the two other sources."""
@@ -99,6 +140,7 @@ ALPACA = HubData(
     "tatsu-lab/alpaca",
     "dce01c9b08f87459cf36a430d809084718273017",
     ("instruction", "input", "output"),
+    optional=("input",),
     stand_ins=("alpaca/alpaca_real",),
 )
 RM_STATIC = HubData(

@@ -38,7 +38,8 @@ def load(tmp_path, monkeypatch):
         limits = Limits(tokenizer.encode, PROMPT, CONTEXT)
         records, report = load_track(track, kind, "train", limits=limits)
         assert report.left_out == Counter(reason for *_, reason in lines if reason)
-        assert report.records + report.left_out.total() == len(rows)  # every row is accounted for
+        # every row is accounted for
+        assert report.read == report.used + report.left_out.total() == len(rows)
         for record in records:
             check(record, tokenizer)
         return records, report
@@ -158,6 +159,16 @@ def test_sentiment_labels_out_of_range(load):
     assert [record.label for record in records] == [0, 1, 1]
 
 
+PLACEHOLDERS = [
+    "<nooutput>",
+    "No Output",
+    "<noinput>",
+    "<No output, cannot design this>",
+    "<nooutput> This can't be done.",
+    "N/A.",
+]
+
+
 def test_alpaca(load):
     dialogue = "Human: hi\n\nAssistant: TL;DR: no"
     records, _ = load(
@@ -171,14 +182,21 @@ def test_alpaca(load):
         ("Tell all.", "", LONG, "too long for the context"),
         ("", "Cat", "Cat", "empty instruction"),
         ("Name it.", "", " ", "empty output"),
-        ("Name it.", None, "Cat", "no input"),
+        ("Name it.", None, "Cat", "duplicate"),  # no input is an empty one
+        ("Name it.", "N/A", "Cat", "duplicate"),
+        ("Name it.", "No input required.", "Cat", "duplicate"),
+        ("Name it.", 7, "Cat", "input is no text"),
+        *(("Draw it.", "", text, "output is a placeholder") for text in PLACEHOLDERS),
+        ("What is printed?", "", "No output is printed.", None),
     )
     assert [record.prompt for record in records] == [
         "Human: Name it.\n\nAssistant:",
         "Human: Name it.\n\n🤔\n\nAssistant:",
         f"Human: What is {EMOJI}?\n\n{dialogue}\n\nAssistant:",
+        "Human: What is printed?\n\nAssistant:",
     ]
-    assert [record.completion for record in records] == [" Cat", f" {EMOJI}", " TL;DR: yes"]
+    texts = ["Cat", EMOJI, "TL;DR: yes", "No output is printed."]
+    assert [record.completion for record in records] == [f" {text}" for text in texts]
 
 
 def turns(*texts: str) -> str:

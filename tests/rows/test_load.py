@@ -47,8 +47,10 @@ def test_jsonl_in_each_packing(folder, name):
     heldout, _ = load_track(*DEMONSTRATIONS, "heldout")
     assert Demonstration("Human: Count to 7.\n\nAssistant:", " Yes, 7 🙂") in train + heldout
     assert len(train) + len(heldout) == 60 and heldout and not set(train) & set(heldout)
-    place = f"local: alpaca/{name}"
-    assert str(report) == f"assistant demonstrations/train ({place}): {len(train)} records"
+    start = (
+        f"assistant demonstrations/train (local: alpaca/{name}): {len(train)} records of 60 rows"
+    )
+    assert str(report) == f"{start}; {len(heldout)} rows of other splits"
 
 
 def write_parquet(path: Path, columns: dict) -> None:
@@ -127,8 +129,11 @@ def test_every_lost_row_is_counted_by_reason(folder):
         "no chosen": 1,
         "line is not UTF-8": 1,
     }
-    start = f"instruct comparisons/train (local: {PAIRWISE}/train.jsonl): 1 records; 7 rows left "
-    assert str(report).startswith(start + "out (line is not JSON: 2, ") and "\n" not in str(report)
+    start = f"instruct comparisons/train (local: {PAIRWISE}/train.jsonl): 1 records of 8 rows; "
+    assert str(report).startswith(start + "7 rows left out (line is not JSON: 2, ")
+    assert str(report).endswith(
+        f"; the first that can't be read is line 4 of train.jsonl in {PAIRWISE}/"
+    )
 
 
 def test_other_rows_stand_in_only_where_there_are_none_of_its_own_and_the_report_says_so(folder):
@@ -175,6 +180,91 @@ def test_a_renamed_column_is_named(folder):
     assert "tatsu-lab/alpaca has no column output (found: input, instruction, response)" in message
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "names", [("Prompt", "Rejected", "Chosen"), (" PROMPT", "rejected ", "\ufeffChosen")]
+)
+def test_columns_go_by_their_names(folder, ending, names):
+    values = [f"Why {i}?" for i in range(60)], ["No."] * 60, ["Yes."] * 60
+    rows = list(zip(*values))
+    path = folder / PAIRWISE / f"train.{ending}"
+    if ending == "parquet":
+        write_parquet(path, dict(zip(names, values)))
+    elif ending == "jsonl":
+        write(path, [dict(zip(names, row)) for row in rows])
+    else:
+        mark = "\t" if ending == "tsv" else ","
+        write(path, list(map(mark.join, [names, *rows])))
+    records, report = load_track("instruct", "comparisons", "train")
+    assert {(record.chosen, record.rejected) for record in records} == {(" Yes.", " No.")}
+    assert report.read == 60 and not report.left_out
+
+
+@pytest.mark.parametrize(
+    "header, missing",
+    [
+        ("prompt,rejected,accepted", "chosen"),
+        ("question,bad,good", "prompt, chosen, rejected"),
+        ("Question,Better answer,Worse answer", "prompt, chosen, rejected"),
+        ('"prompt,rejected,accepted', "chosen"),
+        ("id,prompt,text", "chosen, rejected"),
+        ("prompt;chosen;rejected", None),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.xz"])
+def test_a_table_with_other_names_is_refused(folder, header, missing, ending):
+    rows = [f"Why {i}?,yes,no" for i in range(60)]
+    mark = "\t" if ending == "tsv" else ","
+    write(
+        folder / PAIRWISE / f"train.{ending}", [row.replace(",", mark) for row in [header, *rows]]
+    )
+    if missing is None:
+        assert load_track("instruct", "comparisons", "train")[1].left_out == {
+            "line has not 3 cells": 1
+        }
+        return
+    message = refused("instruct", "comparisons", "train")
+    place = f"in the first line of train.{ending} in {PAIRWISE}/"
+    assert f"has no column {missing} {place} (found: " in message
+    assert header.strip('"').split(",")[1] in message
+
+
+def test_a_column_named_twice_is_refused(folder):
+    path = folder / PAIRWISE / "train.csv"
+    for header in ("prompt,chosen,rejected,chosen", "Prompt,PROMPT,chosen,rejected"):
+        write(path, [header, "a?,b,c,d"])
+        assert "two columns" in refused("instruct", "comparisons", "train")
+    path.unlink()
+    pair = {"prompt": "a?", "chosen": "b", "Rejected": "c", "REJECTED": "d"}
+    write(path.with_suffix(".jsonl"), [pair, *PAIRS[:20]])
+    _, report = load_track("instruct", "comparisons", "train")
+    assert report.left_out == {"two columns rejected": 1}
+
+
+def test_a_table_of_texts_has_no_header_unless_it_names_them(folder):
+    write(
+        folder / "fineweb-edu/train.csv", ['"Once upon a time, it rained."'] * 2 + ["It stopped."]
+    )
+    _, report = load_track("tldr", "documents", "train")
+    assert report.read == 3
+    write(folder / "fineweb-edu/train.csv", ["content", "It rained.", "It stopped."])
+    assert "has no column text in the first line" in refused("tldr", "documents", "train")
+    write(folder / "fineweb-edu/train.csv", ["url,TEXT", "x,It rained.", "y,It stopped."])
+    assert load_track("tldr", "documents", "train")[1].read == 2
+
+
+def test_alpaca_without_an_input(folder):
+    lines = ["instruction,output", *(f"Count to {i}.,Yes {i}" for i in range(60))]
+    write(folder / "alpaca/train.csv", lines)
+    train, report = load_track(*DEMONSTRATIONS, "train")
+    assert report.read == 60 == report.used + report.elsewhere
+    (folder / "alpaca/train.csv").unlink()
+    rows = [{"instruction": f"Count to {i}.", "output": f"Yes {i}"} for i in range(60)]
+    rows = [row | {"input": None} if i % 2 else row for i, row in enumerate(rows)]
+    write(folder / "alpaca/train.jsonl", rows)
+    assert load_track(*DEMONSTRATIONS, "train")[0] == train
+
+
 def test_missing_folders_and_files_name_what_to_fill(folder, monkeypatch):
     message = refused(*LABELS)
     missing = "stanfordnlp/sst2 has no file for train"
@@ -201,7 +291,15 @@ def test_a_corrupt_file_is_one_line(folder, ending, damage):
 def test_a_table_in_another_encoding_and_a_file_of_rubbish(folder):
     (folder / "sst2").mkdir()
     (folder / "sst2" / "train.tsv").write_bytes("naïve films\t1\n".encode("latin-1"))
-    assert "train.tsv in sst2/ is damaged ('utf-8'" in refused(*LABELS)
+    assert "no row can be used" in (message := refused(*LABELS))
+    assert "(line is not UTF-8: 1); the first that can't be read is line 1 of train.tsv" in message
+    for ending in ("tsv", "csv", "jsonl"):
+        (folder / "alpaca").mkdir(exist_ok=True)
+        path = folder / f"alpaca/train.{ending}"
+        path.write_text("instruction\tinput\toutput\n", encoding="utf-16")
+        message = refused(*DEMONSTRATIONS, "train")
+        assert message == f"train.{ending} in alpaca/ is UTF-16: save it as UTF-8"
+        path.unlink()
     write(folder / "alpaca" / "train.jsonl", ["rubbish"] * 3)
     message = refused("assistant", "prompts", "train")
     assert "no row can be used" in message and "(line is not JSON: 3)" in message
