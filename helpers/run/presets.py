@@ -112,7 +112,7 @@ GPU: dict[str, Differences] = {
     "tldr": {
         "pretrain": dict(context=576),
         "sft": dict(demonstrations=116_722),
-        "reward": dict(comparisons=92_858),
+        "reward": dict(comparisons=92_534),
     },
     "sentiment": {
         "pretrain": dict(context=128),
@@ -123,7 +123,7 @@ GPU: dict[str, Differences] = {
     },
     "assistant": {
         "pretrain": dict(context=512),
-        "sft": dict(adapter="lora", rank=32, alpha=64.0, demonstrations=49_401, epochs=2.0),
+        "sft": dict(adapter="lora", rank=32, alpha=64.0, demonstrations=52_002, epochs=2.0),
         "reward": dict(comparisons=76_256),
         "responses": dict(response_tokens=128),
     },

@@ -9,6 +9,7 @@ import pytest
 from helpers.compare.hellaswag import DATA as HELLASWAG
 from helpers.rows.local import ENDINGS
 from helpers.rows.tracks import TRACKS
+from helpers.run.presets import load_config
 
 DATA = {
     role.data.repository: role.data for track in TRACKS.values() for role in track.roles.values()
@@ -31,6 +32,15 @@ def test_each_data_set_with_its_revision_and_the_columns_that_are_read(page, dat
     if data.heldout:
         assert f"{data.heldout} " in line and f"`{data.name}/{data.heldout}`" in page
     assert ("streamed" in line) == data.streaming
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_no_gpu_preset_asks_for_more_rows_than_there_are(page, track):
+    for stage, kind in (("sft", "demonstrations"), ("reward", "comparisons")):
+        data = TRACKS[track].roles[kind].data
+        [line] = [line for line in page.splitlines() if line.startswith(f"| [{data.repository}](")]
+        rows = int(re.search(r"\btrain ([\d,]+)", line)[1].replace(",", ""))
+        assert getattr(load_config(stage, "t4", track, source="hub"), kind) <= rows
 
 
 def test_templates_stand_ins_and_endings(page):
