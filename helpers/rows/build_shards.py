@@ -72,7 +72,8 @@ def build(
     if not saved.is_file() or sha256(saved) != tokenizer.fingerprint:
         tokenizer.save(out)
     if not manifest["heldout"]:
-        texts = document_texts(*rows, "heldout", Report("heldout", source))
+        report = Report("heldout", source)
+        texts = document_texts(*rows, "heldout", report)
         shard = write_shard(out / "heldout.bin", tokenised(texts, tokenizer), heldout_tokens)
         if shard["tokens"] < heldout_tokens:
             raise ShardError(
@@ -83,12 +84,11 @@ def build(
         manifest["heldout"] = shard
         write_json(out / MANIFEST, manifest)
         yield f"{shard['file']}: {shard['tokens']:,} held-out tokens"
+        yield from left_out(report)
     report = Report("train", source)
     texts = shuffled(document_texts(*rows, "train", report), seed)
     yield from write_train(out, manifest, texts, tokenizer, tokens)
-    if report.left_out:
-        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
-        yield f"rows left out: {reasons}"
+    yield from left_out(report)
     if count(manifest["shards"]) < tokens:
         raise ShardError(
             f"the rows have only {count(manifest['shards']):,} tokens to train on, not {tokens:,}: "
@@ -114,6 +114,13 @@ def write_train(
         shards.append(shard)
         write_json(out / MANIFEST, manifest)
         yield f"{path.name}: {shard['tokens']:,} tokens, {count(shards):,} of {tokens:,}"
+
+
+def left_out(report: Report) -> Iterator[str]:
+    """A line with the rows that could not be used, by reason, if there are any."""
+    if report.left_out:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
+        yield f"{report.what} rows left out: {reasons}"
 
 
 def count(shards: list[dict]) -> int:

@@ -96,6 +96,41 @@ def test_rows_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
     assert calls == [("Dahoas/synthetic-instruct-gptj-pairwise", None, expected)] * 4
 
 
+@pytest.mark.parametrize("size", ["1GB", "1KB"])
+def test_rows_in_the_cache_are_read_without_the_hub(tmp_path, monkeypatch, size):
+    """As `datasets` leaves them after a first run with a network, in one file or in several."""
+    datasets = pytest.importorskip("datasets")
+    from datasets.packaged_modules.json.json import Json
+
+    data = TRACKS["sentiment"].roles["labels"].data
+    for part, start in enumerate((0, 10, 20)):
+        write(tmp_path / f"{part}.jsonl", SST2[start : start + 10])
+    parts = {"train": [0, 1], "validation": [2]}
+    paths = {split: [str(tmp_path / f"{i}.jsonl") for i in parts[split]] for split in parts}
+    names = {"dataset_name": data.name, "hash": data.revision, "data_files": paths}
+    builder = Json(cache_dir=str(tmp_path / "cache"), **names)
+    builder.download_and_prepare(max_shard_size=size)
+    [made] = (tmp_path / "cache").glob("sst2/default-*")
+    home = tmp_path / "cache/stanfordnlp___sst2"
+    home.mkdir()
+    made.rename(home / "default")
+    assert len(list(home.rglob("sst2-train*.arrow"))) == (1 if size == "1GB" else 2)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("helpers.rows.hub.check_hub", lambda data: pytest.fail("asked the Hub"))
+    records, report = load_track(*LABELS)
+    assert report.read == report.used == 20 and report.place == f"hub: {data.repository}"
+    write(tmp_path / "rows/sst2/train.jsonl", SST2[:20])
+    write(tmp_path / "rows/sst2/validation.jsonl", SST2[20:])
+    monkeypatch.setenv("RLHF_DATA_DIR", str(tmp_path / "rows"))
+    assert records == load_track("sentiment", "labels", "train", "local")[0]
+
+
+def test_offline_mode_without_cached_rows_says_so(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "is not in the cache of `datasets`, and HF_HUB_OFFLINE forbids" in refused()
+
+
 def test_a_split_of_the_hub_is_read_whole(monkeypatch):
     calls = served(monkeypatch, {"train": SST2[:20], "validation": SST2[20:]})
     assert len(load_track("sentiment", "labels", "heldout", "hub")[0]) == 10
