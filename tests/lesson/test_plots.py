@@ -18,6 +18,7 @@ from helpers.lesson.plots import (
     ppo_run,
     pretrain,
     reward,
+    rollout,
     sft,
 )
 from helpers.lesson.widgets.core import png
@@ -63,6 +64,26 @@ def test_figures_of_pretraining_draw():
             pretrain.attention_grid(torch.rand(2, 3, 4, 4)),
             pretrain.attention_map(torch.rand(2, 2), ["a", "$"]),
             pretrain.next_token_bars({"a": torch.rand(20).softmax(0)}, list("abcdefghij$\n" * 2)),
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "text", ["$$", "$x", "a\\$b$", "$\\frac{", "\0", "\x1b[0m", "\ud83d", "\u200b"]
+)
+def test_any_text_of_a_row_can_be_drawn(text, prompts):
+    pieces = [text, "b", text]
+    probs = torch.arange(20.0).softmax(0)
+    draw(
+        [
+            sft.mask_figure(pieces, ["prompt", "completion", "pad"]),
+            sft.loss_figure(pieces, [0.1] * 3),
+            sft.judged_figure({"SFT": f"no {text} facts"}, Facts(**prompts[0].facts)),
+            pretrain.text_figure(pieces),
+            pretrain.attention_map(torch.eye(3), pieces),
+            pretrain.next_token_bars({"p": probs}, pieces * 7),
+            rollout.response_figure(pieces, {"reward": {"k1": torch.ones(3)}}),
         ]
     )
 
@@ -192,7 +213,7 @@ def test_a_text_flows_from_line_to_line():
 
 
 def test_tokens_are_labels_not_formulas():
-    assert core.plain_label("$x$ \x06") == r"\$x\$ \x06"
+    assert core.plain_label("$x$ \x06") == r"$x$ \x06"
 
 
 def test_the_advantages_of_lambda_one_are_returns_minus_values():

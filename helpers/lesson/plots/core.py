@@ -9,6 +9,7 @@ from helpers.tokenizer import EOS
 
 BLUE, ORANGE, GREEN, PURPLE = "#2f6f8f", "#d1703c", "#5b8c5a", "#8a5a9b"
 INK, GREY, PALE = "#33373d", "#6b6f76", "#b9bcc0"
+PLAIN = {"parse_math": False}  # of a text from rows: its dollar signs are no formula
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend on the right of its axes
 
 
@@ -33,8 +34,8 @@ def flow(pieces: Sequence[str], columns: int, indent: int = 0) -> list[tuple[int
 
 
 def plain_label(text: str) -> str:
-    """A text that matplotlib shows as it is: no formulas, no control characters."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("$", r"\$")
+    """A text from rows as fonts have it: control characters by their codes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def label_tokens(ax: Axes, tokens: Sequence[str], size: float = 8) -> None:
@@ -42,7 +43,7 @@ def label_tokens(ax: Axes, tokens: Sequence[str], size: float = 8) -> None:
     names = [
         "EOS" if token == EOS else plain_label(token.strip()) or repr(token) for token in tokens
     ]
-    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", **PLAIN}
     ax.set_xticks(range(len(tokens)), names, fontsize=size, **slanted)
 
 

@@ -14,7 +14,17 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from helpers.lesson.plots.core import BESIDE, BLUE, GREEN, INK, ORANGE, flow, grouped_bars
+from helpers.lesson.plots.core import (
+    BESIDE,
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PLAIN,
+    flow,
+    grouped_bars,
+    plain_label,
+)
 from helpers.model import GPT, attend_explicit, causal_mask, token_positions
 
 GREY = "#8b9097"
@@ -29,7 +39,8 @@ def text_figure(pieces: list[str], values=None, *, most: float = 1.0, label: str
     """A text in boxes, one per token; coloured in turn, or by T `values` from 0 (white) to `most`
     (dark). A line break is drawn as an arrow.
     """
-    texts = [piece.replace("\n", "↵").replace("\t", "→")[:WIDTH] for piece in pieces]
+    arrows = (piece.replace("\n", "↵").replace("\t", "→") for piece in pieces)
+    texts = [plain_label(piece)[:WIDTH] for piece in arrows]
     places = flow(texts, WIDTH)
     lines = places[-1][0] + 1
     letter, line = 7 / 84, 0.22  # inches: 7 pixels at 84 dots an inch (9.97 points); line height
@@ -47,7 +58,7 @@ def text_figure(pieces: list[str], values=None, *, most: float = 1.0, label: str
         colours = [oranges(0.75 * float(scale(float(value)))) for value in values]
         draw_scale(fig, [oranges(0.75 * i / 99) for i in range(100)], most, label, size[1])
     edge = {"edgecolor": "white", "linewidth": 0.8}
-    font = {"family": "DejaVu Sans Mono", "fontsize": 9.97, "color": INK, "parse_math": False}
+    font = {"family": "DejaVu Sans Mono", "fontsize": 9.97, "color": INK, **PLAIN}
     for text, colour, (y, x) in zip(texts, colours, places, strict=True):
         axes.add_patch(Rectangle((x, y + 0.08), len(text), 0.84, facecolor=colour, **edge))
         axes.text(x, y + 0.52, text, va="center", **font)
@@ -132,8 +143,8 @@ def attention_grid(weights: Tensor) -> Figure:
 def attention_map(weights: Tensor, pieces: list[str]) -> Figure:
     """One head: weights (T, T) with the tokens written along both sides."""
     T = len(pieces)
-    names = [piece.replace("\n", "↵").strip(" ") or "␣" for piece in pieces]
-    label = {"fontsize": min(8, 220 / T), "parse_math": False}
+    names = [plain_label(piece.replace("\n", "↵").strip(" ")) or "␣" for piece in pieces]
+    label = {"fontsize": min(8, 220 / T), **PLAIN}
     fig, axes = plt.subplots(figsize=(min(6.4, 2.4 + 0.13 * T), min(6.0, 2.0 + 0.13 * T)))
     image = axes.imshow(weights.float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(T), names, rotation=90, **label)
@@ -212,7 +223,7 @@ def next_token_bars(panels: dict[str, Tensor], pieces: list[str]) -> Figure:
     pieces: the text of every token of the vocabulary that may be shown, by id.
     """
     order = next(iter(panels.values())).argsort(descending=True)[:12].tolist()
-    names = [pieces[i].replace("\n", "↵") for i in order]
+    names = [plain_label(pieces[i].replace("\n", "↵")) for i in order]
     size = (2 * len(panels), 0.6 + 0.19 * 12)
     fig, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     top = 1.05 * max(float(probs.max()) for probs in panels.values())
@@ -221,7 +232,7 @@ def next_token_bars(panels: dict[str, Tensor], pieces: list[str]) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.set(xlim=(0, top), xlabel="probability")
         axes.grid(axis="y", visible=False)
-    font = {"fontsize": 8, "family": "DejaVu Sans Mono", "parse_math": False}
+    font = {"fontsize": 8, "family": "DejaVu Sans Mono", **PLAIN}
     grid[0, 0].set_yticks(range(12), names, **font)
     grid[0, 0].invert_yaxis()  # shared: the likeliest on top everywhere
     return fig

@@ -9,7 +9,17 @@ from matplotlib.patches import Patch, Rectangle
 
 from data.tldr.gold import SLOT_OF, SMALL_TALK_WORDS
 from data.tldr.posts import Facts
-from helpers.lesson.plots.core import BESIDE, BLUE, GREY, ORANGE, flow, grouped_bars, visible_spaces
+from helpers.lesson.plots.core import (
+    BESIDE,
+    BLUE,
+    GREY,
+    ORANGE,
+    PLAIN,
+    flow,
+    grouped_bars,
+    plain_label,
+    visible_spaces,
+)
 
 # What a token is for the loss, and what a word is for the gold reward: the same colours in figures
 # and widgets.
@@ -34,10 +44,11 @@ def draw_pieces(
     pieces: Sequence[str], colours: Sequence, legend: Mapping, indent: int = 0
 ) -> Figure:
     """Text pieces as coloured boxes, line after line, over a legend {label: colour}."""
+    pieces = [piece if "\n" in piece else plain_label(piece) for piece in pieces]
     places = flow(pieces, COLUMNS, indent)
     lines = places[-1][0] + 1
     fig, ax = plt.subplots(figsize=(8.6, 0.225 * lines + 0.5))
-    edge, font = {"edgecolor": "white", "lw": 1}, {"family": "monospace", "size": 8.5}
+    edge, font = {"edgecolor": "white", "lw": 1}, {"family": "monospace", "size": 8.5, **PLAIN}
     for text, colour, (line, column) in zip(pieces, colours, places, strict=True):
         box = Rectangle((column, line + 0.08), len(text), 0.84, facecolor=colour, **edge)
         ax.add_patch(box)
