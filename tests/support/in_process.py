@@ -33,15 +33,18 @@ def run_cells(path: Path, twice: bool = False) -> dict:
     """Run all code cells of a notebook; return its names. Raises what a cell raises, with the
     cell's number noted.
 
-    twice: run each cell a second time, and raise AssertionError if a name then has another value.
+    twice: run each cell a second time, with the same random numbers, and raise AssertionError if a
+    name then has another value.
     """
     cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
     with shell() as ipython:
         for number, cell in enumerate(cells, start=1):
             place = f"{path.name}, code cell {number}:\n{cell.source}"
+            random = torch.get_rng_state()
             run(ipython, cell.source, place)
             if twice:
                 once = values(ipython.user_ns)
+                torch.set_rng_state(random)
                 run(ipython, cell.source, f"the second time, {place}")
                 again = values(ipython.user_ns)
                 changed = [name for name in once if again.get(name) != once[name]]
