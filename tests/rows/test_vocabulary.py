@@ -1,6 +1,9 @@
 """Which tokenizer a run takes, and that one of real rows is made once."""
 
+import pytest
+
 from helpers.rows.embedded import load_tokenizer
+from helpers.rows.tracks import SourceError
 from helpers.rows.vocabulary import choose_tokenizer
 from tests.support.folder_of_rows import write
 
@@ -25,7 +28,12 @@ def test_real_rows_get_a_vocabulary_that_is_made_once(tmp_path):
     made = choose_tokenizer("sentiment", "local", 300, path, rows)
     assert len(made.encode(" film")) == 1 and made.decode(made.encode("é film")) == "é film"
     stamp = path.stat().st_mtime_ns
+    choose_tokenizer("sentiment", "local", 300, path, rows)
+    others = [{"sentence": text.upper(), "label": 1} for text in SENTENCES]  # as many
+    write(rows / "sst2/train.jsonl", others)
+    with pytest.raises(SourceError, match=r"other rows \(\w{12}\) than there are now \(\w{12}\): "):
+        choose_tokenizer("sentiment", "local", 300, path, rows)
     (rows / "sst2/train.jsonl").unlink()  # no longer needed
     again = choose_tokenizer("sentiment", "local", 300, path, rows)
     assert again.fingerprint == made.fingerprint and path.stat().st_mtime_ns == stamp
-    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"]
+    assert {file.name for file in path.parent.iterdir()} == {"tokenizer.json", "tokenizer-rows.txt"}
