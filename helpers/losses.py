@@ -247,9 +247,10 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - mean((V - R)^2) / var(R) over the mask.
 
     1 for a perfect value model, 0 for one that is as good as predicting the mean return. values,
-    returns, mask: (B, R). Returns a scalar, nan if all returns are equal.
+    returns, mask: (B, R). Returns a scalar, nan if all returns are equal up to rounding.
     Source: Ziegler et al. 2019, code of lm-human-preferences, `var_explained`.
     """
     variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
     error = masked_mean((values - returns) ** 2, mask)
-    return torch.where(variance > 0, 1 - error / variance, torch.nan)
+    rounding = (16 * torch.finfo(returns.dtype).eps) ** 2 * masked_mean(returns**2, mask)
+    return torch.where(variance > rounding, 1 - error / variance, torch.nan)

@@ -145,7 +145,11 @@ def test_explained_variance():
     for guess, expected in ((returns, 1.0), (mean, 0.0), (values, by_hand.item())):
         found = losses.explained_variance(guess, returns, mask).item()
         assert found == pytest.approx(expected, abs=1e-5)
-    assert torch.isnan(losses.explained_variance(values, torch.ones_like(returns), mask))
+    for level in (0.0, 1.0, 0.1, -3.7, 1e4):  # the mean of many 0.1 is not exactly 0.1
+        equal = torch.full_like(returns, level)
+        assert torch.isnan(losses.explained_variance(values, equal, mask))
+        nearly = level + 1e-3 * max(1, abs(level)) * returns
+        assert torch.isfinite(losses.explained_variance(values, nearly, mask))
 
 
 # ---------------- pads never leak

@@ -37,8 +37,8 @@ PAIR_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
 def document(name: str, held_out: bool) -> dict:
     """A pretraining text and its log-probability in nats.
 
-    No sentence of a training text begins like a held-out prompt, and the first one of a held-out
-    text always does.
+    No sentence of a training text is made from a held-out beginning, and the first one of a
+    held-out text always is.
     """
 
     def fits(drawn: tuple[str, list[Beginning]]) -> bool:
