@@ -37,7 +37,20 @@ def choose_tokenizer(
         os.replace(partial, path)
     elif note.is_file():
         check_rows(path, note.read_text(encoding="utf-8"), (track, source, data_dir))
-    return Tokenizer(path)
+    return read_tokenizer(path)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json. Raises FileNotFoundError, or ValueError when it is damaged
+    or not of this course's kind.
+    """
+    try:
+        return Tokenizer(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of JSON, of its contents, or of tiktoken
+        kind = type(error).__name__
+        raise ValueError(f"{path} is damaged or no tokenizer of this course ({kind})") from None
 
 
 def check_rows(path: Path, theirs: str, where: tuple) -> None:
@@ -59,7 +72,7 @@ def base_tokenizer(init: str, data_dir: Path | None = None) -> Tokenizer:
     """The tokenizer of weights from elsewhere: that of a course checkpoint, or GPT-2's."""
     folder = Path(init).expanduser()
     if (folder / "stage.json").is_file():
-        return Tokenizer(folder / "tokenizer.json")
+        return read_tokenizer(folder / "tokenizer.json")
     return load_gpt2_tokenizer(data_dir)
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from helpers.engine.files import sha256
 from helpers.model import GPT
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.course import PRETRAINED, Course
@@ -11,7 +10,7 @@ from helpers.run.import_weights import (
     find_weights,
     load_external,
     save_base,
-    weights_file,
+    weights_sha256,
 )
 from helpers.run.settings import data_folder
 
@@ -53,5 +52,5 @@ def matches(config: dict, init: str) -> bool:
     """Whether a checkpoint of stage "base" with these settings was made from what `init` names."""
     path = Path(init).expanduser()
     if path.exists():
-        return config["revision"] == f"sha256:{sha256(weights_file(path))}"
-    return config["init"] == init
+        return config.get("revision") == f"sha256:{weights_sha256(path)}"
+    return config.get("init") == init

@@ -5,6 +5,7 @@
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +17,29 @@ from helpers.engine.room import not_saved
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.run.cards import base_of, model_card
 from helpers.run.folders import NOTEBOOKS
+from helpers.run.weights import (
+    TRANSFORMERS_SIZES,
+    WeightsError,
+    build,
+    check_shapes,
+    is_conv1d,
+    plain_weights,
+)
 
 # stage: the notebook that makes its checkpoint; "base": external weights in the place of pretrain's
 MAKERS = {"base": "1-SFT.ipynb"} | {stage: f"{name}.ipynb" for stage, name in NOTEBOOKS.items()}
+
+# What stage.json must hold for what reads it: whether the value of a name is right.
+FILES = {"config.json", "model.safetensors", "tokenizer.json"}
+CONTENTS = {
+    "stage": lambda stage: isinstance(stage, str) and stage in MAKERS,
+    "track": lambda track: isinstance(track, str),
+    "config": lambda config: isinstance(config, dict),
+    "metrics": lambda metrics: isinstance(metrics, dict),
+    "parent": lambda parent: parent is None or is_parent(parent),
+    "tokenizer": lambda tokenizer: has_texts(tokenizer, {"name", "fingerprint"}),
+    "files": lambda files: has_texts(files, FILES) and has_texts(files, {*files}),
+}
 
 
 class CheckpointError(RuntimeError):
@@ -26,11 +47,6 @@ class CheckpointError(RuntimeError):
 
 
 # ---------------------------------------------------------------- weights
-
-
-def is_conv1d(name: str) -> bool:
-    """Whether transformers keeps this weight as a Conv1D: (in, out), not (out, in)."""
-    return name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight"))
 
 
 def is_reward_model(model: GPT | RewardModel) -> bool:
@@ -60,23 +76,19 @@ def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
 def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT | RewardModel:
     """A model with transformers' GPT-2 weights: with a score head a RewardModel, else a GPT.
 
-    Raises RuntimeError, naming the weights, when one is missing, left over or of another shape.
+    Raises WeightsError, a RuntimeError that names the weights, when one is missing, left over, of
+    another shape, or holds no finite floats.
     """
-    gpt, weights = GPT(config), without_copies(state)
+    weights = plain_weights(state)
     score = weights.pop("score.weight", None)
-    gpt.load_state_dict({name: w.T if is_conv1d(name) else w for name, w in weights.items()})
+    sizes = dict(zip(TRANSFORMERS_SIZES, vars(config).values(), strict=True))
+    gpt = build(sizes, weights, "config.json", conv1d=True)
     if score is None:
         return gpt
+    check_shapes({"score.weight": (1, config.channels)}, {"score.weight": score})
     model = RewardModel(gpt)
     model.score.load_state_dict({"weight": score})
     return model
-
-
-def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2's weights without "transformer." in their names, the tied head and mask buffers."""
-    names = {name: name.removeprefix("transformer.") for name in state}
-    skipped = ("lm_head.weight", ".attn.bias", ".attn.masked_bias")
-    return {names[name]: state[name] for name in state if not name.endswith(skipped)}
 
 
 # ---------------------------------------------------------------- the files transformers reads
@@ -115,10 +127,34 @@ def special_ids(tokenizer) -> dict[str, int]:
     return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": pad}
 
 
+def read_config(folder: Path) -> dict:
+    """The contents of a folder's config.json. Raises WeightsError unless they are readable JSON."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"its config.json can't be read ({first_line(error)})") from None
+    if not isinstance(config, dict):
+        raise WeightsError("its config.json holds no settings")
+    return config
+
+
 def gpt_config(config: dict) -> GPTConfig:
-    """Our sizes from the contents of a config.json."""
-    names = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
-    return GPTConfig(*(config[name] for name in names))
+    """Our sizes from the contents of a config.json. Raises WeightsError for one that is missing or
+    can't be.
+    """
+    for name in TRANSFORMERS_SIZES:
+        if type(config.get(name)) is not int:
+            said = f"says {name} {config[name]!r:.40}" if name in config else f"doesn't say {name}"
+            raise WeightsError(f"its config.json {said}, and a whole number is needed")
+    try:
+        return GPTConfig(*(config[name] for name in TRANSFORMERS_SIZES))
+    except ValueError as error:
+        raise WeightsError(f"its config.json makes no GPT-2: {error}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # ---------------------------------------------------------------- save
@@ -174,7 +210,7 @@ def save_stage(
             tokenizer.save(fresh)
             info["files"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
             if adapter is not None:
-                adapter.write(fresh / "adapter")
+                adapter.write(fresh / "adapter", parent)
             write_json(fresh / "stage.json", info)
             write_text(fresh / "README.md", model_card(info))
     except (OSError, SafetensorError) as error:
@@ -232,19 +268,33 @@ def read_info(folder: Path, stage: str | None = None) -> dict:
     except FileNotFoundError:
         message = f"{folder} is not a checkpoint of this course (it has no stage.json)"
         raise CheckpointError(f"{message}{remedy}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}{remedy}") from None
     if not isinstance(info, dict) or not {"stage", "track", "tokenizer", "files"} <= info.keys():
         raise CheckpointError(f"{path} is not one of this course")
+    wrong = next((name for name, right in CONTENTS.items() if not right(info.get(name))), None)
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: {wrong!r} is {info.get(wrong)!r:.60}{remedy}")
     return info
+
+
+def has_texts(value: Any, names: set[str]) -> bool:
+    """Whether a value is a dict with texts under these names."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)
+
+
+def is_parent(value: Any) -> bool:
+    """Whether a value is a record as `parent_record` makes it."""
+    right = has_texts(value, {"stage", "checksum"}) and value["stage"] in MAKERS
+    return right and ("base" not in value or has_texts(value["base"], {"source", "revision"}))
 
 
 def check_files(folder: Path, info: dict) -> None:
     """Raise CheckpointError when a file is missing or has changed; the model card may change."""
     for name, checksum in info["files"].items():
         path = folder / name
-        if not path.exists() or sha256(path) != checksum:
-            state = "has changed since it was saved" if path.exists() else "is missing"
+        if not path.is_file() or sha256(path) != checksum:
+            state = "has changed since it was saved" if path.is_file() else "is missing"
             maker = MAKERS[info["stage"]]
             raise CheckpointError(f"{path} {state} (checksum mismatch): run {maker} again")
 
@@ -280,6 +330,12 @@ def load_stage(
         raise CheckpointError(f"{folder} was made with tokenizer {saved}, but this run uses {ours}")
     check_files(folder, info)
     check_parent(folder, info)
-    config = gpt_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    model = from_transformers_state(config, load_file(folder / "model.safetensors"))
+    try:
+        config = gpt_config(read_config(folder))
+        model = from_transformers_state(config, load_file(folder / "model.safetensors"))
+        if is_reward_model(model) != (stage == "reward"):
+            raise WeightsError(f"a {type(model).__name__} is no model of stage {stage!r}")
+    except (WeightsError, SafetensorError, OSError) as error:
+        remedy = f"run {MAKERS[stage]} again"
+        raise CheckpointError(f"{folder} is damaged ({first_line(error)}): {remedy}") from None
     return model.to(device), info

@@ -5,53 +5,57 @@ nanoGPT's layout.
 for `RLHF_INIT=FOLDER`.
 """
 
+import hashlib
 import json
-import pickle
-import re
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from helpers.engine.files import sha256
 from helpers.engine.network import redact, within
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, user_path
 from helpers.model import GPT, GPTConfig
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
-from helpers.run.checkpoints import (
-    CheckpointError,
-    from_transformers_state,
-    gpt_config,
-    save_stage,
-    without_copies,
-)
+from helpers.run.checkpoints import CheckpointError, first_line, gpt_config, read_config, save_stage
+from helpers.run.nanogpt import load_nanogpt
 from helpers.run.settings import data_folder, read_settings
-from helpers.tokenizer import Tokenizer
+from helpers.run.weights import HEAD, TRANSFORMERS_SIZES, WeightsError, build, listed, plain_weights
+from helpers.tokenizer import EOS, PAD, Tokenizer
 
 OWNER = "openai-community"  # of GPT-2 on the Hub: gpt2, gpt2-medium, gpt2-large, gpt2-xl
 # a commit: the same files next year
 REVISIONS = {f"{OWNER}/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 FILES = ["config.json", "vocab.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 SECONDS = 8  # the longest wait for the Hub's first answer
-WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")  # of torch.compile, DistributedDataParallel
-STATE_KEYS = ("model", "model_state_dict", "state_dict")  # where training scripts keep the weights
-# What a config.json must say, or leave out, for our model to compute the same.
+LARGEST_PADDING = 1024  # vocabularies are padded to a multiple of at most this many tokens
+TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
+# What a config.json may say, or leave out, for our model to compute the same.
 GPT2_IS = {
-    "model_type": "gpt2",
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "n_inner": None,
+    "model_type": ("gpt2",),
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [], None),
+    "activation_function": TANH,  # names of one formula
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True, False),  # False: if the weights are equal all the same
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None,),  # code of its own
 }
-
-
-class WeightsError(RuntimeError):
-    """Weights that can't be had or don't fit: one line that says which, why, and what to do."""
+# Other names that transformers reads for the same sizes.
+ALIASES = {
+    "max_position_embeddings": "n_positions",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+}
 
 
 # ---------------------------------------------------------------- where the weights are
@@ -71,7 +75,7 @@ def find_weights(init: str, data_dir: Path | None = None) -> tuple[Path, dict[st
         beside_the_rows = data_dir / path.name
         path = beside_the_rows if (beside_the_rows / "config.json").is_file() else path
     if path.exists():
-        return path, {"source": path.name, "revision": f"sha256:{sha256(weights_file(path))}"}
+        return path, {"source": path.name, "revision": f"sha256:{weights_sha256(path)}"}
     if is_path:
         raise WeightsError(f"there is no file or folder {init}")
     name = init if "/" in init else f"{OWNER}/{init}"
@@ -88,6 +92,16 @@ def weights_file(path: Path) -> Path:
             return path / name
     files = "config.json and model.safetensors, as transformers' save_pretrained writes them"
     raise WeightsError(f"{path} needs {files}")
+
+
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a .pt file; of a folder, that of the checksums of its config.json and of every
+    file with weights. Raises WeightsError.
+    """
+    if path.is_file():
+        return sha256(path)
+    files = [path / "config.json", *safetensors_files(weights_file(path))]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def download(name: str) -> Path:
@@ -134,47 +148,88 @@ def load_gpt2(folder: str | Path) -> GPT:
     folder = Path(folder)
     path = weights_file(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        other = [
-            f"{name} {config[name]!r}"
-            for name, value in GPT2_IS.items()
-            if config.get(name, value) != value
-        ]
-        other += [name for name in config.get("architectures") or [] if "LMHead" not in name]
-        if other:
-            raise ValueError(f"its config.json says {', '.join(other)}")
-        files, state = {path.name}, {}
-        if path.suffix == ".json":  # the index of several files
-            files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        for name in files:
-            state |= load_file(folder / name)
-        return from_transformers_state(gpt_config(config), state)
-    except Exception as error:
-        reason = redact((str(error).splitlines() or [type(error).__name__])[0])
+        config = read_config(folder)
+        sizes = dict(zip(TRANSFORMERS_SIZES, vars(gpt2_config(config)).values(), strict=True))
+        state = {}
+        for file in safetensors_files(path):
+            part = load_file(file)
+            if twice := part.keys() & state.keys():
+                raise WeightsError(f"more than one of its files has {listed(sorted(twice))}")
+            state |= part
+        tied = config.get("tie_word_embeddings", True)
+        if not tied and HEAD not in state:
+            raise WeightsError(f"its config.json says tie_word_embeddings False; it lacks {HEAD}")
+        weights = plain_weights(state, head_is_table=tied)
+        return build(sizes, weights, "config.json", conv1d=True)
+    except (WeightsError, SafetensorError, OSError, ValueError) as error:
+        reason = redact(first_line(error))
         message = f"{folder} holds no GPT-2 language model that can be read ({reason})"
         raise WeightsError(message) from None
 
 
+def gpt2_config(config: dict) -> GPTConfig:
+    """Our sizes from the contents of another model's config.json. Raises WeightsError for one that
+    is not of a GPT-2 as ours.
+    """
+    other = [name for name, values in GPT2_IS.items() if config.get(name, values[0]) not in values]
+    for alias, name in ALIASES.items():
+        if alias in config and config.setdefault(name, config[alias]) != config[alias]:
+            other += [name, alias]
+    if config.get("n_inner") not in (None, 4 * gpt_config(config).channels):
+        other.append("n_inner")
+    if other:
+        says = ", ".join(f"{name} {config[name]!r:.60}" for name in other)
+        raise WeightsError(f"its config.json says {says}")
+    return gpt_config(config)
+
+
+def safetensors_files(path: Path) -> list[Path]:
+    """The files of the weights: `path`, or those that it lists. Raises WeightsError."""
+    if path.suffix != ".json":
+        return [path]
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{path.name} is damaged") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise WeightsError(f"{path.name} names a file outside the folder: {listed([name])}")
+        if not (path.parent / name).is_file():
+            raise WeightsError(f"{path.name} names {listed([name])}, which is missing")
+    return [path.parent / name for name in sorted(names)]
+
+
 def check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
-    """Raise WeightsError when the vocabulary beside the weights is not the tokenizer's."""
+    """Raise WeightsError when a vocabulary beside the weights is not the tokenizer's."""
+    ours = tokenizer.vocabulary
     for name in ("vocab.json", "tokenizer.json"):
-        if (folder / name).is_file():
-            theirs = json.loads((folder / name).read_text(encoding="utf-8"))
-            theirs = theirs["model"]["vocab"] if name == "tokenizer.json" else theirs
-            ours = tokenizer.vocabulary
-            strange = next((token for token, id_ in theirs.items() if ours.get(token) != id_), None)
-            if strange is not None:
-                raise WeightsError(
-                    f"{folder} was made with another tokenizer than GPT-2's: its {name} has "
-                    f"{strange!r} as token {theirs[strange]}"
-                )
-            return
+        theirs = read_vocabulary(folder / name) if (folder / name).is_file() else ours
+        strange = [token for token in theirs if ours.get(token) != theirs[token]]
+        strange += [token for token in ours if token not in theirs and token not in (EOS, PAD)]
+        if strange:
+            has = f"{strange[0]!r:.60} as token {theirs.get(strange[0])!r:.20}"
+            raise WeightsError(
+                f"{folder} was made with another tokenizer than GPT-2's: its {name} has {has}"
+            )
+
+
+def read_vocabulary(path: Path) -> dict:
+    """{token: id} in a vocab.json or tokenizer.json. Raises WeightsError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"] if path.name == "tokenizer.json" else content
+        return dict(vocabulary.items())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{path} holds no vocabulary of GPT-2's kind") from None
 
 
 def add_pad(model: GPT, tokenizer: Tokenizer, path: Path) -> GPT:
-    """The model with GPT-2's tokens, then PAD. Raises WeightsError if it has fewer than GPT-2."""
+    """The model with GPT-2's tokens, then PAD. Raises WeightsError if it has fewer than GPT-2, or
+    more than padding explains.
+    """
     known = tokenizer.pad_id  # GPT-2's own tokens come first
-    if model.config.vocab_size < known:
+    padded = math.ceil((known + 1) / LARGEST_PADDING) * LARGEST_PADDING
+    if not known <= model.config.vocab_size <= padded:
         raise WeightsError(
             f"{path} has {model.config.vocab_size:,} tokens, but GPT-2's tokenizer has {known:,}: "
             "its weights were made with another one"
@@ -195,45 +250,6 @@ def fit_vocabulary(model: GPT, size: int, known: int) -> GPT:
     return model
 
 
-def load_nanogpt(path: str | Path, heads: int | None = None) -> GPT:
-    """A model from a raw .pt file in nanoGPT's layout: GPT-2's names, nn.Linear's (out, in).
-
-    The file is the state dict or holds it under "model", "model_state_dict" or "state_dict";
-    prefixes of torch.compile and DistributedDataParallel, the tied head and mask buffers are
-    dropped. A padded vocabulary stays as it is. heads: by default one for 64 channels, as in GPT-2.
-    Nothing in the file is executed (weights_only=True). Raises WeightsError.
-    """
-    state = nanogpt_state(Path(path))
-    try:
-        (vocab_size, channels), context = state["wte.weight"].shape, len(state["wpe.weight"])
-        layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("h."))
-        config = GPTConfig(vocab_size, context, layers, heads or max(1, channels // 64), channels)
-        model = GPT(config)
-        model.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} is not in nanoGPT's layout ({reason})") from None
-    return model
-
-
-def nanogpt_state(path: Path) -> dict[str, Tensor]:
-    """The weights of a .pt file under our names. Raises WeightsError."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"there is no file {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = f"can't be read as weights alone ({str(error).splitlines()[0]})"
-        raise WeightsError(f"{path} {reason}: save just the state dict") from None
-    for key in STATE_KEYS:
-        if isinstance(content, dict) and key in content:
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(w, Tensor) for w in content.values()):
-        raise WeightsError(f"{path} holds no state dict")
-    state = {WRAPPERS.sub("", name): weight.float() for name, weight in content.items()}
-    return without_copies(state)
-
-
 # ---------------------------------------------------------------- the converter
 
 
@@ -241,21 +257,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`python -m helpers import`: a raw .pt file as a model folder with GPT-2's tokenizer."""
     parser = Parser(prog="python -m helpers import", description="A .pt file as a model folder.")
     add = parser.add_argument
-    add("file", type=Path, help="a state dict in nanoGPT's layout, with GPT-2's tokens")
-    add("folder", type=Path, help="where to write; an older conversion there is replaced")
-    add("--heads", type=int, help="attention heads (default: channels / 64)")
+    add("file", type=user_path, help="a state dict in nanoGPT's layout, with GPT-2's tokens")
+    add("folder", type=user_path, help="where to write; an older conversion there is replaced")
+    add("--heads", type=int, help="attention heads, if the file doesn't say them")
     args = parser.parse_args(argv)
     name = args.file.name
     try:
-        if not args.file.is_file():
-            raise WeightsError(f"there is no file {args.file}")
+        model = load_nanogpt(args.file, args.heads)  # before a tokenizer is looked for
         tokenizer = load_gpt2_tokenizer(data_dir=data_folder(read_settings()))
-        model = add_pad(load_nanogpt(args.file, args.heads), tokenizer, args.file)
+        model = add_pad(model, tokenizer, args.file)
         origin = {"init": name, "source": name, "revision": f"sha256:{sha256(args.file)}"}
         save_base(args.folder, model, tokenizer, "any", origin)
     except (WeightsError, CheckpointError, OSError, ValueError) as error:
         sys.exit(f"import: {error}")
     print(f"{args.folder}: {model.num_parameters():,} parameters, {model.config}")
+    print(
+        "GELU: GPT-2's, the tanh form; the exact form of newer nanoGPTs differs by at most 0.0005"
+    )
 
 
 def save_base(folder: Path, model: GPT, tokenizer: Tokenizer, track: str, origin: dict) -> None:

@@ -4,6 +4,7 @@ The repository is private unless --public is given. The token is huggingface_hub
 login`, or HF_TOKEN); this program never prints or saves it.
 """
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -43,18 +44,35 @@ def push(folder: str | Path, repository: str, private: bool = True) -> str:
         raise PublishError(
             "no token for the Hub: run `hf auth login` or set HF_TOKEN, with the right to write"
         )
+    files = uploads(folder, info)
     try:
         api = HfApi()
         within(SECONDS, lambda: api.create_repo(repository, private=private, exist_ok=True))
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            allow_patterns=[*info["files"], "adapter/*", "stage.json", "README.md"],
-            commit_message=f"{info['track']}: {info['stage']}",
-        )
+        message = f"{info['track']}: {info['stage']}"
+        api.create_commit(repository, operations=files, commit_message=message)
     except Exception as error:  # its own message may quote the request
         raise PublishError(f"{repository} {reason(error)}") from None
     return f"https://huggingface.co/{repository}"
+
+
+def uploads(folder: Path, info: dict) -> list:
+    """What is uploaded: the files of a checkpoint and its adapters, which no longer say where on
+    this machine their base is. Raises CheckpointError for damaged adapters.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    names = [folder / name for name in (*info["files"], "stage.json", "README.md")]
+    paths = [path for path in (*names, *(folder / "adapter").glob("*")) if path.is_file()]
+    contents = {path.relative_to(folder).as_posix(): path for path in paths}
+    config = "adapter/adapter_config.json"
+    if config in contents:
+        try:
+            settings = dict(json.loads(contents[config].read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError):
+            raise CheckpointError(f"{contents[config]} is damaged") from None
+        settings["base_model_name_or_path"] = None
+        contents[config] = json.dumps(settings, indent=1).encode()
+    return [CommitOperationAdd(name, content) for name, content in contents.items()]
 
 
 def reason(error: Exception) -> str:

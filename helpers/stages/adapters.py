@@ -23,6 +23,8 @@ from helpers.quantization import dequantize_model, is_quantized, quantize_model
 PEFT = "base_model.model.transformer"  # peft's name for the GPT in its names of weights
 EMBEDDING = f"{PEFT}.wte.weight"
 HEAD = "base_model.model.lm_head.weight"
+BASE = "base_model_name_or_path"  # peft's name for where the frozen weights are
+WEIGHTS = "adapter_model.safetensors"
 
 # ---------------------------------------------------------------- what the settings ask for
 
@@ -88,20 +90,25 @@ class Adapter:
             "frozen_weights": nf4 if self.in_4_bits else "as in the parent",
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the files that peft opens, and base.json, which names the adapters' base."""
+    def write(self, folder: Path, base: str | Path | None = None) -> None:
+        """Write the files that peft opens, and base.json, which names the adapters' base.
+
+        base: the checkpoint of that base, where peft's AutoPeftModelForCausalLM looks for it.
+        """
         folder.mkdir(exist_ok=True)
-        config = {"peft_type": "LORA", "r": self.rank, "lora_alpha": self.alpha}
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
+        config[BASE] = None if base is None else str(Path(base).absolute())
+        config |= {"r": self.rank, "lora_alpha": self.alpha}
         config |= {"target_modules": self.targets, "bias": "none"}
         config["fan_in_fan_out"] = True  # transformers keeps GPT-2's weights as (in, out)
         weights = dict(self.weights)
         if EMBEDDING in weights:  # peft doesn't know that the head is the same matrix
             config["modules_to_save"] = ["wte", "lm_head"]
             weights[HEAD] = weights[EMBEDDING].clone()
-        save_file(weights, folder / "adapter_model.safetensors")
+        save_file(weights, folder / WEIGHTS)
         write_json(folder / "adapter_config.json", config)
-        files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        write_json(folder / "base.json", {"base_sha256": self.base, "files": files})
+        record = {"base_sha256": self.base, "files": {WEIGHTS: sha256(folder / WEIGHTS)}}
+        write_json(folder / "base.json", record | {"settings_sha256": settings_sha256(config)})
 
     def put_on(self, model: nn.Module) -> None:
         """Add these adapters to a model, in place; `load_lora` checks that it is their base."""
@@ -141,6 +148,12 @@ def merge_adapters(model: nn.Module) -> Adapter | None:
 # ---------------------------------------------------------------- files
 
 
+def settings_sha256(config: dict) -> str:
+    """SHA-256 of the contents of adapter_config.json, wherever the base is."""
+    settings = {name: value for name, value in config.items() if name != BASE}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def base_sha256(model: nn.Module, without_embedding: bool) -> str:
     """SHA-256 of all weights but the adapters', the same before and after `add_lora`."""
     digest = hashlib.sha256()
@@ -168,15 +181,17 @@ def embedding_learns(model: nn.Module) -> bool:
     return hasattr(model, "wte") and model.wte.weight.requires_grad
 
 
-def save_lora(folder: str | Path, model: nn.Module) -> None:
+def save_lora(folder: str | Path, model: nn.Module, base: str | Path | None = None) -> None:
     """Write the adapters alone, in a folder that peft opens, replacing older ones in one move.
-    Raises ValueError when the model has none, or when `folder` holds something else.
+
+    base: the checkpoint with the frozen weights, where there is one, for peft to find it. Raises
+    ValueError when the model has no adapters, or when `folder` holds something else.
     """
     folder, adapter = Path(folder).absolute(), take_adapters(model)
     if folder.exists() and not (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} exists and holds no adapters: not replacing it")
     with replaced_folder(folder) as fresh:
-        adapter.write(fresh)
+        adapter.write(fresh, base)
 
 
 def load_lora(folder: str | Path, model: nn.Module) -> None:
@@ -189,6 +204,8 @@ def load_lora(folder: str | Path, model: nn.Module) -> None:
         base = json.loads((folder / "base.json").read_text("utf-8"))
         theirs, files = str(base["base_sha256"]), base["files"].items()
         changed = [name for name, checksum in files if sha256(folder / name) != checksum]
+        if base.get("settings_sha256", settings_sha256(config)) != settings_sha256(config):
+            changed.append("adapter_config.json")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no adapters can be read at {folder}: {error!r}") from None
     if changed:
@@ -198,6 +215,6 @@ def load_lora(folder: str | Path, model: nn.Module) -> None:
     if theirs != ours:
         bases = f"another base ({theirs[:8]}) than this model ({ours[:8]})"
         raise ValueError(f"{folder} belongs to {bases}")
-    weights = load_file(folder / "adapter_model.safetensors")
+    weights = load_file(folder / WEIGHTS)
     settings = config["r"], config["lora_alpha"], config["target_modules"]
     Adapter(weights, *settings, base=theirs, in_4_bits=is_quantized(model)).put_on(model)

@@ -9,9 +9,9 @@ from helpers.config import SOURCES
 from helpers.engine.hardware import choose_device, choose_dtype
 from helpers.engine.parser import Parser, user_path
 from helpers.rows.tracks import SourceError
+from helpers.rows.vocabulary import read_tokenizer
 from helpers.run.checkpoints import CheckpointError, load_stage, read_info
 from helpers.run.settings import data_folder, read_settings
-from helpers.tokenizer import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         track = read_info(folder, args.stage)["track"]
         model, _ = load_stage(folder, stage=args.stage, track=track, device=device)
         questions, report = load_hellaswag(args.source, args.limit, data_folder(settings))
-        tokenizer = Tokenizer(folder / "tokenizer.json")
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         score = hellaswag(model, tokenizer, questions, choose_dtype(device))
     except (CheckpointError, SourceError, OSError, ValueError) as error:
         sys.exit(f"hellaswag: {error}")

@@ -13,6 +13,7 @@ from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.course import Course
 from helpers.run.import_weights import WeightsError
 from tests.support.courses import course_in
+from tests.support.foreign_weights import nanogpt, nanogpt_args, theirs
 from tests.support.gpt2_files import small_gpt2
 from tests.support.saved import save
 
@@ -70,6 +71,24 @@ def test_other_weights_and_damage_are_imported_again(course, tmp_path):
     assert str(tmp_path) not in json.dumps(info)
     (tmp_path / "run" / "checkpoints" / "base" / "config.json").write_text("{}")
     assert torch.equal(load_base(course(other))[0].wte.weight, weights[-1])
+
+
+def test_another_config_beside_the_same_weights_is_imported_again(course, tmp_path):
+    assert load_base(course("gpt2"))[0].config.heads == 2
+    path = tmp_path / "gpt2" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_head": 4}))
+    assert load_base(course("gpt2"))[0].config.heads == 2  # the name "gpt2" was imported
+    assert load_base(course(str(tmp_path / "gpt2")))[0].config.heads == 4
+
+
+def test_a_raw_file_is_obeyed_or_refused(course, tmp_path):
+    model = theirs(263, heads=4, context=192)
+    content = {"model": nanogpt(model), "model_args": nanogpt_args(model)}
+    torch.save(content, tmp_path / "raw.pt")
+    assert load_base(course(str(tmp_path / "raw.pt")))[0].config.heads == 4
+    torch.save(content["model"], tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="other.pt can't be used: .*--heads"):
+        load_base(course(str(tmp_path / "other.pt")))
 
 
 def test_a_checkpoint_of_this_course_brings_its_tokenizer(course, tmp_path):

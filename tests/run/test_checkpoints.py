@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -161,6 +162,90 @@ def test_foreign_folders_are_refused_and_never_replaced(tmp_path):
         (tmp_path / "stage.json").write_text(content)
         with pytest.raises(CheckpointError, match="stage.json is (damaged|not one)"):
             load(tmp_path)
+
+
+DAMAGE = [
+    ("files", 3),
+    ("files", {}),
+    ("files", {"model.safetensors": 1}),
+    ("tokenizer", "dummy"),
+    ("tokenizer", {"name": "dummy"}),
+    ("stage", "dpo"),
+    ("stage", ["sft"]),
+    ("track", None),
+    ("config", None),
+    ("metrics", []),
+    ("parent", "pretrain"),
+    ("parent", {"stage": "../x", "checksum": "abc"}),
+    ("parent", {"stage": "pretrain", "checksum": "abc", "base": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGE)
+def test_a_damaged_stage_json_is_one_line(tmp_path, name, value):
+    save(tmp_path / "a")
+    path = tmp_path / "a" / "stage.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(CheckpointError, match=f"stage.json is damaged: '{name}' is ") as error:
+        load(tmp_path / "a")
+    assert "\n" not in str(error.value) and "run 1-SFT.ipynb first" in str(error.value)
+
+
+def test_a_stage_json_that_can_not_be_read_is_one_line(tmp_path):
+    save(tmp_path / "a")
+    path = tmp_path / "a" / "stage.json"
+    for content in (b"", b"\xff\xfe", b"[" * 10**5, b'{"stage": ' + b"9" * 5000 + b"}"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="stage.json is damaged"):
+            load(tmp_path / "a")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="stage.json is damaged"):
+        load(tmp_path / "a")
+
+
+def edited(folder, name: str, content: bytes) -> None:
+    """Another content for a file of a checkpoint, with its checksum."""
+    (folder / name).write_bytes(content)
+    info = json.loads((folder / "stage.json").read_text())
+    info["files"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "stage.json").write_text(json.dumps(info))
+
+
+EDITS = [
+    ({"n_layer": 3}, {}, "n_layer 3, but its weights have 2"),
+    ({"n_head": "2"}, {}, "says n_head '2', and a whole number is needed"),
+    ({"vocab_size": None}, {}, "says vocab_size None"),
+    ({}, {"transformer.ln_f.bias": torch.full((16,), torch.nan)}, "ln_f.bias holds numbers that"),
+    ({}, {"transformer.ln_f.bias": torch.ones(3)}, r"has ln_f.bias \(3,\) instead of \(16,\)"),
+    ({}, {"score.weight": torch.ones(1, 16)}, "a RewardModel is no model of stage 'sft'"),
+    ({}, {"score.weight": torch.ones(2, 16)}, r"has score.weight \(2, 16\) instead of \(1, 16\)"),
+]
+
+
+@pytest.mark.parametrize(("config", "weights", "says"), EDITS)
+def test_an_edited_checkpoint_is_one_line_also_with_right_checksums(
+    tmp_path, config, weights, says
+):
+    folder = tmp_path / "a"
+    save(folder)
+    settings = json.loads((folder / "config.json").read_text()) | config
+    edited(folder, "config.json", json.dumps(settings).encode())
+    state = to_transformers_state(model_of()) | weights
+    edited(folder, "model.safetensors", safetensors.torch.save(state))
+    message = f"a is damaged .*{says}.*: run 1-SFT.ipynb again"
+    with pytest.raises(CheckpointError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff" * 40])
+def test_a_file_that_is_no_such_file_is_one_line(tmp_path, name, content):
+    save(tmp_path / "a")
+    edited(tmp_path / "a", name, content)
+    with pytest.raises(CheckpointError, match="a is damaged .*: run 1-SFT.ipynb again"):
+        load(tmp_path / "a")
 
 
 MIX_UPS = [

@@ -1,19 +1,20 @@
-"""Weights from transformers and from raw .pt files give the same logits in our model."""
+"""Weights from transformers give the same logits in our model, or are refused in one line."""
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from helpers.model import GPT, GPTConfig
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.run import import_weights
-from helpers.run.checkpoints import is_conv1d
 from helpers.run.import_weights import (
     WeightsError,
     download,
@@ -21,42 +22,32 @@ from helpers.run.import_weights import (
     fit_vocabulary,
     load_external,
     load_gpt2,
-    load_nanogpt,
     main,
 )
+from tests.support.foreign_weights import IDS, nanogpt, nanogpt_args, same_logits, theirs
 from tests.support.gpt2_files import small_gpt2
 
 GPT2 = "openai-community/gpt2"
 
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+def write_folder(folder, config: dict | None = None, state: dict | None = None) -> Path:
+    """A folder of transformers' GPT-2 with 4 heads, after changes."""
+    theirs(heads=4).save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+    if state is not None:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
-def theirs(vocabulary=60, channels=64, layers=2, heads=1) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    sizes = dict(vocab_size=vocabulary, n_positions=32, n_embd=channels)
-    model = GPT2LMHeadModel(GPT2Config(**sizes, n_layer=layers, n_head=heads)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def nanogpt(model: GPT2LMHeadModel, before: str = "") -> dict[str, torch.Tensor]:
-    """The state dict as nanoGPT would have it: nn.Linear's layout, the tied head, and a mask
-    buffer.
-    """
-    state = {
-        name: weight.T.contiguous() if is_conv1d(name) else weight
-        for name, weight in model.state_dict().items()
-    }
-    state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32).tril()
-    return {before + name: weight for name, weight in state.items()}
-
-
-@torch.no_grad()
-def same_logits(ours: GPT, model: GPT2LMHeadModel, vocabulary: int | None = None) -> None:
-    """The same logits of the first tokens."""
-    ours, expected = ours(IDS)[..., :vocabulary], model(IDS).logits[..., :vocabulary]
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+def refusal(folder) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(WeightsError) as caught:
+        load_gpt2(folder)
+    message = str(caught.value)
+    assert f"{folder} holds no GPT-2 language model that can be read (" in message
+    assert "\n" not in message
+    return message
 
 
 def test_a_folder_with_several_files_gives_equal_logits(tmp_path):
@@ -66,21 +57,32 @@ def test_a_folder_with_several_files_gives_equal_logits(tmp_path):
     same_logits(load_gpt2(tmp_path), model)
 
 
-@pytest.mark.parametrize(
-    "before", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
-)
-@pytest.mark.parametrize("inside", [None, "model", "state_dict", "model_state_dict"])
-def test_a_raw_file_gives_equal_logits(tmp_path, before, inside):
-    model = theirs()
-    state = nanogpt(model, before)
-    torch.save({inside: state, "step": 7} if inside else state, tmp_path / "raw.pt")
-    same_logits(load_nanogpt(tmp_path / "raw.pt"), model)
+TABLE = "transformer.wte.weight"
+STATE = {name: w for name, w in theirs(heads=4).state_dict().items() if name != "lm_head.weight"}
+SAME = [
+    ({}, {name: weight.half().float() for name, weight in STATE.items()}),
+    ({}, {name: weight.half() for name, weight in STATE.items()}),
+    ({"n_inner": 256, "reorder_and_upcast_attn": True, "architectures": ["GPT2Model"]}, STATE),
+    ({"activation_function": "gelu_pytorch_tanh"}, STATE),
+    ({"activation_function": "gelu_fast"}, STATE),
+    ({"tie_word_embeddings": False}, STATE | {"lm_head.weight": STATE[TABLE].clone()}),
+    ({}, {"lm_head.weight" if name == TABLE else name: w for name, w in STATE.items()}),
+    ({}, {name.removeprefix("transformer."): weight for name, weight in STATE.items()}),
+]
 
 
-def test_heads_are_one_for_64_channels_unless_said(tmp_path):
-    torch.save(nanogpt(theirs(channels=128, heads=4)), tmp_path / "raw.pt")
-    assert load_nanogpt(tmp_path / "raw.pt").config.heads == 2
-    assert load_nanogpt(tmp_path / "raw.pt", heads=4).config.heads == 4
+@pytest.mark.parametrize(("config", "state"), SAME)
+def test_what_is_gpt2_in_other_words_gives_equal_logits(tmp_path, config, state):
+    folder = write_folder(tmp_path, config, state)
+    same_logits(load_gpt2(folder), GPT2LMHeadModel.from_pretrained(folder).float().eval())
+
+
+def test_sizes_may_have_transformers_other_names(tmp_path):
+    path = write_folder(tmp_path) / "config.json"
+    path.write_text(path.read_text().replace("n_head", "num_attention_heads"))
+    same_logits(load_gpt2(tmp_path), theirs(heads=4))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_head": 2}))
+    assert "says n_head 2, num_attention_heads 4" in refusal(tmp_path)
 
 
 def test_a_vocabulary_is_cut_and_grown_without_touching_the_other_tokens():
@@ -93,57 +95,87 @@ def test_a_vocabulary_is_cut_and_grown_without_touching_the_other_tokens():
     torch.testing.assert_close(fit_vocabulary(grown, 50, 60)(IDS), before[..., :50])
 
 
-class Sly:
-    def __reduce__(self):
-        return (print, ("executed",))
+CONFIGS = [
+    ({"model_type": "llama"}, "says model_type 'llama'"),
+    ({"architectures": ["GPT2ForSequenceClassification"]}, "says architectures ['GPT2ForSeq"),
+    ({"activation_function": "gelu"}, "says activation_function 'gelu'"),
+    ({"layer_norm_epsilon": 1e-6}, "says layer_norm_epsilon 1e-06"),
+    ({"n_inner": 100}, "says n_inner 100"),
+    ({"scale_attn_weights": False}, "says scale_attn_weights False"),
+    ({"scale_attn_by_inverse_layer_idx": True}, "says scale_attn_by_inverse_layer_idx True"),
+    ({"add_cross_attention": True}, "says add_cross_attention True"),
+    ({"pruned_heads": {"0": [1]}}, "says pruned_heads {'0': [1]}"),
+    ({"quantization_config": {"bits": 4}}, "says quantization_config {'bits': 4}"),
+    ({"auto_map": {"AutoModel": "x.Y"}}, "says auto_map"),
+    ({"tie_word_embeddings": False}, "says tie_word_embeddings False; it lacks lm_head.weight"),
+    ({"n_layer": 3}, "says n_layer 3, but its weights have 2"),
+    ({"n_positions": 64}, "says n_positions 64, but its weights have 32"),
+    ({"vocab_size": 10**12}, "says vocab_size 1000000000000, but its weights have 60"),
+    ({"n_head": "4"}, "says n_head '4', and a whole number is needed"),
+    ({"n_head": 0}, "at least 1, not 0"),
+    ({"n_head": 3}, "channels (64) must be divisible by heads (3)"),
+]
+
+
+@pytest.mark.parametrize(("config", "says"), CONFIGS)
+def test_a_model_that_ours_would_not_equal_is_refused(tmp_path, config, says):
+    assert says in refusal(write_folder(tmp_path, config))
+
+
+FIRST = "transformer.h.0.attn.c_attn.weight"
+STATES = [
+    ({name: w for name, w in STATE.items() if name != FIRST}, "it lacks h.0.attn.c_attn.weight)"),
+    (STATE | {"score.weight": torch.ones(1, 64)}, "has what GPT-2 does not have: score.weight"),
+    (STATE | {FIRST: STATE[FIRST].T.contiguous()}, "has h.0.attn.c_attn.weight (192, 64) instead"),
+    (
+        STATE | {FIRST: STATE[FIRST] * torch.nan},
+        "h.0.attn.c_attn.weight holds numbers that are NaN",
+    ),
+    (STATE | {"lm_head.weight": STATE[TABLE] + 1}, "its head (lm_head.weight) is not its token"),
+]
+
+
+@pytest.mark.parametrize(("state", "says"), STATES)
+def test_weights_that_are_no_gpt2_are_refused_by_name(tmp_path, state, says):
+    assert says in refusal(write_folder(tmp_path, state=state))
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ({"transformer.wte.weight": torch.zeros(4, 64)}, "is not in nanoGPT's layout"),
-        ({"model": {"a": 1}}, "holds no state dict"),
-        ([1, 2], "holds no state dict"),
-        (Sly(), "can't be read as weights alone"),
-    ],
+    "config", ["", "{", "[]", "{}", "[" * 10**5, f'{{"n_head": {"9" * 5000}}}']
 )
-def test_other_files_are_one_clear_line(tmp_path, content, says, capsys):
-    torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(WeightsError, match=says) as error:
-        load_nanogpt(tmp_path / "x.pt")
-    assert "\n" not in str(error.value) and "executed" not in capsys.readouterr().out
+def test_a_damaged_config_is_one_line(tmp_path, config):
+    (write_folder(tmp_path) / "config.json").write_text(config)
+    assert "config.json" in refusal(tmp_path)
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
-    with pytest.raises(WeightsError, match="there is no file"):
-        load_nanogpt(tmp_path / "none.pt")
-    (tmp_path / "bad.pt").write_bytes(b"not a file of weights")
-    with pytest.raises(WeightsError, match="can't be read"):
-        load_nanogpt(tmp_path / "bad.pt")
+def test_damaged_safetensors_are_one_line(tmp_path):
     with pytest.raises(WeightsError, match="needs config.json and model.safetensors"):
         load_gpt2(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    (tmp_path / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(WeightsError, match="holds no GPT-2 language model that can") as error:
-        load_gpt2(tmp_path)
-    assert "\n" not in str(error.value)
+    path = write_folder(tmp_path) / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", b"no", b"\xff" * 8 + b"{}", whole[:-9], whole[:300]):
+        path.write_bytes(content)
+        refusal(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("model_type", "llama", "says model_type 'llama'"),
-        ("activation_function", "gelu", "says activation_function 'gelu'"),
-        ("scale_attn_by_inverse_layer_idx", True, "says scale_attn_by_inverse_layer_idx True"),
-        ("architectures", ["GPT2ForSequenceClassification"], "says GPT2ForSequenceClassification"),
-    ],
-)
-def test_a_model_that_ours_would_not_equal_is_refused(tmp_path, name, value, says):
-    theirs().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
-    with pytest.raises(WeightsError, match=says):
-        load_gpt2(tmp_path)
+INDICES = [
+    ("{", "index.json is damaged"),
+    ('{"weight_map": []}', "index.json is damaged"),
+    ('{"weight_map": {"a": "../b.safetensors"}}', "outside the folder: ../b.safetensors"),
+    ('{"weight_map": {"a": "/b.safetensors"}}', "outside the folder: /b.safetensors"),
+    ('{"weight_map": {"a": "b.safetensors"}}', "names b.safetensors, which is missing"),
+    ('{"weight_map": {"a": "b", "b": "c"}}', "more than one of its files has transformer.h.0."),
+]
+
+
+@pytest.mark.parametrize(("index", "says"), INDICES)
+def test_an_index_of_files_names_what_is_there_once(tmp_path, index, says):
+    weights = write_folder(tmp_path / "a") / "model.safetensors"
+    for name in ("../b.safetensors", "b", "c"):
+        shutil.copy(weights, tmp_path / "a" / name)
+    weights.unlink()
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(index)
+    assert says in refusal(tmp_path / "a")
 
 
 # ---------------------------------------------------------------- what a name means
@@ -151,7 +183,9 @@ def test_a_model_that_ours_would_not_equal_is_refused(tmp_path, name, value, say
 
 def test_a_name_is_looked_for_beside_the_rows_first(tmp_path):
     theirs().save_pretrained(tmp_path / "gpt2")
-    checksum = hashlib.sha256((tmp_path / "gpt2" / "model.safetensors").read_bytes()).hexdigest()
+    files = [tmp_path / "gpt2" / name for name in ("config.json", "model.safetensors")]
+    each = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    checksum = hashlib.sha256(each.encode()).hexdigest()
     for init in ("gpt2", "openai-community/gpt2", str(tmp_path / "gpt2")):
         path, came_from = find_weights(init, tmp_path)
         assert path == tmp_path / "gpt2"
@@ -212,7 +246,8 @@ def tokenizer(tmp_path, monkeypatch):
 
 def test_gpt2_and_a_padded_table_get_the_tokens_and_pad(tmp_path, tokenizer):
     theirs(263).save_pretrained(tmp_path / "gpt2")
-    torch.save(nanogpt(theirs(304)), tmp_path / "raw.pt")
+    content = {"model": nanogpt(theirs(304)), "model_args": nanogpt_args(theirs(304))}
+    torch.save(content, tmp_path / "raw.pt")
     for path, model in ((tmp_path / "gpt2", theirs(263)), (tmp_path / "raw.pt", theirs(304))):
         ours = load_external(path, tokenizer)
         assert ours.config.vocab_size == tokenizer.vocab_size == 264
@@ -227,12 +262,28 @@ def test_a_tokenizer_that_does_not_fit_is_one_line(tmp_path, tokenizer):
         load_external(tmp_path / "small", tokenizer)
     theirs(263).save_pretrained(tmp_path / "other")
     vocabulary = tokenizer.vocabulary | {"word": 7}
-    contents = {"tokenizer.json": {"model": {"vocab": vocabulary}}, "vocab.json": vocabulary}
-    for name, content in contents.items():
+    for name, content in (
+        ("tokenizer.json", {"model": {"vocab": vocabulary}}),
+        ("vocab.json", vocabulary),
+    ):
         (tmp_path / "other" / name).write_text(json.dumps(content))
         message = f"another tokenizer than GPT-2's: its {name} has 'word' as token 7"
         with pytest.raises(WeightsError, match=message):
             load_external(tmp_path / "other", tokenizer)
+        for damaged in ("", "[]", "3", '{"model": {"vocab": []}}', '{"model": 3}'):
+            (tmp_path / "other" / name).write_text(damaged)
+            message = f"{name} (holds no vocabulary|has '!' as token None|has 'model' as token)"
+            with pytest.raises(WeightsError, match=message):
+                load_external(tmp_path / "other", tokenizer)
+        (tmp_path / "other" / name).unlink()
+
+
+def test_a_table_far_larger_than_padding_is_of_another_tokenizer(tmp_path, tokenizer):
+    theirs(1024).save_pretrained(tmp_path / "padded")
+    assert load_external(tmp_path / "padded", tokenizer).config.vocab_size == 264
+    theirs(1025).save_pretrained(tmp_path / "large")
+    with pytest.raises(WeightsError, match="has 1,025 tokens, but GPT-2's tokenizer has 263"):
+        load_external(tmp_path / "large", tokenizer)
 
 
 # ---------------------------------------------------------------- the converter
@@ -249,5 +300,17 @@ def test_a_raw_file_becomes_a_folder_by_command(tmp_path, tokenizer, capsys):
     assert ids == tokenizer.encode("them")
     info = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert info["stage"] == "base" and info["config"]["source"] == "raw.pt"
+    main([file, folder, "--heads", "2"])  # replaces the older one
     with pytest.raises(SystemExit, match="import: there is no file .*none.pt"):
         main([str(tmp_path / "none.pt"), folder])
+
+
+def test_the_file_is_looked_at_before_a_tokenizer_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_weights, "load_gpt2_tokenizer", lambda **_: pytest.fail("asked for"))
+    (tmp_path / "raw.pt").write_text("words")
+    with pytest.raises(SystemExit, match="import: .*raw.pt can't be read as weights alone"):
+        main([str(tmp_path / "raw.pt"), str(tmp_path / "out")])
+    torch.save(nanogpt(theirs()), tmp_path / "raw.pt")
+    with pytest.raises(SystemExit, match="import: .*raw.pt can't be used: .*--heads"):
+        main([str(tmp_path / "raw.pt"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

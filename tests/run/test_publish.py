@@ -14,6 +14,8 @@ from helpers.rows.embedded import load_tokenizer
 from helpers.run import publish
 from helpers.run.checkpoints import CheckpointError
 from helpers.run.publish import PublishError, push
+from helpers.stages.adapters import load_lora, take_adapters
+from tests.support.adapted import adapted, tiny
 from tests.support.local_hub import serving
 from tests.support.saved import save
 
@@ -85,6 +87,33 @@ def test_a_checkpoint_arrives_whole_and_private(folder, hub, capfd, caplog):
     assert TOKEN not in shown and not any(
         TOKEN.encode() in content for content in hub["files"].values()
     )
+
+
+def test_adapters_arrive_without_a_path_of_this_machine(folder, hub):
+    model = tiny()
+    adapter = take_adapters(adapted(model))
+    save(folder.with_name("sft"), model, load_tokenizer("tldr"), parent=folder, adapter=adapter)
+    sent = folder.with_name("sft")
+    assert str(folder) in (sent / "adapter" / "adapter_config.json").read_text()
+    push(sent, "someone/tiny")
+    assert {f"adapter/{path.name}" for path in (sent / "adapter").iterdir()} <= set(hub["files"])
+    assert not any(str(folder.parent).encode() in content for content in hub["files"].values())
+    for name, content in hub["files"].items():
+        (sent / name).write_bytes(content)
+    load_lora(sent / "adapter", model)  # as somebody else downloads them
+    (sent / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="adapter_config.json is damaged"):
+        push(sent, "someone/tiny")
+
+
+@pytest.mark.parametrize("damage", ['{"files": 3}', "{"])
+def test_a_damaged_checkpoint_stops_the_command_in_one_line(folder, damage, capsys):
+    info = json.loads((folder / "stage.json").read_text())
+    text = json.dumps(info | json.loads(damage)) if damage != "{" else damage
+    (folder / "stage.json").write_text(text)
+    with pytest.raises(SystemExit, match="publish: .*stage.json is damaged: ") as error:
+        publish.main([str(folder), "someone/tiny"])
+    assert "\n" not in str(error.value)
 
 
 def test_the_command_prints_the_address(folder, hub, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from helpers.stages.adapters import load_lora, policy_and_reference, save_lora
 from helpers.training import Optimizers
 from tests.support.adapted import IDS, adapted, logits, tiny, transformers_twin
 from tests.support.courses import stage_commands
+from tests.support.saved import save
 
 SOME = {"rank": 3, "alpha": 5.0, "targets": ("c_attn", "mlp.c_proj")}
 
@@ -146,6 +147,17 @@ def test_peft_opens_what_we_save(tmp_path):
         torch.testing.assert_close(theirs(IDS).logits, logits(model), atol=1e-5, rtol=1e-5)
 
 
+def test_peft_finds_the_base_of_what_we_save(tmp_path):
+    peft, base = pytest.importorskip("peft"), tiny()
+    model = adapted(base, **SOME)
+    save(tmp_path / "pretrain", base, DummyTokenizer(), "pretrain")
+    save_lora(tmp_path / "a", model, base=tmp_path / "pretrain")
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(IDS).logits, logits(model), atol=1e-5, rtol=1e-5)
+    load_lora(tmp_path / "a", base)  # and so do we
+
+
 # ---------------------------------------------------------------- settings
 
 
@@ -234,6 +246,8 @@ def test_the_stages_train_adapters_and_hand_on_plain_weights(stage, tmp_path, ca
         assert (theirs - plain).abs().max() > 1e-3  # something was learned
         if adapter == "lora":  # with qlora peft's base is not rounded to 4 bits
             torch.testing.assert_close(merged(IDS).logits, theirs, atol=1e-4, rtol=0)
+            found = peft.AutoPeftModelForCausalLM.from_pretrained(folder / name / "adapter").eval()
+            torch.testing.assert_close(found(IDS).logits, theirs, atol=1e-5, rtol=0)
         ours, _ = load_stage(folder / parent, stage=parent, track="tldr")
         if adapter == "qlora":
             assert "belongs to another base" in refused(folder / name / "adapter", ours)
