@@ -9,6 +9,7 @@ from helpers.run.import_weights import (
     WeightsError,
     find_weights,
     load_external,
+    local_path,
     save_base,
     weights_sha256,
 )
@@ -26,7 +27,7 @@ def load_base(course: Course) -> tuple[GPT, dict]:
         return load_stage(course.base_folder, stage="pretrain", **run)
     try:
         model, info = load_stage(course.base_folder, stage="base", **run)
-        if matches(info["config"], course.init):
+        if matches(info["config"], course.init, data_folder(course.settings)):
             return model, info
     except CheckpointError:
         pass  # not imported yet, damaged, or made with another tokenizer: import (again)
@@ -48,9 +49,9 @@ def import_base(course: Course) -> None:
     save_base(course.base_folder, model, course.tokenizer, course.track, origin)
 
 
-def matches(config: dict, init: str) -> bool:
+def matches(config: dict, init: str, data_dir: Path | None) -> bool:
     """Whether a checkpoint of stage "base" with these settings was made from what `init` names."""
-    path = Path(init).expanduser()
-    if path.exists():
+    path = local_path(init, data_dir)
+    if path is not None and path.exists():
         return config.get("revision") == f"sha256:{weights_sha256(path)}"
     return config.get("init") == init

@@ -68,19 +68,24 @@ def find_weights(init: str, data_dir: Path | None = None) -> tuple[Path, dict[st
     file. A name is looked for in data_dir first (gpt2/config.json), then on the Hub. Raises
     WeightsError.
     """
+    path = local_path(init, data_dir)
+    if path is None:
+        name = init if "/" in init else f"{OWNER}/{init}"
+        folder = download(name)
+        return folder, {"source": name, "revision": folder.name}
+    if not path.exists():
+        raise WeightsError(f"there is no file or folder {init}")
+    return path, {"source": path.name, "revision": f"sha256:{weights_sha256(path)}"}
+
+
+def local_path(init: str, data_dir: Path | None = None) -> Path | None:
+    """Where on this machine the weights are that `init` means; None for a name on the Hub."""
     path = Path(init).expanduser()
     is_path = init.startswith((".", "/", "~")) or init.count("/") > 1
-    is_path = is_path or path.suffix in (".pt", ".pth")
-    if not path.exists() and data_dir and not is_path:
-        beside_the_rows = data_dir / path.name
-        path = beside_the_rows if (beside_the_rows / "config.json").is_file() else path
-    if path.exists():
-        return path, {"source": path.name, "revision": f"sha256:{weights_sha256(path)}"}
-    if is_path:
-        raise WeightsError(f"there is no file or folder {init}")
-    name = init if "/" in init else f"{OWNER}/{init}"
-    folder = download(name)
-    return folder, {"source": name, "revision": folder.name}
+    if is_path or path.suffix in (".pt", ".pth") or path.exists():
+        return path
+    beside_the_rows = data_dir / path.name if data_dir else path
+    return beside_the_rows if (beside_the_rows / "config.json").is_file() else None
 
 
 def weights_file(path: Path) -> Path:

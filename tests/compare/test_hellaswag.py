@@ -2,6 +2,7 @@
 can only guess.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -143,6 +144,10 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     main(words)
     expected = hellaswag(model, TOKENIZER, load_hellaswag("local", 2, tmp_path)[0])
     assert str(expected) in capsys.readouterr().out
+    info = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps(info | {"files": 3}))
+    with pytest.raises(SystemExit, match="hellaswag: .*stage.json is damaged: 'files' is 3"):
+        main(words)
 
 
 @pytest.mark.skipif(not (REAL / "hellaswag").is_dir(), reason="no hellaswag/ in RLHF_DATA_DIR")

@@ -1,10 +1,12 @@
 """Which tokenizer a run takes, and that one of real rows is made once."""
 
+import json
+
 import pytest
 
 from helpers.rows.embedded import load_tokenizer
 from helpers.rows.tracks import SourceError
-from helpers.rows.vocabulary import choose_tokenizer
+from helpers.rows.vocabulary import base_tokenizer, choose_tokenizer
 from tests.support.folder_of_rows import write
 
 SENTENCES = [
@@ -37,3 +39,17 @@ def test_real_rows_get_a_vocabulary_that_is_made_once(tmp_path):
     again = choose_tokenizer("sentiment", "local", 300, path, rows)
     assert again.fingerprint == made.fingerprint and path.stat().st_mtime_ns == stamp
     assert {file.name for file in path.parent.iterdir()} == {"tokenizer.json", "tokenizer-rows.txt"}
+
+
+def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    bad = ("", "{", "[]", "{}", '{"model": {"vocab": []}}', '{"model": {"vocab": {"a": 1}}}')
+    letters = {"<|endoftext|>": 0, "<|pad|>": 1, "\U0001f600": 2}  # no printable form of a byte
+    for content in (*bad, json.dumps({"model": {"vocab": letters}})):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="damaged or no tokenizer of this course") as error:
+            choose_tokenizer("sentiment", "local", 300, path, tmp_path)
+        assert "\n" not in str(error.value)
+    (tmp_path / "stage.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged or no tokenizer of this course"):
+        base_tokenizer(str(tmp_path))
