@@ -141,8 +141,7 @@ def build(
         config = GPTConfig(*sizes.values())
     except ValueError as error:
         raise WeightsError(str(error)) from None
-    with torch.device("meta"):
-        shapes = {name: tuple(weight.shape) for name, weight in GPT(config).state_dict().items()}
+    shapes = gpt2_shapes(config)
     if zero_biases:
         biases = (name for name in shapes if name.endswith(".bias"))
         weights = {**weights, **{name: torch.zeros(shapes[name]) for name in biases}}
@@ -154,6 +153,20 @@ def build(
         {name: w.T if conv1d and is_conv1d(name) else w for name, w in weights.items()}
     )
     return model
+
+
+def gpt2_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a GPT, by name; nn.Linear's are (out, in)."""
+    C = config.channels
+    block = {"ln_1": (C,), "attn.c_attn": (3 * C, C), "attn.c_proj": (C, C)}
+    block |= {"ln_2": (C,), "mlp.c_fc": (4 * C, C), "mlp.c_proj": (C, 4 * C)}
+    layers = {
+        f"h.{layer}.{name}": size for layer in range(config.layers) for name, size in block.items()
+    }
+    shapes = {TABLE: (config.vocab_size, C), POSITIONS: (config.context, C)}
+    for name, size in (layers | {"ln_f": (C,)}).items():
+        shapes |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
+    return shapes
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]) -> None:
