@@ -30,6 +30,7 @@ TRAINS_ON = {
     "ppo": ("prompts",),
 }
 MAX_DPI = 90  # figures are committed with the notebooks: sharp enough to read, small enough to keep
+FEW = 300  # records to learn from; with fewer, what a notebook asserts may not hold
 PRETRAINED = "pretrain"  # the init that means the checkpoint of 0-Pretrain
 
 
@@ -97,6 +98,11 @@ class Course:
             self.row_reports.append(str(report))
         if real:
             print(report)
+        if real and split == "train" and len(records) < min(limit or FEW, FEW):
+            print(
+                f"Few {kind}: with fewer than {FEW} an example in {self.notebook} may fail; "
+                f"`python -m helpers {self.stage}` runs with any number"
+            )
         return records
 
     def limits(self, room: int = 0) -> Any:

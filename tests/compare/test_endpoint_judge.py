@@ -160,6 +160,11 @@ BODIES = {
     "list": b"[]",
     "bytes": b"\xff",
     "too deep": b"[" * 200_000,
+    "too deep within": b'{"choices": [{"message": {"content": '
+    + b"[" * 5000
+    + b"]" * 5000
+    + b"}}]}",
+    "too long a number": b'{"choices": [{"message": {"content": ' + b"9" * 5000 + b"}}]}",
     "cut off": b'{"choices": [' + b'{"message": {"content": "A"}}, ' * 10,
     "number": b"7",
 }

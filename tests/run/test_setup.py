@@ -231,6 +231,21 @@ def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
     assert len(settings("c")["fingerprint of the demonstrations"]) == 12
 
 
+@pytest.mark.parametrize(
+    "number, limit, said", [(120, None, True), (500, None, False), (120, 40, False)]
+)
+def test_few_rows_are_named_when_they_are_read(tmp_path, monkeypatch, capsys, number, limit, said):
+    monkeypatch.setattr(
+        "helpers.rows.load.load_track",
+        lambda *args: ([Demonstration("a", str(i)) for i in range(number)][:limit], "rows"),
+    )
+    monkeypatch.setattr("helpers.run.course.Course.limits", lambda self, room: None)
+    course = course_in(tmp_path, "sft", source="local")
+    course.rows("demonstrations", "train", limit)
+    line = "Few demonstrations: with fewer than 300 an example in 1-SFT may fail"
+    assert (line in capsys.readouterr().out) == said
+
+
 def test_what_could_not_be_saved_is_refused_before_the_training(tmp_path):
     course = course_in(tmp_path, "sft")
     course.folder().mkdir(parents=True)
