@@ -58,8 +58,8 @@ def set_up(notebook: Any, code: list, setup_cell: str) -> list[str]:
         found.append("the first cell must be the opening in markdown")
     if not code or code[0].source != setup_cell:
         found.append("the first code cell is not the set-up cell (make notebooks refreshes it)")
-    elif len([line for line in setup_cell.splitlines() if line]) > 10:
-        found.append("the set-up cell has more than 10 lines")
+    elif len([line for line in setup_cell.splitlines() if line]) > 13:
+        found.append("the set-up cell has more than 13 lines")
     return found
 
 

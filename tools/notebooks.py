@@ -30,23 +30,21 @@ from tools import hygiene
 from tools.definitions import coverage, definition, same
 
 # The first code cell of every notebook, the same in all four but for the name. It finds the
-# repository above the notebook's file, if Jupyter, papermill or VS Code say where that is, else
-# above the current folder; opened alone on Colab or Kaggle, it fetches it. Elsewhere that would be
-# other code than the checkout's.
+# repository above the notebook's file, if Jupyter or papermill say where that is, else above the
+# current folder; opened alone on Colab or Kaggle, it fetches it. Elsewhere that would be other code
+# than the checkout's.
 SETUP_CELL = f"""\
 import os, subprocess, sys
 from pathlib import Path
 
-names = [globals().get(name) for name in ("PAPERMILL_INPUT_PATH", "__vsc_ipynb_file__")]
-names = filter(None, [*names, os.environ.get("JPY_SESSION_NAME"), "x"])
-above = (folder for name in names for folder in Path(name).resolve().parents)
-home = next((folder for folder in above if (folder / "helpers/run").is_dir()), None)
-if home is None:  # opened alone, on Colab or Kaggle: fetch the course
-    home = Path("rlhf-from-scratch").resolve()
+file = globals().get("PAPERMILL_INPUT_PATH") or os.environ.get("JPY_SESSION_NAME") or "x"
+above = [*Path(file).resolve().parents, *Path("x").resolve().parents]
+home = next((p for p in above if (p / "helpers/run").is_dir()), Path("rlhf-from-scratch").resolve())
+if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
+    hosts = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}}
     url = "{REPOSITORY}"
-    if not os.environ.keys() & {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}}:
-        raise FileNotFoundError(f"no helpers/ beside this notebook: run it in a clone of {{url}}")
-    subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=not home.exists())
+    assert hosts & {{*os.environ}}, f"no helpers/ beside this notebook: run it in a clone of {{url}}"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=True)
 sys.path.insert(0, str(home))
 from helpers.run.setup import setup
 
