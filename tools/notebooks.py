@@ -43,7 +43,7 @@ home = next((p for p in above if (p / "helpers/run").is_dir()), Path("rlhf-from-
 if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
     hosts = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}}
     url = "{REPOSITORY}"
-    assert hosts & {{*os.environ}}, f"no helpers/ beside this notebook: run it in a clone of {{url}}"
+    assert hosts & {{*os.environ}}, f"no helpers/ beside this notebook: use a clone of {{url}}"
     subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=True)
 sys.path.insert(0, str(home))
 from helpers.run.setup import setup

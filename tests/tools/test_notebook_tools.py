@@ -147,7 +147,7 @@ def test_setup_cell_fetches_no_other_code_at_home(tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in hosted}
     command = [sys.executable, "-c", setup_cell("1-SFT")]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert "no helpers/ beside this notebook: run it in a clone of https://" in done.stderr
+    assert "no helpers/ beside this notebook: use a clone of https://" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
