@@ -54,11 +54,13 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
     u: (B,), one uniform random number in [0, 1) per row. torch.multinomial draws V per row, which
     is about ten times slower. Returns token ids (B,).
     """
+    device = logits.device
+    exact = "cpu" if device.type == "mps" else device  # an Apple GPU has no float64
     # float64, because rounding errors would add up over thousands of small probabilities
-    cdf = logits.softmax(dim=-1).double().cumsum(dim=-1)
-    threshold = u[:, None] * cdf[:, -1:]  # (B, 1): the last value is 1, up to rounding
+    cdf = logits.softmax(dim=-1).to(exact).double().cumsum(dim=-1)
+    threshold = u[:, None].to(exact) * cdf[:, -1:]  # (B, 1): the last value is 1, up to rounding
     # (B,): the first token whose cumulative probability exceeds the threshold
-    return torch.searchsorted(cdf, threshold, right=True).squeeze(1)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).to(device)
 
 
 def next_token(

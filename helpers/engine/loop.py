@@ -105,7 +105,7 @@ class Loop:
         weights(batch): each row's weight in the mean, (B,), such as its tokens; or (B, K) for a
         loss with K means, whose shares then come as a list of K numbers.
         """
-        self.batch, counts = batch, weights(batch).double()
+        self.batch, counts = batch, weights(batch).cpu().double()
         while True:
             self.totals, self.retrying = {}, False
             self.rows = min(filter(None, (size, self.size)), default=0) or len(counts)
