@@ -20,9 +20,13 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tens
     """Mean of -log softmax(hidden weight^T)[target], in nats, over the targets that are not -100.
 
     hidden: (N, C); weight: (V, C); targets: (N,). Equal to F.cross_entropy on float32 logits, but
-    in chunks if there are more than MAX_LOGITS of them. Under autocast the matrix products are in
-    16 bits and everything else is in float32.
+    in chunks if there are more than MAX_LOGITS of them. Under autocast the matrix products of
+    training are in 16 bits and everything else is in float32. Without gradients, where the loss is
+    a score, the logits are in float32 too.
     """
+    if not torch.is_grad_enabled() and torch.is_autocast_enabled(hidden.device.type):
+        with torch.autocast(hidden.device.type, enabled=False):
+            return token_cross_entropy(hidden.float(), weight, targets)
     if len(hidden) * len(weight) <= MAX_LOGITS:
         return F.cross_entropy(F.linear(hidden, weight).float(), targets, ignore_index=NO_TARGET)
     rows = max(MIN_ROWS, MAX_LOGITS // len(weight))

@@ -26,7 +26,7 @@ from helpers.rows.embedded import load_rows
 from helpers.rows.shards import ShardError
 from helpers.stages.pretrain import measure, shard_data
 from helpers.training import schedule
-from tests.support.tensors import shaken
+from tests.support.tensors import shaken, with_large_logits
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
@@ -35,6 +35,15 @@ CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
 def some_rows(number: int = 30) -> list[list[int]]:
     lengths = torch.randint(2, 30, (number,)).tolist()
     return [torch.randint(2, 40, (length,)).tolist() for length in lengths]
+
+
+def test_heldout_loss_has_float32_logits_under_autocast():
+    """Token by token, as in a mean the roundings would cancel."""
+    model = with_large_logits(shaken(GPT(CONFIG)))
+    for row in torch.randint(2, 40, (30, 2)).tolist():
+        exact = heldout_loss(model, [row], PAD)
+        for dtype in (torch.bfloat16, torch.float16):
+            assert heldout_loss(model, [row], PAD, dtype) == pytest.approx(exact, abs=0.03)
 
 
 # ---------------------------------------------------------------- rows

@@ -21,7 +21,7 @@ from helpers.sft import (
 from helpers.stages.adapters import add_adapters
 from helpers.stages.sft import measure
 from helpers.training import schedule
-from tests.support.tensors import shaken
+from tests.support.tensors import shaken, with_large_logits
 
 PAD = 1
 CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
@@ -102,3 +102,13 @@ def test_measure_gives_the_heldout_loss_with_its_interval(tokenizer):
     tokens = sum(len(row) - prompt for row, prompt in rows)
     floor = -sum(item.logprob for item in heldout) / tokens
     assert metrics["entropy_floor"] == pytest.approx(floor)
+
+
+def test_heldout_loss_has_float32_logits_under_autocast():
+    """Token by token, as in a mean the roundings would cancel."""
+    model = with_large_logits(shaken(GPT(CONFIG)))
+    for ids in torch.randint(2, 40, (30, 9)).tolist():
+        exact = heldout_completion_loss(model, [(ids, 8)], PAD)
+        for dtype in (torch.bfloat16, torch.float16):
+            found = heldout_completion_loss(model, [(ids, 8)], PAD, dtype)
+            assert found == pytest.approx(exact, abs=0.03)

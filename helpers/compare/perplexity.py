@@ -38,7 +38,10 @@ def response_nats(
 def continuation_nats(
     model: GPT, before: list[list[int]], ids: list[list[int]], batch_size: int
 ) -> Tensor:
-    """- log p(ids | before) in nats, (N,). Raises ValueError for a row without a token."""
+    """- log p(ids | before) in nats, (N,), from float32 logits, also under autocast.
+
+    Raises ValueError for a row without a token.
+    """
     for i, (prompt, response) in enumerate(zip(before, ids, strict=True)):
         if not prompt or not response:
             raise ValueError(f"row {i}: the {'response' if prompt else 'prompt'} has no token")
@@ -49,7 +52,9 @@ def continuation_nats(
         starts = torch.tensor([len(before[i]) for i in index])[:, None]
         counted = (mask & (torch.arange(tokens.size(1)) >= starts)).to(device)  # the response
         tokens, predicting = tokens.to(device), counted.roll(-1, 1)  # position t predicts t + 1
-        logits = model.logits(model.hidden(tokens, keep=predicting))  # (response tokens, V)
+        hidden = model.hidden(tokens, keep=predicting)  # (response tokens, C)
+        with torch.autocast(device.type, enabled=False):
+            logits = model.logits(hidden.float())  # (response tokens, V)
         losses = torch.zeros(counted.shape, device=device)
         losses[counted] = F.cross_entropy(logits, tokens[counted], reduction="none")
         nats[index] = losses.sum(1).cpu()

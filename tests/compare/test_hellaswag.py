@@ -19,7 +19,7 @@ from helpers.run.checkpoints import from_transformers_state, save_stage
 from helpers.stages.hellaswag import main
 from tests.support.folder_of_rows import write
 from tests.support.local_hub import served
-from tests.support.tensors import shaken
+from tests.support.tensors import shaken, with_large_logits
 
 REAL = Path(os.environ.get("RLHF_DATA_DIR", "nowhere"))
 TOKENIZER = load_tokenizer()
@@ -158,3 +158,12 @@ def test_a_model_of_random_weights_only_guesses():
     score = hellaswag(small(context=256), TOKENIZER, questions)
     assert abs(score.accuracy_norm - 0.25) < 2 * score.standard_error
     assert 0.02 < score.standard_error < 0.03
+
+
+def test_endings_have_float32_logits_under_autocast():
+    model = with_large_logits(small())
+    exact, tokens, _ = ending_logprobs(model, TOKENIZER, QUESTIONS)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            found, _, _ = ending_logprobs(model, TOKENIZER, QUESTIONS)
+        assert ((found - exact) / tokens).abs().max() < 0.02  # nats per token

@@ -28,3 +28,13 @@ def shaken(model: nn.Module, size: float = 0.3) -> nn.Module:
     for parameter in model.parameters():
         parameter += size * torch.randn_like(parameter)
     return model
+
+
+@torch.no_grad()
+def with_large_logits(gpt: nn.Module, size: float = 60.0) -> nn.Module:
+    """The GPT with every logit lowered by `size`, as large as GPT-2's are. Probabilities stay, but
+    in 16 bits such logits are rounded to a quarter.
+    """
+    gpt.ln_f.weight[0], gpt.ln_f.bias[0] = 0, size
+    gpt.wte.weight[:, 0] = -1
+    return gpt
