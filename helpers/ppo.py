@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helpers.config import PPOConfig
 from helpers.engine.distributed import world
+from helpers.engine.hardware import logprob_rounding
 from helpers.engine.loop import Loop
 from helpers.losses import clipped_policy_loss, clipped_value_loss, token_logprobs
 from helpers.records import Prompt
@@ -84,12 +85,19 @@ def minibatch_losses(
     }
 
 
-def check_first_minibatch(metrics: dict[str, float], first: dict[str, float]) -> None:
-    """Assert KL 0 and ratio 1: before the first gradient step, the policy equals the reference."""
-    assert abs(metrics["kl"]) < 1e-5, (
+def check_first_minibatch(
+    metrics: dict[str, float], first: dict[str, float], rounding: float = 1e-5
+) -> None:
+    """Assert KL 0 and ratio 1: before the first gradient step, the policy equals the reference.
+
+    rounding: how far from that they may be, from `logprob_rounding`.
+    """
+    assert abs(metrics["kl"]) < rounding, (
         f"KL is {metrics['kl']} at step 0: policy and reference are read differently"
     )
-    assert first["ratio_off"] < 1e-5, f"ratio is off by {first['ratio_off']} in the first minibatch"
+    assert first["ratio_off"] < rounding, (
+        f"ratio is off by {first['ratio_off']} in the first minibatch"
+    )
 
 
 @dataclass
@@ -152,13 +160,16 @@ def train(
                         losses = minibatch_losses(models, rollout, rows, config)
                         run.policy_optimizer.backward(share * losses["policy"])
                         run.value_optimizer.backward(share * losses["value"])
+                        loop.add_largest(ratio_off=losses.pop("ratio_off"))
                         loop.add(share, **losses)
                 updates.append(loop.means())
                 for optimizer in (run.policy_optimizer, run.value_optimizer):
                     optimizer.step(1 - iteration / config.iterations)  # linear decay to 0
             metrics = iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
             if iteration == 0:
-                check_first_minibatch(metrics, updates[0])
+                channels = models.policy.config.channels
+                rounding = logprob_rounding(loop.device, models.dtype, channels)
+                check_first_minibatch(metrics, updates[0], rounding)
             loop.log(**metrics)
     return loop.history
 

@@ -36,6 +36,7 @@ from helpers.rows.embedded import load_rows
 from helpers.stages import ppo as stage
 from tests.support.courses import course_in
 from tests.support.ppo_models import SETTINGS, in_mid_run, own, rollout_of, starting_models
+from tests.support.tensors import with_large_logits
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,60 @@ def test_a_broken_start_is_noticed():
         check_first_minibatch({"kl": -0.5}, {"ratio_off": 0.0})
     with pytest.raises(AssertionError, match="ratio is off by 0.01"):
         check_first_minibatch({"kl": 0.0}, {"ratio_off": 0.01})
+    check_first_minibatch({"kl": 1e-4}, {"ratio_off": 1e-4}, rounding=1e-3)
+    with pytest.raises(AssertionError, match="KL is 0.002 at step 0"):
+        check_first_minibatch({"kl": 0.002}, {"ratio_off": 0.0}, rounding=1e-3)
+
+
+def split_sums(monkeypatch, rows: int) -> None:
+    """Sum the products of up to so many rows in two parts, as a GPU may where a batch is small."""
+    linear = torch.nn.functional.linear
+
+    def split(x, w, bias=None):
+        if len(x) > rows:
+            return linear(x, w, bias)
+        half = x.size(-1) // 2
+        return linear(x[..., :half], w[:, :half], bias) + linear(x[..., half:], w[:, half:])
+
+    monkeypatch.setattr(torch.nn.functional, "linear", split)
+
+
+def test_rounding_does_not_stop_a_run_but_a_wrong_temperature_does(
+    models, prompts, tokenizer, monkeypatch, capsys
+):
+    """Logits as large as GPT-2's, and minibatches whose sums are split in another way than the
+    rollout's.
+    """
+    for gpt in (models.policy, models.reference):
+        with_large_logits(gpt, 100.0)
+    config, seen = replace(SETTINGS, iterations=1), []
+    split_sums(monkeypatch, rows=config.minibatch_size)
+    check = ppo.check_first_minibatch
+
+    def spy(metrics, first, rounding):
+        seen.append(first["ratio_off"])
+        check(metrics, first, rounding)
+
+    monkeypatch.setattr(ppo, "check_first_minibatch", spy)
+    train(own(models), prompts, config, tokenizer, Loop("toy"))
+    assert seen[0] > 1e-5, "the sums are not split"
+    read = ppo.response_logits
+    monkeypatch.setattr(ppo, "response_logits", lambda *args: read(*args) / 0.98)
+    with pytest.raises(AssertionError, match="ratio is off"):
+        train(own(models), prompts, config, tokenizer, Loop("toy"))
+
+
+def test_one_row_that_is_off_is_noticed(models, prompts, tokenizer, monkeypatch, capsys):
+    """Read alone, it is a small share of the minibatch: a mean over the parts would hide it."""
+    losses, off = ppo.minibatch_losses, iter([0.0, 3e-5])
+
+    def one_off(*args):
+        return losses(*args) | {"ratio_off": torch.tensor(next(off, 0.0))}
+
+    monkeypatch.setattr(ppo, "minibatch_losses", one_off)
+    config = replace(SETTINGS, iterations=1, minibatch_size=12, micro_batch=1)
+    with pytest.raises(AssertionError, match="ratio is off by (2.99|3)"):
+        train(own(models), prompts, config, tokenizer, Loop("toy"))
 
 
 def test_every_iteration_is_logged(models, prompts, tokenizer, tmp_path, capsys):

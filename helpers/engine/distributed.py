@@ -102,11 +102,21 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def add_numbers(numbers: list[float]) -> list[float]:
     """The sum of each number over the processes; every process passes equally many."""
-    if world() == 1:
+    return reduced(numbers, dist.ReduceOp.SUM)
+
+
+def largest_numbers(numbers: list[float]) -> list[float]:
+    """The largest of each number over the processes; every process passes equally many."""
+    return reduced(numbers, dist.ReduceOp.MAX)
+
+
+def reduced(numbers: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+    """Each number after an operation over the processes."""
+    if world() == 1 or not numbers:
         return numbers
-    sums = torch.tensor(numbers, dtype=torch.float64, device=device())
-    dist.all_reduce(sums)
-    return sums.tolist()
+    result = torch.tensor(numbers, dtype=torch.float64, device=device())
+    dist.all_reduce(result, operation)
+    return result.tolist()
 
 
 def gather_rows(local: Tensor, fill: float = 0) -> Tensor:

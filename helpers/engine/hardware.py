@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from helpers.engine.parser import SettingsError
@@ -63,6 +64,37 @@ def cpu_has_bfloat16() -> bool:
         return bool((product - a @ a).abs().max() < 0.2)
     except RuntimeError:
         return False
+
+
+def rows_are_independent(dtype: torch.dtype, channels: int = 128) -> bool:
+    """Whether this CPU's matrix products, as a GPT with so many channels makes them, give a row the
+    same bits whatever the other rows are.
+    """
+    generator = torch.Generator().manual_seed(0)  # its own: the run's numbers stay as they are
+    for width in (channels, 4 * channels):  # of what is summed, in attention and MLP
+        # 128 rows of 32 tokens: a product of a few vectors, which no minibatch has, may differ
+        shapes = (128, 32, width), (128, width)
+        x, w = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
+        product = F.linear(x, w)
+        if not all(torch.equal(product[:rows], F.linear(x[:rows], w)) for rows in (1, 4, 22, 64)):
+            return False
+    return True
+
+
+def logprob_rounding(device: torch.device, dtype: torch.dtype, channels: int) -> float:
+    """By how much a token's log-probability (nats) may differ between batches of two sizes.
+
+    Nearly 0 where a row has the same bits in every batch. Elsewhere, as on a GPU, the size of a
+    batch decides how a product's sum is split, and every split rounds differently.
+    """
+    if device.type == "cpu" and rows_are_independent(dtype, channels):
+        return 1e-5
+    # GPT-2's logits are about -30 to -130, where float32 numbers are up to 2^-16 apart. The
+    # roundings of a sum over C = 768 channels add up like a random walk: to sqrt(768) = 28 of those
+    # steps, 4e-4. A log-probability is the difference of two such numbers, and the hidden states
+    # differ as well: five times that. One sum split in two moved logits of -100 by 1e-4. Reading
+    # pads, positions or the temperature wrong, or products in TF32 or 16 bits, moves them by more.
+    return 2e-3
 
 
 def choose_threads(wanted: int | None = None, device: torch.device | None = None) -> int:

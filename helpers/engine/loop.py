@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import OutOfMemoryError, Tensor, nn
 
-from helpers.engine.distributed import add_numbers, is_main, own_rows
+from helpers.engine.distributed import add_numbers, is_main, largest_numbers, own_rows
 from helpers.engine.files import plain, tell
 from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
@@ -57,6 +57,7 @@ class Loop:
         self.watch, self.lines = watch, lines
         self.history: list[dict[str, float]] = []  # the metrics of every step
         self.totals: dict[str, Any] = {}  # of the batch at hand: sums of share * value
+        self.largest: dict[str, Tensor] = {}  # and the largest values
         self.batch: Any = None
         self.size = 0  # rows in a part since memory ran out; 0: as many as the settings say
         self.retrying = False
@@ -107,7 +108,7 @@ class Loop:
         """
         self.batch, counts = batch, weights(batch).cpu().double()
         while True:
-            self.totals, self.retrying = {}, False
+            self.totals, self.largest, self.retrying = {}, {}, False
             self.rows = min(filter(None, (size, self.size)), default=0) or len(counts)
             for rows in row_slices(len(counts), self.rows):
                 part = batch if rows == slice(0, len(counts), 1) else select(batch, rows)
@@ -143,10 +144,20 @@ class Loop:
             value = value.detach() if isinstance(value, Tensor) else value
             self.totals[name] = self.totals.get(name, 0.0) + share * value
 
+    def add_largest(self, **values: Tensor) -> None:
+        """Keep a part's values that are larger than those of the batch's other parts."""
+        for name, value in values.items():
+            self.largest[name] = torch.maximum(value, self.largest.get(name, value)).detach()
+
     def means(self) -> dict[str, float]:
-        """The batch's means over parts and processes; FloatingPointError if one is not finite."""
-        values = [torch.as_tensor(value, device=self.device) for value in self.totals.values()]
-        means = dict(zip(self.totals, add_numbers(torch.stack(values).tolist()), strict=True))
+        """The batch's means and largest values over parts and processes; FloatingPointError if one
+        is not finite.
+        """
+        both = [*self.totals.values(), *self.largest.values()]
+        numbers = torch.stack([torch.as_tensor(x, device=self.device) for x in both]).tolist()
+        sums = add_numbers(numbers[: len(self.totals)])
+        numbers = sums + largest_numbers(numbers[len(sums) :])
+        means = dict(zip([*self.totals, *self.largest], numbers, strict=True))
         for name, value in means.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {name} is {value}")

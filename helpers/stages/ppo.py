@@ -10,6 +10,7 @@ from helpers.compare.endpoint_judge import judge_of
 from helpers.compare.policies import evaluate_policies
 from helpers.compare.world import evaluate_in_world
 from helpers.engine.distributed import is_main
+from helpers.engine.hardware import rows_are_independent
 from helpers.evaluation import Responses
 from helpers.model import GPT
 from helpers.records import Prompt, fingerprint
@@ -49,16 +50,6 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
     value = copy.deepcopy(reward)
     dtype = matmul_dtype(course.device, course.dtype)
     return Models(policy, reference, reward.requires_grad_(False), value, dtype)
-
-
-def rows_are_independent(dtype: torch.dtype) -> bool:
-    """Whether this CPU's matrix products give a row the same bits whatever the other rows are."""
-    generator = torch.Generator().manual_seed(0)  # its own: the run's numbers stay as they are
-    x, w = (
-        torch.randn(*shape, generator=generator).to(dtype) for shape in ((4096, 512), (512, 128))
-    )
-    product = x @ w
-    return all(torch.equal(product[:rows], x[:rows] @ w) for rows in (1, 32, 700, 2048))
 
 
 def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -118,3 +118,18 @@ def test_memory_options(monkeypatch):
     monkeypatch.setattr(type(gpt.h[0]), "compile", lambda block, **options: compiled.append(block))
     hardware.set_memory_options(gpt, checkpointing=False, compiled=True)
     assert compiled == list(gpt.h) and not gpt.checkpointing
+
+
+def test_rounding_is_allowed_only_where_a_row_depends_on_its_batch(monkeypatch):
+    ways = torch.device("cpu"), torch.float32, 16
+    assert hardware.logprob_rounding(*ways) == 1e-5
+    assert hardware.logprob_rounding(torch.device("cuda"), *ways[1:]) == 2e-3
+    linear = torch.nn.functional.linear
+
+    def split(x, w):
+        """Small batches are summed in another order."""
+        return linear(x, w) if len(x) > 4 else linear(x.flip(-1), w.flip(-1))
+
+    monkeypatch.setattr(torch.nn.functional, "linear", split)
+    assert not hardware.rows_are_independent(torch.float32, 16)
+    assert hardware.logprob_rounding(*ways) == 2e-3

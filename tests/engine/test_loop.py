@@ -189,6 +189,16 @@ def test_metrics_are_added_up_over_processes(monkeypatch):
     assert loop.means() == {"loss": 7.5, "other": 0.75}
 
 
+def test_the_largest_value_of_all_parts_and_processes_is_kept(monkeypatch):
+    loop = Loop("toy")
+    monkeypatch.setattr(engine_loop, "largest_numbers", lambda x: [max(n, 4.0) for n in x])
+    for _ in range(2):  # a batch does not see the values of the one before
+        for _, share in in_parts(loop, nn.Linear(1, 1), torch.ones(3), lambda b: b, 1):
+            loop.add_largest(off=torch.tensor(5.0 if share == 0 else 3.0))
+            loop.add(share, loss=1.0)
+        assert loop.means() == {"loss": pytest.approx(1.0), "off": 4.0}
+
+
 # ---------------------------------------------------------------- when the memory runs out
 
 

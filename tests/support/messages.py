@@ -10,6 +10,7 @@ from helpers.engine.distributed import (
     add_numbers,
     furthest,
     gather_rows,
+    largest_numbers,
     own_rows,
     process_group,
 )
@@ -24,6 +25,7 @@ with process_group(torch.device("cpu")):
     ragged = gather_rows(whole[own, : 3 + rank].long(), fill=-1)  # the longest has 5 columns
     assert ragged[0].tolist() == [0, 1, 2, -1, -1] and ragged[5].tolist() == [35, 36, 37, 38, 39]
     assert add_numbers([1.0, rank]) == [3.0, 3.0]
+    assert largest_numbers([-1.0, rank]) == [-1.0, 2.0]
     a, b = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
     a.grad = torch.full((2, 2), rank + 1.0)
     b.grad = torch.ones(3) if rank == 1 else None
