@@ -15,6 +15,7 @@ from helpers.records import Prompt
 from helpers.tokenizer import Tokenizer
 
 RESAMPLES_AT_ONCE = 100  # in memory
+MAX_CACHE = 2**32  # bytes of keys and values in memory at once, in float32
 
 
 def entropy_floor(logprobs: Sequence[float], tokens: int) -> float:
@@ -107,15 +108,17 @@ def respond(
 ) -> Responses:
     """Sample one response to each prompt, by default at temperature 1, without top-k or top-p.
 
-    dtype: of weights and cache during sampling, by default the weights'.
+    batch_size: prompts at once, or fewer, whose keys and values take MAX_CACHE bytes. dtype: of
+    weights and cache during sampling, by default the weights'.
     """
     generator = torch.Generator(model.wte.weight.device).manual_seed(seed)
+    encoded = [tokenizer.encode(prompt.prompt) for prompt in prompts]
+    longest = max(map(len, encoded), default=0) + max_new_tokens
+    row = 2 * 4 * model.config.layers * model.config.channels * longest  # bytes
+    at_once = max(1, min(batch_size, MAX_CACHE // row))
     ids, stopped = [], []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        prompt_ids, prompt_mask = left_pad(
-            [tokenizer.encode(prompt.prompt) for prompt in batch], tokenizer.pad_id
-        )
+    for start in range(0, len(prompts), at_once):
+        prompt_ids, prompt_mask = left_pad(encoded[start : start + at_once], tokenizer.pad_id)
         samples = sample(
             model,
             prompt_ids.to(generator.device),

@@ -81,15 +81,16 @@ def next_token(
 class KVCache:
     """Keys and values of all tokens read so far, so that a step computes only the new token.
 
-    One preallocated tensor, (layers, 2, B, H, size, D), filled from the left. The first `length`
+    One preallocated tensor per layer, (2, B, H, size, D), filled from the left. The first `length`
     slots are in use and the model masks the others: attending to all slots is cheaper than copying
     the used ones into contiguous memory at every token.
     """
 
     def __init__(self, model: GPT, batch: int, size: int):
         config, weight = model.config, model.wte.weight
-        shape = (config.layers, 2, batch, config.heads, size, config.channels // config.heads)
-        self.data = torch.zeros(shape, dtype=product_dtype(weight), device=weight.device)
+        shape = (2, batch, config.heads, size, config.channels // config.heads)
+        like = {"dtype": product_dtype(weight), "device": weight.device}
+        self.data = [torch.zeros(shape, **like) for _ in range(config.layers)]
         self.length, self.size = 0, size
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ class KVCache:
         For the first tokens it returns k and v themselves, as nothing precedes them.
         """
         start, end = self.length, self.length + k.size(2)
-        keys, values = self.data[layer, 0], self.data[layer, 1]
+        keys, values = self.data[layer][0], self.data[layer][1]
         keys[:, :, start:end] = k
         values[:, :, start:end] = v
         if layer == len(self.data) - 1:  # only after the last layer have the tokens been read
@@ -107,7 +108,8 @@ class KVCache:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows of the batch; rows: (B,) bool."""
-        self.data = self.data[:, :, rows]
+        for layer, data in enumerate(self.data):  # never a second copy of the whole cache
+            self.data[layer] = data[:, rows]
 
 
 @dataclass

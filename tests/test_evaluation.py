@@ -8,10 +8,12 @@ import torch
 
 from data.tldr.gold import gold
 from data.tldr.posts import Facts
+from helpers import evaluation
 from helpers.evaluation import Responses, bootstrap_ci95, entropy_floor, judge, ratio_ci95, respond
 from helpers.model import GPT, GPTConfig
 from helpers.records import Prompt
 from helpers.rows.embedded import load_rows
+from helpers.run.memory import cache_bytes
 from tests.support.tensors import shaken
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
@@ -169,3 +171,21 @@ def test_rows_of_one_prompt_are_drawn_together():
     assert [low, high] == pytest.approx(ratio_ci95(right, torch.ones(40)))
     alone = ratio_ci95(copies, ones)
     assert high - low > 2.5 * (alone[1] - alone[0])
+
+
+def test_as_many_rows_are_sampled_at_once_as_their_cache_may_take(tokenizer, monkeypatch):
+    """The longest prompt counts, with its response; a single row is sampled whatever it takes."""
+    model = GPT(GPTConfig(tokenizer.vocab_size, 256, 2, 2, 16))
+    prompts = load_rows("prompts", "heldout", limit=9)
+    sizes, whole = [], evaluation.sample
+    tokens = max(len(tokenizer.encode(prompt.prompt)) for prompt in prompts) + 2
+
+    def spy(model, prompt_ids, *args, **options):
+        sizes.append(len(prompt_ids))
+        return whole(model, prompt_ids, *args, **options)
+
+    monkeypatch.setattr(evaluation, "sample", spy)
+    for limit in (4 * cache_bytes(model.config, 1, tokens), 1):
+        monkeypatch.setattr(evaluation, "MAX_CACHE", limit)
+        respond(model, tokenizer, prompts, max_new_tokens=2)
+    assert sizes == [4, 4, 1] + 9 * [1]

@@ -14,6 +14,7 @@ from helpers.generation import KVCache, draw, in_dtype, keep_top_k, keep_top_p, 
 from helpers.lora import add_lora
 from helpers.model import GPT, GPTConfig
 from helpers.quantization import quantize_model
+from tests.support.live_memory import LiveBytes
 from tests.support.tiny_models import transformers_twin
 
 EOS, PAD = 0, 1
@@ -117,9 +118,9 @@ def test_a_prompt_may_fill_the_context_to_the_last_token(model):
 
 def test_sampling_under_autocast_keeps_its_cache_in_16_bits(model):
     with torch.autocast("cpu", torch.bfloat16):
-        assert KVCache(model, 1, 4).data.dtype == torch.bfloat16
+        assert KVCache(model, 1, 4).data[0].dtype == torch.bfloat16
         assert run(model, generator=seeded()).ids.shape[0] == 4
-    assert KVCache(model, 1, 4).data.dtype == torch.float32
+    assert KVCache(model, 1, 4).data[0].dtype == torch.float32
 
 
 def test_sampling_in_16_bits_reads_rounded_weights_and_leaves_the_model_alone(model):
@@ -267,3 +268,13 @@ def test_temperature_sharpens_and_zero_is_greedy():
 def test_bad_requests_are_named(model, settings, message):
     with pytest.raises(ValueError, match=message):
         run(model, **settings)
+
+
+def test_dropping_rows_copies_one_layer_at_a_time():
+    model = GPT(GPTConfig(vocab_size=40, context=64, layers=8, heads=2, channels=16))
+    with LiveBytes() as memory:
+        cache = KVCache(model, 32, 64)
+        whole = memory.live
+        cache.keep(torch.arange(32) < 31)
+    assert whole == sum(layer.nbytes for layer in cache.data) * 32 / 31
+    assert memory.peak < whole * (1 + 1.1 / 8)

@@ -2,9 +2,9 @@
 
     smoke   to see that everything runs: minutes on an embedded world, one minute on real rows
     cpu     the course, on two CPU cores; its defaults are those of helpers/config.py
-    t4      one T4 (or another GPU with 15 GB), GPT-2 124M, real rows
+    t4      one T4 (or another GPU with 15 GB or more), GPT-2 124M, real rows
     t4x2    Kaggle's two T4s: the settings of t4, two processes share the very same batches
-    h100    one GPU with 40 GB or more
+    h100    one GPU with 80 GB
 
 On an embedded world the three GPU presets are the cpu settings: that is all there is to learn. On
 real rows they start 1-SFT from GPT-2 (`init`), with its tokenizer (`vocabulary` 0); 0-Pretrain
@@ -19,6 +19,7 @@ import torch
 from helpers.config import CONFIGS, SOURCES
 from helpers.rows.tracks import TRACKS
 
+H100_MEMORY = 79e9  # bytes that a GPU "with 80 GB" has at least
 GPU_PRESETS = ("t4", "t4x2", "h100")
 PRESETS = ("cpu", "smoke", *GPU_PRESETS)
 Differences = dict[str, dict]  # stage -> field -> value; "responses": of all stages that sample
@@ -193,8 +194,8 @@ def choose_preset(named: str | None, source: str, device: torch.device) -> tuple
     if device.type != "cuda":
         return "cpu", "there is no CUDA device"
     gpu, count = torch.cuda.get_device_properties(device), torch.cuda.device_count()
-    if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= 40e9:
-        return "h100", "a GPU with 40 GB or more"
+    if torch.cuda.get_device_capability(device)[0] >= 8 and gpu.total_memory >= H100_MEMORY:
+        return "h100", "a GPU with 80 GB"
     if count > 1:
         return "t4x2", f"{count} GPUs; training takes all"
-    return "t4", "a GPU with less than 40 GB"
+    return "t4", "a GPU with less than 80 GB"
