@@ -25,7 +25,15 @@ from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.run.checkpoints import CheckpointError, first_line, gpt_config, read_config, save_stage
 from helpers.run.nanogpt import load_nanogpt
 from helpers.run.settings import data_folder, read_settings
-from helpers.run.weights import HEAD, TRANSFORMERS_SIZES, WeightsError, build, listed, plain_weights
+from helpers.run.weights import (
+    GPT2_IS,
+    HEAD,
+    TRANSFORMERS_SIZES,
+    WeightsError,
+    build,
+    listed,
+    plain_weights,
+)
 from helpers.tokenizer import EOS, PAD, Tokenizer
 
 OWNER = "openai-community"  # of GPT-2 on the Hub: gpt2, gpt2-medium, gpt2-large, gpt2-xl
@@ -34,21 +42,6 @@ REVISIONS = {f"{OWNER}/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 FILES = ["config.json", "vocab.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 SECONDS = 8  # the longest wait for the Hub's first answer
 LARGEST_PADDING = 1024  # vocabularies are padded to a multiple of at most this many tokens
-TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
-# What a config.json may say, or leave out, for our model to compute the same.
-GPT2_IS = {
-    "model_type": ("gpt2",),
-    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [], None),
-    "activation_function": TANH,  # names of one formula
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True, False),  # False: if the weights are equal all the same
-    "pruned_heads": ({}, None),
-    "quantization_config": (None,),
-    "auto_map": (None,),  # code of its own
-}
 # Other names that transformers reads for the same sizes.
 ALIASES = {
     "max_position_embeddings": "n_positions",
@@ -195,12 +188,12 @@ def safetensors_files(path: Path) -> list[Path]:
     try:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise WeightsError(f"{path.name} is damaged") from None
+        raise WeightsError(f"{path} is damaged") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise WeightsError(f"{path.name} names a file outside the folder: {listed([name])}")
+            raise WeightsError(f"{path} names a file outside the folder: {listed([name])}")
         if not (path.parent / name).is_file():
-            raise WeightsError(f"{path.name} names {listed([name])}, which is missing")
+            raise WeightsError(f"{path} names {listed([name])}, which is missing")
     return [path.parent / name for name in sorted(names)]
 
 

@@ -4,6 +4,7 @@ Source: https://github.com/karpathy/nanoGPT, train.py (what a file holds) and mo
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from helpers.model import GPT
 from helpers.run.weights import (
+    GPT2_IS,
     NANOGPT_SIZES,
     WeightsError,
     build,
@@ -20,16 +22,18 @@ from helpers.run.weights import (
     plain_weights,
 )
 
-# What torch.compile, DistributedDataParallel and the like put into names.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module)\.")
+# What torch.compile, DistributedDataParallel, Lightning and the like put into names.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|model)\.")
 STATE_KEYS = ("model", "model_state_dict", "state_dict")  # where training scripts keep the weights
 SETTINGS_KEYS = ("model_args", "config", "model_config", "args", "hyper_parameters")
+READ = (*NANOGPT_SIZES, "bias")  # the settings that say which GPT-2 it is
 WITHOUT_EFFECT = ("dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop")  # on a trained model
 # Settings of training, which may stand beside those of the model.
 TRAINING = re.compile(
     r"(?:^|_)(?:lr|learning|iters?|steps?|epochs?|interval|batch|seed|decay|beta[12s]?|grad|warmup"
     r"|wandb|eval|log|dir|path|dataset|data|device|dtype|backend|compile|init|checkpoint|optimizer"
-    r"|name|project|save|resume|workers)(?:_|$)"
+    r"|name|project|save|resume|workers|run|id|notes|tags|ddp|fsdp|world|gpus?|tokens|precision|amp"
+    r"|scheduler|version|debug)(?:_|$)"
 )
 PUBLISHED_HEADS = {  # (layers, channels): of GPT-2's four sizes, and of DistilGPT2
     (12, 768): 12,
@@ -47,9 +51,10 @@ def load_nanogpt(path: str | Path, heads: int | None = None) -> GPT:
     Prefixes of torch.compile and DistributedDataParallel, a tied head and causal masks are dropped,
     16 bits become float32, a model without biases gets zeros, a padded vocabulary stays as it is.
 
-    The settings beside the weights ("model_args" or "config") are obeyed. heads: needed when the
-    file doesn't say them and they are none of GPT-2's own sizes. What a file can't say is the form
-    of its GELU: it is taken to be the tanh form, as in GPT-2.
+    The settings beside the weights ("model_args", "config") are obeyed. Where both say a size, the
+    first is right, as nanoGPT's "config" may hold defaults that its training didn't use. heads:
+    needed when the file doesn't say them and they are none of GPT-2's own sizes. What a file can't
+    say is the form of its GELU: it is taken to be the tanh form, as in GPT-2.
 
     Raises WeightsError for settings, sizes or weights that contradict each other, and for a model
     that GPT-2 can't equal. Nothing in the file is executed (weights_only=True).
@@ -64,7 +69,9 @@ def load_nanogpt(path: str | Path, heads: int | None = None) -> GPT:
 def read_raw(path: Path) -> Any:
     """The content of a .pt file: tensors and plain values. Raises WeightsError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of files and tensors that we refuse
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except OSError as error:
@@ -83,8 +90,9 @@ def read_raw(path: Path) -> Any:
 
 def from_nanogpt(content: Any, heads: int | None) -> GPT:
     """The model in the content of a .pt file. Raises WeightsError."""
-    weights = nanogpt_weights(content)
-    settings, source = model_settings(content)
+    *holders, state = nested(content)
+    weights = nanogpt_weights(state)
+    settings, source = model_settings(holders)
     found_vocabulary, context, layers, channels = found_sizes(weights)
     sizes = dict(
         zip(NANOGPT_SIZES, (found_vocabulary, context, layers, heads, channels), strict=True)
@@ -108,12 +116,17 @@ def from_nanogpt(content: Any, heads: int | None) -> GPT:
     return build(sizes, weights, source, zero_biases=without_biases(weights, settings, source))
 
 
-def nanogpt_weights(content: Any) -> dict[str, Tensor]:
-    """GPT-2's weights in the content of a .pt file. Raises WeightsError."""
-    state = content
+def nested(content: Any) -> list:
+    """A file's content and the dicts inside it, down to the state dict, which is the last."""
+    parts = [content]
     for key in STATE_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+        if isinstance(parts[-1], dict) and isinstance(parts[-1].get(key), dict):
+            parts.append(parts[-1][key])
+    return parts
+
+
+def nanogpt_weights(state: Any) -> dict[str, Tensor]:
+    """GPT-2's weights in the state dict of a .pt file. Raises WeightsError."""
     if not isinstance(state, dict) or not state:
         raise WeightsError("it holds no state dict")
     weights = {}
@@ -127,27 +140,44 @@ def nanogpt_weights(content: Any) -> dict[str, Tensor]:
     return plain_weights(weights)
 
 
-def model_settings(content: dict) -> tuple[dict, str]:
-    """The settings beside the weights and their key; {} and "" without any.
+def model_settings(holders: list[dict]) -> tuple[dict, str]:
+    """The settings beside the weights and where they are; {} and "" without any.
 
-    Raises WeightsError for one that our GPT-2 doesn't have.
+    holders: the dicts that hold the state dict, where single settings may stand too. Raises
+    WeightsError for a setting that our GPT-2 doesn't have.
     """
-    source = next((key for key in SETTINGS_KEYS if content.get(key) is not None), "")
-    settings = content.get(source, {})
+    sources = [
+        (key, holder[key])
+        for key in SETTINGS_KEYS
+        for holder in holders
+        if holder.get(key) is not None and holder[key] != {}
+    ]
+    has_args = bool(sources) and sources[0][0] == "model_args"  # what training built the model with
+    for source, content in sources[:1] if has_args else sources:
+        check_settings(source, content)
+    said, settings = [], {}
+    for source, content in [*sources, *(("top level", holder) for holder in holders)]:
+        names = [name for name in READ if isinstance(content, dict) and name not in settings]
+        new = {name: content[name] for name in names if content.get(name) is not None}
+        settings |= new
+        said += [source] if new and source not in said else []
+    return settings, " with ".join(said)
+
+
+def check_settings(source: str, settings: Any) -> None:
+    """Raise WeightsError unless settings are a dict of what our GPT-2 has."""
     if not isinstance(settings, dict):
         raise WeightsError(f"its {source} is a {type(settings).__name__}, not a dict of settings")
-    strict = source == "model_args"
     unknown = [
         f"{name} {value!r:.40}"
         for name, value in settings.items()
-        if name not in (*NANOGPT_SIZES, *WITHOUT_EFFECT, "bias")
+        if name not in (*READ, *WITHOUT_EFFECT)
+        and repr(value) not in map(repr, GPT2_IS.get(name, (False,)))  # False: it is not there
         and value is not None
-        and value is not False  # it is not there
-        and (strict or not TRAINING.search(str(name)))
+        and (source == "model_args" or not TRAINING.search(str(name)))
     ]
     if unknown:
         raise WeightsError(f"its {source} has what GPT-2 does not have: {listed(unknown)}")
-    return settings, source
 
 
 def without_biases(weights: dict[str, Tensor], settings: dict, source: str) -> bool:

@@ -13,6 +13,21 @@ from helpers.model import GPT, GPTConfig
 # The sizes of a GPTConfig, in its order, in transformers' words and in nanoGPT's.
 TRANSFORMERS_SIZES = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
 NANOGPT_SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
+# What settings may say in transformers' words, or leave out, for our model to compute the same.
+GPT2_IS = {
+    "model_type": ("gpt2",),
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [], None),
+    "activation_function": TANH,  # names of one formula
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True, False),  # False: if the weights are equal all the same
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None,),  # code of its own
+}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LAYER = re.compile(r"h\.(0|[1-9][0-9]{0,5})\.")
 MASKS = re.compile(r"h\.[0-9]+\.attn\.(masked_)?bias")

@@ -95,6 +95,30 @@ def test_settings_of_training_may_stand_beside_those_of_the_model(tmp_path):
     assert load(tmp_path, {"model": STATE, "model_args": ARGS | {"rope": False, "moe": None}})
 
 
+@pytest.mark.parametrize(
+    ("content", "source"),
+    [
+        ({"model": STATE, "model_args": {}, "config": {"n_head": 4}}, "config"),
+        ({"model": STATE, "config": {"lr": 0.1}, "model_config": {"n_head": 4}}, "model_config"),
+        ({"model": {"state_dict": STATE, "config": {"n_head": 4}}, "step": 3}, "config"),
+        ({"model": STATE, "n_head": 4}, "top level"),
+        ({"model": STATE, "args": {"n_layer": 2}, "n_head": 4}, "args with top level"),
+    ],
+)
+def test_heads_are_read_wherever_a_file_says_them(tmp_path, content, source):
+    same_logits(load(tmp_path, content), MODEL)
+    assert f"its {source} says n_head 4, but --heads 2" in refusal(tmp_path, content, heads=2)
+
+
+def test_settings_that_say_what_gpt2_is_are_no_others(tmp_path):
+    said = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "model_type": "gpt2"}
+    said |= {"tie_word_embeddings": True, "scale_attn_weights": True}
+    same_logits(load(tmp_path, {"model": STATE, "model_args": ARGS | said}), MODEL)
+    lightning = {f"model.{name}": weight for name, weight in STATE.items()}
+    content = {"state_dict": lightning, "hyper_parameters": ARGS | {"run_id": "x"}}
+    same_logits(load(tmp_path, content), MODEL)
+
+
 def test_the_heads_of_published_sizes_are_known(tmp_path, monkeypatch):
     assert nanogpt_module.PUBLISHED_HEADS[12, 768] == 12
     monkeypatch.setitem(nanogpt_module.PUBLISHED_HEADS, (2, 64), 4)  # a small one is enough here
@@ -117,11 +141,20 @@ def test_the_heads_of_published_sizes_are_known(tmp_path, monkeypatch):
         ({"n_head": "4"}, "model_args says n_head '4', not a whole number"),
         ({"n_head": True}, "model_args says n_head True, not a whole number"),
         ({"n_kv_head": 2}, "model_args has what GPT-2 does not have: n_kv_head 2"),
+        ({"scale_attn_weights": False}, "not have: scale_attn_weights False"),
+        ({"layer_norm_epsilon": 1e-6}, "not have: layer_norm_epsilon 1e-06"),
+        ({"layer_norm_epsilon": torch.ones(3)}, "not have: layer_norm_epsilon tensor("),
         ({"rope": True, "activation": "relu"}, "not have: rope True, activation 'relu'"),
     ],
 )
 def test_settings_that_ours_can_not_obey_are_refused(tmp_path, changes, says):
     assert says in refusal(tmp_path, {"model": STATE, "model_args": ARGS | changes})
+
+
+@pytest.mark.parametrize("beside", [{}, {"model_args": {}}, {"config": {"lr": 0.1, "n_head": 4}}])
+def test_every_dict_of_settings_is_read(tmp_path, beside):
+    content = {"model": STATE, "model_config": {"n_head": 4, "rope": True}} | beside
+    assert "its model_config has what GPT-2 does not have: rope True" in refusal(tmp_path, content)
 
 
 def test_heads_that_nobody_says_are_not_guessed(tmp_path):
