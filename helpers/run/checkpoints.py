@@ -4,6 +4,7 @@
 
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ CONTENTS = {
     "metrics": lambda metrics: isinstance(metrics, dict),
     "parent": lambda parent: parent is None or is_parent(parent),
     "tokenizer": lambda tokenizer: has_texts(tokenizer, {"name", "fingerprint"}),
-    "files": lambda files: has_texts(files, FILES) and has_texts(files, {*files}),
+    "files": lambda files: has_texts(files, FILES) and are_checksums(files),
 }
 
 
@@ -279,8 +280,15 @@ def read_info(folder: Path, stage: str | None = None) -> dict:
 
 
 def has_texts(value: Any, names: set[str]) -> bool:
-    """Whether a value is a dict with texts under these names."""
-    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)
+    """Whether a value is a dict with texts of one line under these names."""
+    texts = [value.get(name) for name in names] if isinstance(value, dict) else [None]
+    return all(isinstance(text, str) and text.isprintable() for text in texts)
+
+
+def are_checksums(files: dict) -> bool:
+    """Whether a dict has the SHA-256 of files in the checkpoint's own folder, by name."""
+    here = all(re.fullmatch(r"\w[\w.-]{0,99}", name) for name in files)
+    return here and all(re.fullmatch("[0-9a-f]{64}", str(checksum)) for checksum in files.values())
 
 
 def is_parent(value: Any) -> bool:

@@ -164,11 +164,17 @@ def test_foreign_folders_are_refused_and_never_replaced(tmp_path):
             load(tmp_path)
 
 
+WHOLE = dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), "0" * 64)
 DAMAGE = [
     ("files", 3),
     ("files", {}),
     ("files", {"model.safetensors": 1}),
+    ("files", WHOLE | {"../secret.txt": "0" * 64}),
+    ("files", WHOLE | {"/etc/hostname": "0" * 64}),
+    ("files", WHOLE | {"a" * 5000: "0" * 64}),
+    ("files", WHOLE | {"config.json": "abc"}),
     ("tokenizer", "dummy"),
+    ("tokenizer", {"name": "dummy", "fingerprint": "two\nlines"}),
     ("tokenizer", {"name": "dummy"}),
     ("stage", "dpo"),
     ("stage", ["sft"]),
