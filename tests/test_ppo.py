@@ -88,15 +88,20 @@ def test_prompts_are_chosen_at_random_without_repeats(prompts):
 
 
 def test_a_run_starts_with_what_the_settings_say(models):
-    config = replace(SETTINGS, kl_target=2.0, kl_horizon=100, seed=3)
+    config = replace(SETTINGS, kl_target=2.0, kl_horizon=100, seed=3, value_lr=7e-4)
     run = start_training(models, config)
-    assert run.policy_optimizer.peak_lrs == [1e-3, 2e-3] and run.value_optimizer.peak_lrs[0] == 1e-3
+    assert run.policy_optimizer.peak_lrs == [1e-3, 2e-3] and run.value_optimizer.peak_lrs[0] == 7e-4
     assert len(run.policy_optimizer.optimizers) == 2 and len(run.value_optimizer.optimizers) == 1
     controller = run.kl_controller
     assert (controller.kl_coef, controller.target, controller.horizon) == (0.3, 2.0, 100)
     assert run.prompt_rng.initial_seed() == run.token_rng.initial_seed() == 3
     lora = start_training(models, replace(config, adapter="lora", adapter_lr=5e-3))
     assert lora.policy_optimizer.peak_lrs == [5e-3, 0.0]
+    assert lora.value_optimizer.peak_lrs[0] == 7e-4
+    half = start_training(replace(models, dtype=torch.float16), config)
+    for optimizers in (half.policy_optimizer, half.value_optimizer):
+        assert optimizers.scaler.is_enabled()  # or small gradients round to 0
+    assert half.policy_optimizer.optimizers[1].dtype == torch.float16
 
 
 @pytest.mark.parametrize("sizes", [{"rollout_size": 10}, {"minibatch_size": 5}])
@@ -137,7 +142,7 @@ def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):
     """The same prompts, tokens, minibatches, losses and updates, written out for AdamW; reference
     and reward model stay.
     """
-    config = replace(SETTINGS, iterations=1, muon_lr=0.0)
+    config = replace(SETTINGS, iterations=1, muon_lr=0.0, value_lr=5e-4)
     twin, found = own(models), own(models)
     frozen = weights(models.reference) + weights(models.reward)
     (row,) = train(found, prompts, config, tokenizer, Loop("toy"))
@@ -146,8 +151,9 @@ def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):
     chosen = [prompts[i] for i in torch.randperm(len(prompts), generator=rng)[:12].tolist()]
     rollout = collect(twin, chosen, config, tokenizer, tokens)
     rollout = with_advantages(rollout, config.kl_coef, config)
-    betas = {"betas": (0.9, 0.95), "weight_decay": 0.0, "lr": 1e-3}
-    steps = [torch.optim.AdamW(m.parameters(), **betas) for m in (twin.policy, twin.value)]
+    betas = {"betas": (0.9, 0.95), "weight_decay": 0.0}
+    rates = ((twin.policy, 1e-3), (twin.value, 5e-4))
+    steps = [torch.optim.AdamW(m.parameters(), lr=rate, **betas) for m, rate in rates]
     seen = []
     for _ in range(config.epochs):
         for index in torch.randperm(12, generator=rng).split(5):
@@ -163,13 +169,38 @@ def test_one_iteration_by_hand(models, prompts, tokenizer, capsys):
         (found.value, twin.value, models.value),
     ):
         for a, b, before in zip(weights(trained), weights(other), weights(start)):
-            # of 6e-3: a key bias has no gradient
+            # of 6e-3 or 3e-3: a key bias has no gradient
             torch.testing.assert_close(a, b, atol=2e-4, rtol=0)
             assert not torch.equal(a, before)
     assert len(seen) == 6
     for name, key in (("value_loss", "value"), ("clip_fraction", "clip_fraction")):
         mean = sum(losses[key].item() for losses in seen) / 6
         assert row[name] == pytest.approx(mean, rel=1e-3, abs=1e-6)
+
+
+def test_each_iteration_has_prompts_and_minibatches_of_its_own(
+    models, prompts, tokenizer, monkeypatch, capsys
+):
+    used, rows, collected, losses = [], [], ppo.collect, ppo.minibatch_losses
+
+    def collect_(models, prompts, *rest):
+        used.append(prompts)
+        return collected(models, prompts, *rest)
+
+    def losses_(models, rollout, index, config):
+        rows.append(index.tolist())
+        return losses(models, rollout, index, config)
+
+    monkeypatch.setattr(ppo, "collect", collect_)
+    monkeypatch.setattr(ppo, "minibatch_losses", losses_)
+    config = replace(SETTINGS, epochs=3, minibatch_size=6)
+    train(models, prompts, config, tokenizer, Loop("toy"))
+    first, second = used
+    assert first != second and prompts[:12] not in used
+    assert {prompt.prompt for prompt in first} != {prompt.prompt for prompt in second}
+    passes = [a + b for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    assert len(passes) == 2 * 3 and all(sorted(one) == list(range(12)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 6 and list(range(12)) not in passes
 
 
 def test_the_rate_falls_to_zero_in_a_straight_line(models, prompts, tokenizer, monkeypatch, capsys):

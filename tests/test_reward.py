@@ -134,6 +134,16 @@ def test_comparisons_are_encoded_with_their_end(tokenizer):
         assert len(pair) == len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
+def test_a_word_that_goes_on_in_the_completion_is_not_merged(tokenizer):
+    """Responses are scored as they were sampled: after the prompt's own tokens."""
+    prompt, rest, eos = *map(tokenizer.encode, ("my sis", "ter")), tokenizer.eos_id
+    assert tokenizer.encode("my sister") != prompt + rest
+    pair = encode_comparison(Comparison("my sis", "ter", "ters"), tokenizer, 64)
+    assert (pair.prompt, pair.chosen) == (prompt, [*rest, eos])
+    assert pair.rejected == [*tokenizer.encode("ters"), eos]
+    assert encode_labelled(Labelled("my sis", "ter", 1), tokenizer, 64) == [*prompt, *rest, eos]
+
+
 @pytest.mark.parametrize("sides", [(" a" * 30, " b"), (" b", " a" * 30)])
 def test_a_comparison_that_is_too_long_is_one_line(tokenizer, sides):
     comparison = Comparison("Post. TL;DR:", *sides)

@@ -5,13 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.batching import left_pad
 from helpers.engine.hardware import cpu_has_bfloat16
 from helpers.evaluation import judge, respond
-from helpers.losses import kl_k3
+from helpers.generation import sample
+from helpers.losses import kl_k3, token_logprobs
 from helpers.ppo import minibatch_losses
 from helpers.records import Prompt
 from helpers.rollouts import (
+    Batch,
     Models,
+    Rollout,
     collect,
     gold_rewards,
     mean_kl,
@@ -80,6 +84,25 @@ def test_logprobs_and_values_equal_a_plain_forward_without_padding(moved, prompt
             (rollout.values, before),
         ):
             torch.testing.assert_close(found[i, :T], plain, atol=1e-4, rtol=1e-5)
+
+
+def test_all_four_models_compute_in_the_number_format_of_the_run(moved, prompts, tokenizer):
+    """The policy samples in it, too; and the first minibatch reads as the rollout was read."""
+    short = replace(moved, dtype=torch.bfloat16)
+    rollout = rollout_of(short, prompts, tokenizer)
+    rows = left_pad([tokenizer.encode(prompt.prompt) for prompt in prompts], tokenizer.pad_id)
+    ends = {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id, "max_new_tokens": 8}
+    sampled, in_32_bits = (
+        sample(moved.policy, *rows, **ends, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(rollout.batch.response, sampled.ids)
+    assert not torch.equal(sampled.ids, in_32_bits.ids)
+    batch, mask = rollout.batch, rollout.batch.response_mask
+    exact = token_logprobs(response_logits(moved.policy, batch), batch.response)
+    off = (rollout.logprobs - exact)[mask].abs().mean()
+    assert 1e-5 < off < 0.05  # bfloat16 keeps 8 bits
+    assert minibatch_losses(short, rollout, torch.arange(30), SETTINGS)["ratio_off"] < 1e-5
 
 
 def test_scores_are_replaced_where_the_end_is_missing(models, prompts, tokenizer):
@@ -154,6 +177,17 @@ def test_gold_is_watched_without_the_end_of_text(models, prompts, tokenizer):
         text = tokenizer.decode([i for i in response if i != tokenizer.eos_id])
         gold += judge(prompt, text).reward / len(prompts)
     assert gold_rewards(rollout, prompts, tokenizer) == pytest.approx(gold)
+
+
+def test_the_end_of_text_is_no_word_of_a_response(tokenizer):
+    """A word over 24 costs 0.05, and " the" is worth nothing."""
+    (word,) = tokenizer.encode(" the")
+    prompts = load_rows("prompts", "train", limit=2)
+    for words, gold in ((24, 0.0), (26, -0.1)):
+        ids = torch.tensor([[5] + [word] * words + [tokenizer.eos_id]] * 2)
+        none, batch = torch.zeros(2), Batch(ids, torch.ones_like(ids, dtype=torch.bool), 1)
+        rollout = Rollout(batch, none, torch.ones(2, dtype=torch.bool), none, none, none, none)
+        assert gold_rewards(rollout, prompts, tokenizer) == pytest.approx(gold)
 
 
 def test_mean_kl_equals_a_loop(moved, prompts, tokenizer):

@@ -98,6 +98,9 @@ def test_measure_gives_the_heldout_loss_with_its_interval(tokenizer):
     )
     low, high = metrics["heldout_loss_ci95"]
     assert low < metrics["heldout_loss"] < high
+    # the interval draws prompts: four times the same rows say no more than once
+    repeated = measure(model, tokenizer, heldout * 4, responses, config)["heldout_loss_ci95"]
+    assert repeated == pytest.approx([low, high], rel=1e-4)
     assert metrics["stop_rate"] == responses.stop_rate
     tokens = sum(len(row) - prompt for row, prompt in rows)
     floor = -sum(item.logprob for item in heldout) / tokens
