@@ -86,8 +86,8 @@ def test_logprobs_and_values_equal_a_plain_forward_without_padding(moved, prompt
             torch.testing.assert_close(found[i, :T], plain, atol=1e-4, rtol=1e-5)
 
 
-def test_all_four_models_compute_in_the_number_format_of_the_run(moved, prompts, tokenizer):
-    """The policy samples in it, too; and the first minibatch reads as the rollout was read."""
+def test_rollouts_are_sampled_and_read_in_the_number_format_of_the_run(moved, prompts, tokenizer):
+    """So are minibatches, or the ratio would not start at 1."""
     short = replace(moved, dtype=torch.bfloat16)
     rollout = rollout_of(short, prompts, tokenizer)
     rows = left_pad([tokenizer.encode(prompt.prompt) for prompt in prompts], tokenizer.pad_id)

@@ -93,6 +93,19 @@ def test_one_adamw_step_by_hand():
     assert torch.allclose(model.weight, before - 0.05 * torch.tensor([[1.0, -1.0]]), atol=1e-5)
 
 
+def test_adamw_forgets_as_its_betas_say():
+    """Three steps by hand with beta_1 = 0.9 and beta_2 = 0.95, from a weight of 1: no decay."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimizers, weight, mean, square = Optimizers(model, lr=0.1), 1.0, 0.0, 0.0
+    for step, gradient in enumerate((1.0, -3.0, 0.5), start=1):
+        model.weight.grad = torch.tensor([[gradient]])
+        optimizers.step(clip=10.0)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.95 * square + 0.05 * gradient**2
+        weight -= 0.1 * mean / (1 - 0.9**step) / math.sqrt(square / (1 - 0.95**step))
+        assert model.weight.item() == pytest.approx(weight, abs=1e-6)
+
+
 def test_gradients_are_cut_to_the_norm_over_both_optimisers(monkeypatch):
     model = GPT(CONFIG)
     optimizers, squares = Optimizers(model, lr=1e-3, muon_lr=1e-2), []
@@ -126,7 +139,7 @@ def test_autocast_changes_matrix_products_only_when_asked():
 
 
 def test_muon_multiplies_in_the_number_format():
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         _, muon = Optimizers(GPT(CONFIG), lr=1e-3, muon_lr=1e-2, dtype=dtype).optimizers
         assert muon.dtype == dtype
 

@@ -16,6 +16,7 @@ from helpers.compare.policies import (
     Evaluation,
     compare_policies,
     endpoint_win_rates,
+    evaluate_policies,
     measure_responses,
 )
 from helpers.compare.references import References
@@ -29,6 +30,7 @@ from helpers.reward import score_responses
 from helpers.rollouts import Models, mean_kl
 from helpers.rows.embedded import load_tokenizer
 from helpers.run.policy_table import BLOCKS, all_rows, table_text
+from tests.support.courses import course_in
 from tests.support.tensors import shaken
 
 SAMPLING = {"max_new_tokens": 6, "seed": 0}
@@ -129,7 +131,13 @@ def test_a_row_holds_what_was_measured(other):
 
 
 def test_wins_and_gains_are_paired_over_prompts(other):
-    metrics, measured, _ = other
+    metrics, measured, evaluation = other
+    scores = (
+        with_replaced_ends(evaluation.models, measured[name].responses) for name in ("PPO", "SFT")
+    )
+    gains = torch.tensor([a - b for a, b in zip(*map(torch.Tensor.tolist, scores))])
+    assert metrics["score_gain"] == pytest.approx(gains.mean().item()) and abs(gains.mean()) > 0.1
+    assert metrics["score_gain_ci95"] == pytest.approx(bootstrap_ci95(gains))
     ppo, sft = measured["PPO"].judged, measured["SFT"].judged
     assert metrics["judge_gain"] == pytest.approx((ppo - sft).mean().item())
     assert metrics["judge_gain_ci95"] == bootstrap_ci95(ppo - sft)
@@ -154,6 +162,24 @@ def test_a_relative_judge_is_read_in_sft_standard_deviations(other):
     assert other_metrics["judge_gain"] == pytest.approx(gain, rel=1e-5)
     rates = [one["win_rates"]["PPO over SFT"]["rate"] for one in (metrics, other_metrics)]
     assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_policies_write_in_the_number_format_of_the_course(
+    evaluation, dtype, tmp_path, monkeypatch, capsys
+):
+    models = dataclasses.replace(evaluation.models, policy=gpt(1))
+    course = course_in(tmp_path, config=CONFIG, source="local", dtype=dtype)
+    course.__dict__["tokenizer"] = TOKENIZER
+    monkeypatch.setattr(policies, "load_judge", lambda course: (None, {}))
+    monkeypatch.setattr(policies, "heldout_references", lambda course: None)
+    monkeypatch.setattr(policies, "heldout_prompts", lambda *_: PROMPTS * 9)
+    _, responses = evaluate_policies(course, models, gpt(2), 2)
+    expected, other = (
+        respond(models.policy, TOKENIZER, PROMPTS * 9, **SAMPLING, dtype=one)
+        for one in sorted((torch.float32, torch.bfloat16), key=lambda one: one != dtype)
+    )
+    assert responses["PPO"].ids == expected.ids != other.ids
 
 
 def test_without_a_judge_and_references_there_are_no_such_columns(evaluation):

@@ -140,6 +140,21 @@ def test_shares_by_hand():
     assert share_of(torch.zeros(4), slice(0, 2)) == 0.0  # nothing is counted: nothing is learned
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_the_optimisers_of_a_stage_have_the_number_format_of_its_loop(name, capsys):
+    """In float16 the loss is scaled, and Muon multiplies in it."""
+
+    class Watched(Loop):
+        def run(self, steps, **objects):
+            self.optimizers = objects["optimizers"]
+            return super().run(steps, **objects)
+
+    loop = Watched(name, dtype=torch.float16)
+    trained(name, loop, epochs=0.25)
+    assert loop.optimizers.scaler.is_enabled() and len(loop.history) == 1
+    assert all(muon.dtype == torch.float16 for muon in loop.optimizers.optimizers[1:])
+
+
 # ---------------------------------------------------------------- several processes
 
 
@@ -267,11 +282,26 @@ def test_a_retry_begins_the_batch_again():
         torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_ppo_retries_a_minibatch(monkeypatch):
+def norms_of(monkeypatch) -> list[float]:
+    """The norms of PPO's gradients, of policy and value model in turn, as its steps find them."""
+    norms, step = [], ppo.Optimizers.step
+
+    def watched(self, *args):
+        norms.append(step(self, *args))
+
+    monkeypatch.setattr(ppo.Optimizers, "step", watched)
+    return norms
+
+
+@pytest.mark.parametrize("size, call", [(0, 3), (4, 2)])  # the third minibatch; a second part
+def test_ppo_retries_a_minibatch(size, call, monkeypatch):
     """Both models' gradients are dropped, and the random numbers stay those of the run."""
-    settings = {"iterations": 2}
+    settings = {"iterations": 2, "micro_batch": size}
+    norms = norms_of(monkeypatch)
     expected, weights = trained("ppo", **settings)
-    fails, minibatch_losses = failing(3), ppo.minibatch_losses
+    of_expected = norms.copy()
+    norms.clear()
+    fails, minibatch_losses = failing(call), ppo.minibatch_losses
 
     def limited(*args):
         losses = minibatch_losses(*args)
@@ -281,7 +311,8 @@ def test_ppo_retries_a_minibatch(monkeypatch):
     monkeypatch.setattr(ppo, "minibatch_losses", limited)
     loop = Loop("ppo")
     history, same = trained("ppo", loop, **settings)
-    assert loop.size == 4
+    assert loop.size == (size or 8) / 2
+    assert norms == pytest.approx(of_expected, rel=0.02)
     for a, b in zip(expected, history):
         assert b == pytest.approx(a, rel=2e-3, abs=2e-4)
     for a, b in zip(weights.parameters(), same.parameters()):
