@@ -47,6 +47,18 @@ def test_gradients_of_any_size_are_made_orthogonal_in_other_formats(dtype):
     assert (found - exact).norm() < {torch.float16: 0.02, torch.float32: 1e-4}[dtype] * exact.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_step_multiplies_in_the_format_asked_for(dtype):
+    matrix = nn.Parameter(torch.zeros(8, 12))
+    matrix.grad = torch.randn(8, 12)
+    muon = Muon([matrix], lr=1.0, momentum=0.0)
+    muon.dtype = dtype
+    muon.step()
+    for one in (torch.float16, torch.bfloat16, torch.float32):
+        update = orthogonal(matrix.grad[None], dtype=one)[0].float()
+        assert torch.equal(matrix, -update) == (one == dtype)
+
+
 def test_a_matrix_without_a_gradient_stays():
     moving, still = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
     before = still.detach().clone()

@@ -53,6 +53,24 @@ def test_setup_seeds_torch(monkeypatch):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    "notebook, precision",
+    [("0-Pretrain", "high"), ("1-SFT", "high"), ("2-RM-Training", "high"), ("3-PPO", "highest")],
+)
+def test_a_gpu_multiplies_float32_in_tf32_but_in_ppo(notebook, precision, monkeypatch, capsys):
+    """PPO's ratio must start at 1, and TF32 gives a row other bits in a smaller batch."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr("helpers.run.setup.choose_device", lambda wanted: torch.device("cuda"))
+    monkeypatch.setattr("helpers.run.setup.summary", lambda course: "")
+    monkeypatch.setenv("RLHF_DTYPE", "float16")
+    try:
+        assert setup(notebook, preset="smoke").device.type == "cuda"
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_default_run_folder(monkeypatch, capsys, root):
     monkeypatch.delenv("RLHF_OUT")
     assert setup("1-SFT").out == root / "runs" / "cpu-tldr-seed0"
