@@ -85,6 +85,19 @@ def test_a_score_and_its_standard_error():
         hellaswag(small(), TOKENIZER, [])
 
 
+@torch.no_grad()
+def at_the_end_of_the_scene(model: GPT, item: Question) -> list[float]:
+    """Log-probability of each ending's first 31 tokens after as many of the scene's last tokens as
+    leave room, in a context of 32, for the longest ending.
+    """
+    endings, sums = [TOKENIZER.encode(" " + ending)[:31] for ending in item.endings], []
+    read = TOKENIZER.encode(item.context)[max(map(len, endings)) - 32 :]
+    for ids in endings:
+        logprobs = model(torch.tensor([read + ids]))[0].log_softmax(-1)
+        sums.append(sum(logprobs[len(read) - 1 + t, id_].item() for t, id_ in enumerate(ids)))
+    return sums
+
+
 def test_a_long_scene_loses_its_beginning():
     model, item = small(context=32), QUESTIONS[1]
     scene = "word " * 100 + item.context
@@ -95,8 +108,11 @@ def test_a_long_scene_loses_its_beginning():
         for context in (scene, end)
     )
     assert (cut.cut, uncut.cut) == (1, 0) and cut.accuracy_norm == uncut.accuracy_norm
-    endless = Question("Then", ("so " * 90, "a", "b", "c"), 0)
-    assert hellaswag(model, TOKENIZER, [endless]).questions == 1
+    endless = Question("First that. Then", ("so " * 40 + "and on " * 20, "a", "b", "c"), 0)
+    for question in (Question(scene, item.endings, item.label), endless):
+        assert ending_logprobs(model, TOKENIZER, [question])[0].tolist() == [
+            pytest.approx(at_the_end_of_the_scene(model, question), rel=1e-4)
+        ]
 
 
 def test_rows_of_the_hub_and_of_a_folder(tmp_path, monkeypatch):
