@@ -213,6 +213,19 @@ def test_the_ends_of_the_range_draw_possible_tokens(u):
     assert logits.gather(1, tokens[:, None]).isfinite().all()
 
 
+def test_unlikely_tokens_of_a_large_vocabulary_can_be_drawn():
+    """Each of 50,256 tokens has a probability of 2^-30, after one that has the rest: near 1 the
+    float32 numbers lie 64 times as far apart.
+    """
+    logits = torch.full((1, 50_257), -30 * math.log(2))
+    logits[0, 0] = math.log1p(-50_256 * 2**-30)
+    wanted = torch.arange(20_000, 20_200)
+    u = 1 - (50_256.5 - wanted.double()) * 2**-30  # the middle of each one's part of [0, 1)
+    tokens = draw(logits.expand(200, -1), u)
+    assert (tokens.diff() == 1).all()
+    assert (tokens - wanted).abs().max() <= 64  # the first token's probability is rounded
+
+
 @pytest.mark.parametrize("k", [1, 3, 49, 50, 99])
 def test_top_k_equals_transformers(k):
     from transformers import TopKLogitsWarper
@@ -241,6 +254,13 @@ def test_top_k_comes_before_top_p_as_in_transformers():
     logits, u = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), torch.tensor([0.99])
     assert next_token(logits, u, top_p=0.5).item() == 1  # the first two hold 0.7
     assert next_token(logits, u, top_k=2, top_p=0.5).item() == 0  # of two the first holds 4 / 7
+
+
+def test_the_temperature_comes_before_top_p_as_in_transformers():
+    """At temperature 2 the first token holds 0.55, at temperature 1 it holds 0.69."""
+    logits, u = torch.tensor([[0.69, 0.2, 0.06, 0.05]]).log(), torch.tensor([0.99])
+    assert next_token(logits, u, temperature=1.0, top_p=0.6).item() == 0
+    assert next_token(logits, u, temperature=2.0, top_p=0.6).item() == 1
 
 
 def test_temperature_sharpens_and_zero_is_greedy():

@@ -237,6 +237,32 @@ def test_the_session_limit_stops_in_time(tmp_path, monkeypatch, capsys):
     assert RUNS["pretrain"](0.01, replace(snapshots, deadline=None))[0] == expected
 
 
+@pytest.mark.parametrize(
+    "first, later, saves", [(20, 1, [1, 1]), (1, 1, [20, 1])], ids=["slow step", "slow save"]
+)
+def test_the_session_leaves_time_for_a_slow_step_and_a_slow_save(
+    first, later, saves, tmp_path, monkeypatch
+):
+    """By a clock that the test moves: steps and saves take so many seconds, and the session 100."""
+    now = [0.0]
+    monkeypatch.setattr(resume, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Slow(Snapshots):
+        def save(self, step, objects):
+            now[0] += saves[step]
+
+    schedule = resume.SaveSchedule(Slow(tmp_path, tmp_path, deadline=100.0))
+    for step, seconds in enumerate([first] + [later] * 99):
+        now[0] += seconds
+        if schedule.is_over():
+            break
+        if step < len(saves):
+            schedule.save("toy", step, {}, must=False)
+    longest = max(first, later) + max(saves)
+    assert now[0] + longest < 100, "no time is left for another step and a snapshot"
+    assert now[0] + 2 * longest > 90, "the session ends too early"
+
+
 def test_a_trial_ends_early_and_leaves_no_snapshots(tmp_path):
     expected, _ = RUNS["sft"](0.01, None)
     snapshots = snapshots_in(tmp_path, limit=5, every_steps=2)
@@ -261,6 +287,48 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     message = "No space left on device; the run goes on, and older snapshots are kept"
     assert message in capsys.readouterr().out
     assert snapshots.steps() == [12, 14]
+
+
+def toy_steps(snapshots: Snapshots | None, at: int = -1, do=None, steps: int = 6) -> list[float]:
+    """A random number from each step of a run; before step `at` it does something."""
+    with resume.resumable("toy", steps, snapshots, {"model": model()}) as left:
+        numbers = []
+        for step in left:
+            if step == at:
+                do()
+            numbers.append(torch.rand(()).item())
+        return numbers
+
+
+def test_a_run_that_is_about_to_stop_must_save(tmp_path, monkeypatch, capsys):
+    """What can't be saved is no reason to stop; but a run that stops unsaved says so."""
+
+    def full(folder, state):
+        raise OSError(f"could not save to {folder}: No space left on device")
+
+    monkeypatch.setattr(resume, "write_state", full)
+    assert len(toy_steps(snapshots_in(tmp_path, every_steps=2))) == 6
+    assert capsys.readouterr().out.count("No space left on device; the run goes on") == 3
+    with pytest.raises(OSError, match="could not save to .*step-00000006: No space left"):
+        toy_steps(snapshots_in(tmp_path, hand_over=True))
+    with pytest.raises(OSError, match="could not save to .*step-00000001: No space left"):
+        toy_steps(snapshots_in(tmp_path, deadline=time.perf_counter()))
+    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with pytest.raises(OSError, match="could not save to .*step-00000003: No space left"):
+        toy_steps(snapshots_in(tmp_path), at=2, do=interrupt)
+    assert "the run goes on" not in capsys.readouterr().out
+
+
+def test_a_resumed_run_draws_the_random_numbers_of_an_undisturbed_one(tmp_path):
+    """Every run begins with the same seed, as in a new process; this one goes on after step 4."""
+
+    def kill():
+        raise Killed
+
+    expected, snapshots = toy_steps(None), snapshots_in(tmp_path, every_steps=2)
+    with pytest.raises(Killed):
+        toy_steps(snapshots, at=5, do=kill)
+    assert toy_steps(snapshots) == expected[4:] != expected[:2]
 
 
 def test_a_full_disk_takes_the_place_of_the_older_snapshot(tmp_path, monkeypatch, capsys):
