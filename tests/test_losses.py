@@ -45,6 +45,19 @@ def test_whiten_over_the_mask():
     assert torch.equal(white[mask].argsort(), x[mask].argsort())
 
 
+@pytest.mark.parametrize("constant", [2.0, 0.1])
+@pytest.mark.parametrize("mask", [random_mask(6, 9), torch.eye(6, 9, dtype=torch.bool)[:1]])
+def test_whitening_a_constant_gives_zeros(constant, mask):
+    """One token, too. 0.1 is no float32 number: its mean is off by rounding, which stays small."""
+    white = losses.whiten(torch.where(mask, constant, NAN), mask)
+    assert white.abs().max() < 1e-2
+
+
+def test_whitening_brings_a_small_spread_to_1():
+    x, mask = 3 + 0.01 * randn(6, 9, seed=3), random_mask(6, 9)
+    assert losses.whiten(x, mask)[mask].std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+
+
 # ---------------- language model -> numbers
 
 

@@ -62,6 +62,21 @@ def test_each_number_gets_the_nearest_value_times_its_blocks_largest():
     torch.testing.assert_close(there_and_back(weight), wanted, atol=1e-6, rtol=0)
 
 
+def at_the_borders() -> torch.Tensor:
+    """A block of 64 whose largest number is 1: the midpoints of neighbouring values, then the next
+    float32 numbers below them and above them.
+    """
+    values = torch.tensor(NF4)
+    middles = (values[:-1] + values[1:]) / 2
+    below, above = (middles.nextafter(torch.tensor(end)) for end in (-2.0, 2.0))
+    return torch.cat([torch.ones(1), middles, below, above, torch.zeros(18)])
+
+
+def test_a_number_in_the_middle_between_two_values_gets_the_lower_one():
+    pairs = bytes(quantize_nf4(at_the_borders())[0].tolist()).hex()  # a digit per code
+    assert [int(code, 16) for code in pairs[:46]] == [15, *range(15), *range(15), *range(1, 16)]
+
+
 # ---------------------------------------------------------------- a weight
 
 
@@ -264,6 +279,11 @@ def test_codes_and_weights_equal_bitsandbytes(bitsandbytes, shape, dtype):
     assert torch.equal(codes, their_codes.view(-1)) and torch.equal(absmax, state.absmax)
     theirs = bitsandbytes.dequantize_4bit(their_codes, state).view(shape)
     assert torch.equal(dequantize_nf4(codes, absmax, shape).to(dtype), theirs)
+
+
+def test_ties_go_where_bitsandbytes_sends_them(bitsandbytes):
+    theirs, _ = bitsandbytes.quantize_4bit(at_the_borders(), quant_type="nf4", blocksize=64)
+    assert torch.equal(quantize_nf4(at_the_borders())[0], theirs.view(-1))
 
 
 def test_double_quantisation_is_about_as_close_as_bitsandbytes(bitsandbytes):
