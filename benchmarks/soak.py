@@ -1,18 +1,20 @@
-"""Kill every stage's training at random moments, again and again, and see that it ends as if nobody
-had.
+"""Stop every stage's training, and a course, at random moments, again and again, and see that it
+ends as if nobody had.
 
     python -m benchmarks.soak --kills 20           (with --course FOLDER: a run folder that
     has all checkpoints)
 
-Each stage runs as its command (`python -m helpers sft --preset smoke --steps N`), is killed with
-SIGKILL somewhere between its start and a few steps on, and is started again, until it comes to its
-end. Then its log must equal, to the last digit, that of a run that was left alone. After every kill
-the newest snapshot must be readable, or the one before.
+Each stage runs as its command (`python -m helpers sft --preset smoke --steps N`), gets a SIGINT,
+SIGTERM or SIGKILL somewhere between its start and a few steps on, alone or with its process group,
+and is started again, until it comes to its end. `course` is a course whose one notebook trains; the
+signal may go to its kernel too. Then the log must equal, to the last digit, that of a run that was
+left alone. After every kill the newest snapshot must be readable, or the one before.
 """
 
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,38 +22,69 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from helpers.engine.files import ROOT
+import nbformat
+import psutil
+
+from helpers.engine.files import OUT_OF_TIME, ROOT
 from helpers.engine.state import DamagedState, read_state
 from helpers.run.folders import STAGES
 
-STEPS = {"pretrain": 40, "sft": 40, "reward": 30, "ppo": 5}
-SAVE_STEPS = {"pretrain": 3, "sft": 3, "reward": 2, "ppo": 1}
+STEPS = {"pretrain": 40, "sft": 40, "reward": 30, "ppo": 5, "course": 40}
+SAVE_STEPS = {"pretrain": 3, "sft": 3, "reward": 2, "ppo": 1, "course": 3}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+NOTEBOOK = """from helpers.run.setup import setup
+from helpers.stages import pretrain
+pretrain.run(setup("0-Pretrain", steps={steps}, save_steps={save_steps}))"""
 
 
 def start(stage: str, out: Path) -> subprocess.Popen:
-    """A stage's trial, as a process that prints nothing."""
-    options = {
-        "preset": "smoke",
-        "out": out,
-        "steps": STEPS[stage],
-        "save-steps": SAVE_STEPS[stage],
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "helpers", stage, *flags]
+    """A stage's trial, or a course with one, as a process that prints nothing."""
+    options = {"preset": "smoke", "out": out}
+    sizes = {"steps": STEPS[stage], "save_steps": SAVE_STEPS[stage]}
+    if stage == "course":
+        cell = nbformat.v4.new_code_cell(NOTEBOOK.format(**sizes))
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), out / "0-Pretrain.ipynb")
+        options |= {"notebooks": out, "stages": "pretrain"}
+    else:
+        options |= sizes
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "helpers", stage, *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
+def stop(process: subprocess.Popen, found: Counter) -> None:
+    """Send a random signal to a process, its group or its notebook's kernel, and wait for the end
+    of all of them.
+    """
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    number, to = (
+        random.choice(SIGNALS),
+        random.choice(["process", "group"] + ["kernel"] * bool(kernels)),
+    )
+    if to == "group":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid if to == "process" else kernels[0].pid, number)
+    process.wait()
+    psutil.wait_procs(kernels)
+    found[f"{number.name} to the {to}"] += 1
+
+
 def log_of(stage: str, out: Path) -> Path:
-    return out / "logs" / f"{stage}-trial.jsonl"
+    return out / "logs" / f"{stage.replace('course', 'pretrain')}-trial.jsonl"
 
 
 def readable(stage: str, out: Path, found: Counter) -> None:
     """Count the whole and the damaged snapshots that are there. Raises DamagedState if none of some
     is whole.
     """
-    folders = sorted((out / "snapshots" / stage / f"{stage}-trial").glob("step-*"))
+    folders = sorted((out / "snapshots").glob("*/*-trial/step-*"))
     whole = 0
     for folder in folders:
         try:
@@ -64,8 +97,8 @@ def readable(stage: str, out: Path, found: Counter) -> None:
         raise DamagedState(f"none of {len(folders)} snapshots in {folders[0].parent} can be read")
 
 
-def until_killed(stage: str, out: Path, seconds: float) -> bool:
-    """Run a stage and kill it at a random moment, up to `seconds` after its first step; False if it
+def until_killed(stage: str, out: Path, seconds: float, found: Counter) -> bool:
+    """Run a stage and stop it at a random moment, up to `seconds` after its first step; False if it
     ended.
     """
     process, log = start(stage, out), log_of(stage, out)
@@ -76,32 +109,32 @@ def until_killed(stage: str, out: Path, seconds: float) -> bool:
         if begun is None and log.exists() and log.stat().st_mtime_ns != before:
             begun = time.perf_counter()
         if begun is not None and time.perf_counter() - begun > wait:
-            process.kill()
-            process.wait()
+            stop(process, found)
             return True
         time.sleep(0.005)
-    if process.returncode:
+    if process.returncode != (OUT_OF_TIME if stage == "course" else 0):  # a trial is no course
         raise RuntimeError(
             f"{stage} ended with {process.returncode}: {process.stderr.read()[-2000:]}"
         )
     return False
 
 
-def soak(stage: str, course: Path, kills: int) -> Counter:
+def soak(stage: str, course: Path | None, kills: int) -> Counter:
     """Kill a stage so many times, over as many runs as that takes; each log must be that of an
     undisturbed run.
     """
     found: Counter = Counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        (out / "checkpoints").symlink_to((course / "checkpoints").resolve())
+        if stage != "course":
+            (out / "checkpoints").symlink_to((course / "checkpoints").resolve())
         begun = time.perf_counter()
-        if until_killed(stage, out, float("inf")):
+        if until_killed(stage, out, float("inf"), found):
             raise AssertionError
         expected, seconds = log_of(stage, out).read_bytes(), time.perf_counter() - begun
         while found["kills"] < kills or log_of(stage, out).exists():
             left = kills - found["kills"]
-            if until_killed(stage, out, seconds / 3 if left else float("inf")):
+            if until_killed(stage, out, seconds / 3 if left else float("inf"), found):
                 found["kills"] += 1
                 readable(stage, out, found)
                 continue
@@ -123,11 +156,11 @@ def main() -> None:
     parser.add_argument(
         "--course", type=Path, help="a run folder with the checkpoints of a smoke run"
     )
-    parser.add_argument("--stages", default=",".join(STAGES.values()))
+    parser.add_argument("--stages", default=",".join([*STAGES.values(), "course"]))
     args = parser.parse_args()
     os.environ.setdefault("RLHF_THREADS", "1")
     course = args.course
-    if course is None:
+    if course is None and args.stages not in ("pretrain", "course"):
         course = ROOT / "runs" / "soak"
         command = [sys.executable, "-m", "helpers", "course", "--preset=smoke", f"--out={course}"]
         subprocess.run(command, check=True, cwd=ROOT)
