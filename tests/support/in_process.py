@@ -13,7 +13,7 @@ import torch
 from helpers.run.notebook import read_notebook
 
 # times and what holds them: no two are the same
-TIMES = ("course", "seconds", "rates", "speed")
+TIMES = ("course", "began", "seconds", "rates", "speed")
 
 
 @contextmanager
@@ -37,6 +37,7 @@ def run_cells(path: Path, twice: bool = False) -> dict:
     name then has another value.
     """
     cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
+    changed: list[str] = []
     with shell() as ipython:
         for number, cell in enumerate(cells, start=1):
             place = f"{path.name}, code cell {number}:\n{cell.source}"
@@ -47,8 +48,9 @@ def run_cells(path: Path, twice: bool = False) -> dict:
                 torch.set_rng_state(random)
                 run(ipython, cell.source, f"the second time, {place}")
                 again = values(ipython.user_ns)
-                changed = [name for name in once if again.get(name) != once[name]]
-                assert not changed, f"{', '.join(changed)} changed the second time, {place}"
+                names = [name for name in once if again.get(name) != once[name]]
+                changed += [f"{', '.join(names)} changed the second time, {place}"] if names else []
+        assert not changed, "\n\n".join(changed)
         return dict(ipython.user_ns)
 
 
