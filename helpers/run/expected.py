@@ -12,7 +12,13 @@ from helpers.engine.parser import Parser
 from helpers.model import GPTConfig
 from helpers.rows.tracks import TRACKS
 from helpers.run.folders import NOTEBOOKS
-from helpers.run.memory import matrices, ppo_bytes, training_bytes
+from helpers.run.memory import (
+    matrices,
+    ppo_notebook_bytes,
+    sampling_bytes,
+    state_bytes,
+    training_bytes,
+)
 from helpers.run.presets import load_config
 
 
@@ -21,14 +27,15 @@ class Machine:
     """What one GPU is taken to do with a GPT-2 124M in plain PyTorch."""
 
     half: float  # operations per second with 16-bit products: a fifth of the peak
-    single: float  # and in float32, as PPO computes
+    single: float  # and in float32 without TF32, as PPO computes: half of the peak
     step: float  # seconds of one sampling step, at least: the launch of some hundred kernels
     memory: float  # gigabytes
     gpus: int = 1  # that share the training; sampling and measuring take one
 
 
-# A fifth of a T4's 65 TFLOP/s is 16,000 tokens per second, as popboat1's run on two T4s shows.
-T4, H100 = Machine(13e12, 4e12, 0.015, 15), Machine(200e12, 100e12, 0.010, 80)
+# A fifth of a T4's 65 TFLOP/s is 16,000 tokens per second, as popboat1's run on two T4s shows. In
+# float32 the peaks are 8.1 TFLOP/s and, without TF32, 67 TFLOP/s.
+T4, H100 = Machine(13e12, 4e12, 0.015, 15), Machine(200e12, 33e12, 0.010, 80)
 MACHINES = {"t4": T4, "t4x2": replace(T4, gpus=2), "h100": H100}
 # Mean GPT-2 tokens of prompt, completion and a pair's other completion, on some hundred rows.
 LENGTHS = {
@@ -124,11 +131,15 @@ def ppo_seconds(machine: Machine, config, length: int, best_of: int) -> float:
 
 
 def stage_bytes(configs: dict, track: str) -> dict[str, int]:
-    """The memory of each stage at its longest rows."""
+    """The memory of each notebook at its longest rows: of the training, and of the other models
+    that it holds (1-SFT: base and one without EOS; 2-RM-Training: SFT and a weak reward model), or
+    of the sampling at its end.
+    """
     pretrain, sft, reward, ppo = (configs[stage] for stage in NOTEBOOKS)
     context, new = pretrain.context, sft.response_tokens
     pair = context if reward.pointwise else context + new  # the rejected completion comes last
-    pretrained = pretrained_config(pretrain)
+    pretrained, one = pretrained_config(pretrain), state_bytes(GPT2, False, trained=False)
+    measuring = 4 * one + sampling_bytes(GPT2, longest_rollout(configs, track))
 
     def training(model: GPTConfig, config, length: int, predicted: int) -> int:
         rows = config.micro_batch or config.batch_size
@@ -136,9 +147,9 @@ def stage_bytes(configs: dict, track: str) -> dict[str, int]:
 
     return {
         "pretrain": training(pretrained, pretrain, context, context),
-        "sft": training(GPT2, sft, context, new),
-        "reward": training(GPT2, reward, pair, 0),
-        "ppo": ppo_bytes(GPT2, ppo, longest_rollout(configs, track)),
+        "sft": max(training(GPT2, sft, context, new) + 2 * one, measuring),
+        "reward": max(training(GPT2, reward, pair, 0) + 2 * one, measuring),
+        "ppo": max(ppo_notebook_bytes(GPT2, ppo, reward, longest_rollout(configs, track)).values()),
     }
 
 

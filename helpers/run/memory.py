@@ -6,9 +6,13 @@ one.
 Shapes: V vocabulary, C channels, L layers, T context.
 """
 
+from dataclasses import replace
+
 import torch
 
-from helpers.config import PPOConfig, SFTConfig
+from helpers.config import PPOConfig, RewardConfig, SFTConfig
+from helpers.cross_entropy import MAX_LOGITS, MIN_ROWS
+from helpers.evaluation import MAX_CACHE
 from helpers.lora import add_lora, linear_layers
 from helpers.model import GPT, GPTConfig
 from helpers.quantization import memory_bytes, nf4_bytes
@@ -47,8 +51,19 @@ def activation_bytes(model: GPTConfig, tokens: int, bits: int) -> int:
 
 def training_bytes(model: GPTConfig, tokens: int, predicted: int, bits: int, muon: bool) -> int:
     """One training step on so many tokens at once, of which `predicted` get logits."""
-    logits = LOGIT * predicted * model.vocab_size
+    logits = loss_bytes(model, predicted)
     return state_bytes(model, muon) + activation_bytes(model, tokens, bits) + logits
+
+
+def loss_bytes(model: GPTConfig, predicted: int) -> int:
+    """The logits of so many tokens in `token_cross_entropy`. In chunks there are fewer of them, but
+    also the gradients of hidden states and head, the latter twice.
+    """
+    V, C = model.vocab_size, model.channels
+    at_once = max(MIN_ROWS, MAX_LOGITS // V)
+    if predicted * V <= MAX_LOGITS:
+        return LOGIT * predicted * V
+    return LOGIT * min(predicted, at_once) * V + FLOAT * (predicted * C + 2 * V * C)
 
 
 def cache_bytes(model: GPTConfig, rows: int, length: int) -> int:
@@ -71,6 +86,38 @@ def ppo_bytes(model: GPTConfig, config: PPOConfig, length: int) -> int:
     scoring = rows * (5 * FLOAT * logits + SAVED[32] * length * model.channels)
     learning = 2 * activation_bytes(model, minibatch * length, 32) + LOGIT * minibatch * logits
     return trained + frozen + max(sampling, scoring, learning)
+
+
+def sampling_bytes(model: GPTConfig, length: int, rows: int = 128) -> int:
+    """Held-out prompts of at most this length, response included, sampled `rows` at a time: their
+    cache, a copy of one of its layers, and a block's work on the prompts.
+    """
+    rows = max(1, min(rows, MAX_CACHE // cache_bytes(model, 1, length)))
+    cache = cache_bytes(model, rows, length)
+    return cache + cache // model.layers + SAVED[32] * rows * length * model.channels
+
+
+def ppo_notebook_bytes(
+    model: GPTConfig, config: PPOConfig, reward: RewardConfig, length: int, bits: int = 16
+) -> dict[str, int]:
+    """The phases of 3-PPO. `bits`: of the weak reward model's training.
+
+    Beside what is trained the notebook holds the base model, and in the end also the first run's
+    reward model, policy and value model.
+    """
+    one = state_bytes(model, muon=False, trained=False)
+    sampling = sampling_bytes(model, length)
+    few = min(16, config.micro_batch or config.minibatch_size)
+    pairs = min(16, reward.micro_batch or 16) * (length + reward.response_tokens)
+    weak = training_bytes(model, pairs, 0, bits, muon=False)
+    free = replace(config, rollout_size=32, minibatch_size=few)
+    return {
+        "training": ppo_bytes(model, config, length) + one,
+        "measuring": 5 * one + sampling,
+        "weak reward model": 5 * one + max(weak, one + sampling),  # which normalises it
+        "no penalty": ppo_bytes(model, free, length) + 4 * one,
+        "measuring again": 8 * one + sampling,
+    }
 
 
 def adapter_bytes(sizes: GPTConfig, config: SFTConfig) -> dict[str, int]:

@@ -1,12 +1,14 @@
 """The counted memory against real tensors of small models, and presets against their machines."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from helpers import cross_entropy
 from helpers.config import ADAPTERS, PPOConfig, SFTConfig
 from helpers.engine.loop import Loop
 from helpers.generation import KVCache
@@ -17,7 +19,8 @@ from helpers.quantization import memory_bytes
 from helpers.records import Prompt
 from helpers.rollouts import Models, collect, with_advantages
 from helpers.rows.tracks import TRACKS
-from helpers.run.expected import MACHINES, expected, operations
+from helpers.run import memory
+from helpers.run.expected import MACHINES, expected, operations, ppo_seconds
 from helpers.run.memory import (
     activation_bytes,
     adapter_bytes,
@@ -26,11 +29,14 @@ from helpers.run.memory import (
     parameters,
     ppo_bytes,
     state_bytes,
+    training_bytes,
 )
+from helpers.run.presets import load_config
 from helpers.run.setup import counted
 from helpers.stages.adapters import add_adapters
 from helpers.training import Optimizers, autocast
 from tests.support.courses import course_in
+from tests.support.live_memory import LiveBytes
 
 SMALL = GPTConfig(vocab_size=90, context=64, layers=3, heads=4, channels=64)
 GPT2 = GPTConfig(50258, 1024)
@@ -232,3 +238,35 @@ def test_adapters_of_gpt2_by_hand():
     assert more == lora["gradients"] == lora["optimizer"] // 2 == 4 * lora["trained"]
     bits = 8 * (qlora["weights"] - lora["weights"] + 4 * muon) / muon
     assert 4.126 < bits < 4.128  # 4 + 8 / 64 + 32 / (64 * 256), and the mean of each matrix
+
+
+@pytest.mark.parametrize("rows", [4, 64])
+def test_logits_in_chunks_are_counted_as_they_are_measured(rows, monkeypatch):
+    """Few tokens, whose logits fit, and many: counted is a third above measured at most."""
+    for module in (cross_entropy, memory):
+        monkeypatch.setattr(module, "MAX_LOGITS", 1024 * 900)
+    sizes = GPTConfig(vocab_size=900, context=64, layers=4, heads=2, channels=32)
+    model, ids = GPT(sizes), torch.randint(900, (rows, 64))
+    model.attention = "sdpa"
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        next_token_loss(model, ids, torch.ones_like(ids).bool()).backward()
+
+    weights = nbytes(model.parameters())
+    counted = training_bytes(sizes, ids.numel(), ids.numel(), 32, muon=False)
+    counted -= 2 * weights  # there is no optimiser
+    with LiveBytes() as live:
+        step()
+    assert 0.95 * live.peak < counted < 4 / 3 * live.peak
+
+
+def test_the_counts_are_near_what_an_h100_took():
+    """docs/results.md, "On a GPU": pretraining steps in 16 bits, 32 rows of 1,024 tokens; an
+    iteration of PPO in float32, without TF32, at t4's sizes.
+    """
+    for muon, gigabytes in (True, 13.91), (False, 14.26):
+        counted = training_bytes(GPT2, 32 * 1024, 32 * 1024, 16, muon) / 1e9
+        assert counted == pytest.approx(gigabytes, rel=0.01)
+    one = replace(load_config("ppo", "t4", source="hub"), iterations=1, eval_prompts=0)
+    assert 2.049 < ppo_seconds(MACHINES["h100"], one, 576, 8) < 1.25 * 2.049

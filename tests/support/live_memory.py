@@ -20,7 +20,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        for tensor in [result] if isinstance(result, torch.Tensor) else tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
                 self.see(tensor.untyped_storage())
         return result

@@ -28,9 +28,9 @@ SETTINGS = PPOConfig(
 )
 
 
-def starting_models(tokenizer) -> Models:
+def starting_models(tokenizer, context: int = 160, layers: int = 2, channels: int = 16) -> Models:
     """Four tiny models as a run starts with them. Half of the responses stop within 8 tokens."""
-    config = GPTConfig(tokenizer.vocab_size, context=160, layers=2, heads=2, channels=16)
+    config = GPTConfig(tokenizer.vocab_size, context, layers, heads=2, channels=channels)
     sft = shaken(GPT(config), 0.1)
     with torch.no_grad():
         sft.ln_f.bias[0] = 5.0
