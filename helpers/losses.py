@@ -1,8 +1,8 @@
 """The formulas of the course as pure functions on tensors, without models, tokenizers or devices.
 
 Shapes: B batch, T sequence, R response, V vocabulary, N samples. `mask` is boolean, True on real
-tokens; a response is padded on the right. Values at pads, even NaN, never affect a result or a
-gradient.
+tokens; a response is padded on the right. Values at pads, even NaN, never affect a result or, but
+for `whiten`, whose inputs are fixed, a gradient.
 """
 
 import math

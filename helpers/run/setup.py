@@ -52,8 +52,8 @@ def setup(notebook: str, **options: Any) -> Course:
     make_run_folder(course.out)
     torch.set_num_threads(course.threads)
     keep_freed_memory()
-    if course.device.type == "cuda" and course.stage != "ppo":  # whose ratio must start at 1
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    if course.device.type == "cuda":  # TF32 for what stays in float32, but PPO's ratio starts at 1
+        torch.set_float32_matmul_precision("highest" if course.stage == "ppo" else "high")
     set_seed(course.seed)
     set_figure_style()
     print(summary(course))
