@@ -167,8 +167,7 @@ def train(
                     optimizer.step(1 - iteration / config.iterations)  # linear decay to 0
             metrics = iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
             if iteration == 0:
-                channels = models.policy.config.channels
-                rounding = logprob_rounding(loop.device, models.dtype, channels)
+                rounding = logprob_rounding(models.policy, models.dtype)
                 check_first_minibatch(metrics, updates[0], rounding)
             loop.log(**metrics)
     return loop.history

@@ -81,13 +81,16 @@ def rows_are_independent(dtype: torch.dtype, channels: int = 128) -> bool:
     return True
 
 
-def logprob_rounding(device: torch.device, dtype: torch.dtype, channels: int) -> float:
+def logprob_rounding(gpt: nn.Module, dtype: torch.dtype) -> float:
     """By how much a token's log-probability (nats) may differ between batches of two sizes.
 
     Nearly 0 where a row has the same bits in every batch. Elsewhere, as on a GPU, the size of a
-    batch decides how a product's sum is split, and every split rounds differently.
+    batch decides how a product's sum is split, and every split rounds differently; compiled blocks
+    round differently with and without gradients.
     """
-    if device.type == "cpu" and rows_are_independent(dtype, channels):
+    on_cpu = gpt.wte.weight.device.type == "cpu"
+    compiled = gpt.h[0]._compiled_call_impl is not None
+    if on_cpu and not compiled and rows_are_independent(dtype, gpt.config.channels):
         return 1e-5
     # GPT-2's logits are about -30 to -130, where float32 numbers are up to 2^-16 apart. The
     # roundings of a sum over C = 768 channels add up like a random walk: to sqrt(768) = 28 of those

@@ -121,9 +121,12 @@ def test_memory_options(monkeypatch):
 
 
 def test_rounding_is_allowed_only_where_a_row_depends_on_its_batch(monkeypatch):
-    ways = torch.device("cpu"), torch.float32, 16
+    ways = tiny(), torch.float32
     assert hardware.logprob_rounding(*ways) == 1e-5
-    assert hardware.logprob_rounding(torch.device("cuda"), *ways[1:]) == 2e-3
+    assert hardware.logprob_rounding(tiny().to("meta"), torch.float32) == 2e-3, "no CPU"
+    compiled = tiny()
+    hardware.set_memory_options(compiled, checkpointing=False, compiled=True)
+    assert hardware.logprob_rounding(compiled, torch.float32) == 2e-3
     linear = torch.nn.functional.linear
 
     def split(x, w):
