@@ -41,17 +41,24 @@ def run_cells(path: Path, twice: bool = False) -> dict:
     with shell() as ipython:
         for number, cell in enumerate(cells, start=1):
             place = f"{path.name}, code cell {number}:\n{cell.source}"
-            random = torch.get_rng_state()
+            random = random_states(ipython.user_ns)
             run(ipython, cell.source, place)
             if twice:
                 once = values(ipython.user_ns)
-                torch.set_rng_state(random)
+                for generator, state in random.items():
+                    generator.set_state(state)
                 run(ipython, cell.source, f"the second time, {place}")
                 again = values(ipython.user_ns)
                 names = [name for name in once if again.get(name) != once[name]]
                 changed += [f"{', '.join(names)} changed the second time, {place}"] if names else []
         assert not changed, "\n\n".join(changed)
         return dict(ipython.user_ns)
+
+
+def random_states(names: dict) -> dict[torch.Generator, torch.Tensor]:
+    """The states of torch's own generator and of those that have a name."""
+    named = [value for value in names.values() if isinstance(value, torch.Generator)]
+    return {one: one.get_state() for one in (torch.default_generator, *named)}
 
 
 def run(ipython: Any, source: str, place: str) -> None:
@@ -74,7 +81,8 @@ def values(names: dict) -> dict[str, Any]:
 def value_of(value: Any, depth: int = 0) -> Any:
     """A value that `==` compares; None for what has none."""
     if isinstance(value, torch.Tensor):
-        return hashlib.sha256(value.detach().cpu().double().numpy().tobytes()).hexdigest()
+        plain = value.detach().to_dense().cpu().double()
+        return hashlib.sha256(plain.numpy().tobytes()).hexdigest()
     if isinstance(value, torch.nn.Module):
         return [value_of(weight) for weight in value.state_dict().values()]
     if isinstance(value, (bool, int, float, str)):
