@@ -259,10 +259,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("folder", type=user_path, help="where to write; an older conversion there is replaced")
     add("--heads", type=int, help="attention heads, if the file doesn't say them")
     args = parser.parse_args(argv)
-    name = args.file.name
+    name, data_dir = args.file.name, data_folder(read_settings())
     try:
         model = load_nanogpt(args.file, args.heads)  # before a tokenizer is looked for
-        tokenizer = load_gpt2_tokenizer(data_dir=data_folder(read_settings()))
+        tokenizer = load_gpt2_tokenizer(data_dir=data_dir)
         model = add_pad(model, tokenizer, args.file)
         origin = {"init": name, "source": name, "revision": f"sha256:{sha256(args.file)}"}
         save_base(args.folder, model, tokenizer, "any", origin)

@@ -12,6 +12,7 @@ import torch
 
 from helpers.run.notebook import read_notebook
 
+MOST = 20  # items of a list that are compared: lists of rows are long
 # times and what holds them: no two are the same
 TIMES = ("course", "began", "seconds", "rates", "speed")
 
@@ -81,16 +82,17 @@ def values(names: dict) -> dict[str, Any]:
 def value_of(value: Any, depth: int = 0) -> Any:
     """A value that `==` compares; None for what has none."""
     if isinstance(value, torch.Tensor):
-        plain = value.detach().to_dense().cpu().double()
+        plain = value.detach().to_dense().cpu()
+        plain = plain.float() if plain.dtype == torch.bfloat16 else plain
         return hashlib.sha256(plain.numpy().tobytes()).hexdigest()
     if isinstance(value, torch.nn.Module):
         return [value_of(weight) for weight in value.state_dict().values()]
     if isinstance(value, (bool, int, float, str)):
         return repr(value)
     if depth < 3 and isinstance(value, (list, tuple)):
-        return [value_of(item, depth + 1) for item in value]
+        return [len(value), *(value_of(item, depth + 1) for item in value[:MOST])]
     if depth < 3 and isinstance(value, dict):
-        return {str(key): value_of(item, depth + 1) for key, item in value.items()}
+        return {str(key): value_of(value[key], depth + 1) for key in list(value)[:MOST]}
     if depth < 3 and hasattr(value, "__dataclass_fields__"):
         return {name: value_of(getattr(value, name), depth + 1) for name in vars(value)}
     return None
