@@ -1,14 +1,15 @@
 """Stop every stage's training, and a course, at random moments, again and again, and see that it
 ends as if nobody had.
 
-    python -m benchmarks.soak --kills 20           (with --course FOLDER: a run folder that
+    python -m benchmarks.soak --each 10            (with --course FOLDER: a run folder that
     has all checkpoints)
 
 Each stage runs as its command (`python -m helpers sft --preset smoke --steps N`), gets a SIGINT,
 SIGTERM or SIGKILL somewhere between its start and a few steps on, alone or with its process group,
 and is started again, until it comes to its end. `course` is a course whose one notebook trains; the
-signal may go to its kernel too. Then the log must equal, to the last digit, that of a run that was
-left alone. After every kill the newest snapshot must be readable, or the one before.
+signal may go to its kernel too. Every signal goes to every target `--each` times, in random order.
+Then the log must equal, to the last digit, that of a run that was left alone. After every kill the
+newest snapshot must be readable, or the one before.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from helpers.run.folders import STAGES
 STEPS = {"pretrain": 40, "sft": 40, "reward": 30, "ppo": 5, "course": 40}
 SAVE_STEPS = {"pretrain": 3, "sft": 3, "reward": 2, "ppo": 1, "course": 3}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+TARGETS = ("process", "group", "kernel")
 NOTEBOOK = """from helpers.run.setup import setup
 from helpers.stages import pretrain
 pretrain.run(setup("0-Pretrain", steps={steps}, save_steps={save_steps}))"""
@@ -58,22 +60,17 @@ def start(stage: str, out: Path) -> subprocess.Popen:
     )
 
 
-def stop(process: subprocess.Popen, found: Counter) -> None:
-    """Send a random signal to a process, its group or its notebook's kernel, and wait for the end
-    of all of them.
+def stop(process: subprocess.Popen, number: signal.Signals, to: str) -> None:
+    """Send a signal to a process, its group or its notebook's kernel, and wait for the end of all
+    of them.
     """
     kernels = psutil.Process(process.pid).children(recursive=True)
-    number, to = (
-        random.choice(SIGNALS),
-        random.choice(["process", "group"] + ["kernel"] * bool(kernels)),
-    )
     if to == "group":
         os.killpg(process.pid, number)
     else:
         os.kill(process.pid if to == "process" else kernels[0].pid, number)
     process.wait()
     psutil.wait_procs(kernels)
-    found[f"{number.name} to the {to}"] += 1
 
 
 def log_of(stage: str, out: Path) -> Path:
@@ -97,19 +94,21 @@ def readable(stage: str, out: Path, found: Counter) -> None:
         raise DamagedState(f"none of {len(folders)} snapshots in {folders[0].parent} can be read")
 
 
-def until_killed(stage: str, out: Path, seconds: float, found: Counter) -> bool:
-    """Run a stage and stop it at a random moment, up to `seconds` after its first step; False if it
-    ended.
+def until_killed(
+    stage: str, out: Path, seconds: float, kill: tuple[signal.Signals, str] | None
+) -> bool:
+    """Run a stage and stop it by a signal to a target at a random moment, up to `seconds` after its
+    first step, or never; False if it ended.
     """
     process, log = start(stage, out), log_of(stage, out)
     before = log.stat().st_mtime_ns if log.exists() else 0
     begun = None
-    wait = random.uniform(0, seconds)
+    wait = random.uniform(0, seconds) if kill else float("inf")
     while process.poll() is None:
         if begun is None and log.exists() and log.stat().st_mtime_ns != before:
             begun = time.perf_counter()
         if begun is not None and time.perf_counter() - begun > wait:
-            stop(process, found)
+            stop(process, *kill)
             return True
         time.sleep(0.005)
     if process.returncode != (OUT_OF_TIME if stage == "course" else 0):  # a trial is no course
@@ -119,23 +118,26 @@ def until_killed(stage: str, out: Path, seconds: float, found: Counter) -> bool:
     return False
 
 
-def soak(stage: str, course: Path | None, kills: int) -> Counter:
-    """Kill a stage so many times, over as many runs as that takes; each log must be that of an
-    undisturbed run.
+def soak(stage: str, course: Path | None, each: int) -> Counter:
+    """Send a stage every signal so many times, over as many runs as that takes; each log must be
+    that of an undisturbed run.
     """
     found: Counter = Counter()
+    targets = TARGETS if stage == "course" else TARGETS[:2]
+    kills = [(number, to) for number in SIGNALS for to in targets] * each
+    random.shuffle(kills)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         if stage != "course":
             (out / "checkpoints").symlink_to((course / "checkpoints").resolve())
         begun = time.perf_counter()
-        if until_killed(stage, out, float("inf"), found):
-            raise AssertionError
+        until_killed(stage, out, 0, None)
         expected, seconds = log_of(stage, out).read_bytes(), time.perf_counter() - begun
-        while found["kills"] < kills or log_of(stage, out).exists():
-            left = kills - found["kills"]
-            if until_killed(stage, out, seconds / 3 if left else float("inf"), found):
-                found["kills"] += 1
+        while kills or log_of(stage, out).exists():
+            kill = kills[-1] if kills else None
+            if until_killed(stage, out, seconds / 3, kill):
+                number, to = kills.pop()
+                found[f"{number.name} to the {to}"] += 1
                 readable(stage, out, found)
                 continue
             found["runs"] += 1
@@ -152,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Kill training runs and see that they go on exactly."
     )
-    parser.add_argument("--kills", type=int, default=20, help="of each stage")
+    parser.add_argument("--each", type=int, default=10, help="of each signal to each target")
     parser.add_argument(
         "--course", type=Path, help="a run folder with the checkpoints of a smoke run"
     )
@@ -166,7 +168,7 @@ def main() -> None:
         subprocess.run(command, check=True, cwd=ROOT)
     for stage in args.stages.split(","):
         begun = time.perf_counter()
-        found = soak(stage, course, args.kills)
+        found = soak(stage, course, args.each)
         numbers = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
         seconds = time.perf_counter() - begun
         print(
