@@ -282,8 +282,10 @@ def test_codes_and_weights_equal_bitsandbytes(bitsandbytes, shape, dtype):
 
 
 def test_ties_go_where_bitsandbytes_sends_them(bitsandbytes):
-    theirs, _ = bitsandbytes.quantize_4bit(at_the_borders(), quant_type="nf4", blocksize=64)
-    assert torch.equal(quantize_nf4(at_the_borders())[0], theirs.view(-1))
+    """Also where the largest number of a block is no power of 2, and scaling therefore rounds."""
+    blocks = at_the_borders() * torch.linspace(0.1, 3.0, 100)[:, None]
+    theirs, _ = bitsandbytes.quantize_4bit(blocks, quant_type="nf4", blocksize=64)
+    assert torch.equal(quantize_nf4(blocks)[0], theirs.view(-1))
 
 
 def test_double_quantisation_is_about_as_close_as_bitsandbytes(bitsandbytes):

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,21 @@ def user_path(text: str | Path) -> Path:
         return Path(text).expanduser().absolute()
     except RuntimeError:  # "~name" without such a user
         raise SettingsError(f"{text}: there is no such home folder") from None
+
+
+def output_folder(folder: Path, what: str, option: str) -> None:
+    """Create a folder to write to. Raises SettingsError, in one line, where nothing can be written.
+
+    what, option: what the folder is, and how to name another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingsError(
+            f"nothing can be written to {what} {folder} ({reason}): name another with {option}"
+        ) from None
 
 
 class Parser(argparse.ArgumentParser):

@@ -28,7 +28,7 @@ import numpy as np
 
 from helpers.config import SOURCES
 from helpers.engine.files import sha256, write_json
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, output_folder, user_path
 from helpers.rows.common import split_of, usable
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
@@ -265,14 +265,19 @@ def main(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="the folder of the shards")
+    add("--out", type=user_path, required=True, help="the folder of the shards")
     add("--tokens", type=number_of, default="100M", help="training tokens, such as 1.5B")
     add("--heldout-tokens", type=number_of, default="1M", help="held-out tokens")
     add("--shard-tokens", type=number_of, default="10M", help="tokens per file")
     add("--source", choices=SOURCES, default=source, help="of the documents")
-    add("--data-dir", type=Path, default=data_dir, help="the folder of source local")
+    add("--data-dir", type=user_path, default=data_dir, help="the folder of source local")
     add("--track", choices=TRACKS, default="tldr", help="whose documents")
-    add("--tokenizer", metavar="FILE", help="a tokenizer.json; None: the track's own or GPT-2's")
+    add(
+        "--tokenizer",
+        type=user_path,
+        metavar="FILE",
+        help="a tokenizer.json; None: the track's own or GPT-2's",
+    )
     add("--seed", type=int, default=0, help="of the order of documents")
     args = vars(parser.parse_args(argv))
     try:
@@ -282,6 +287,7 @@ def main(
             tokenizer = load_tokenizer(args["track"])
         else:
             tokenizer = load_gpt2_tokenizer(args["data_dir"])
+        output_folder(args["out"], "the folder", "--out")
         for line in build(args.pop("out"), args.pop("tokens"), tokenizer, **args):
             print(line, flush=True)
     except (ShardError, SourceError, OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from helpers.engine.parser import Parser
+from helpers.engine.parser import Parser, output_folder, user_path
 from helpers.rows.hub import hub_rows
 from helpers.rows.load import checked
 from helpers.rows.tracks import TRACKS, SourceError
@@ -55,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m helpers fetch", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--track", choices=TRACKS, required=True)
-    add("--out", type=Path, required=True, help="the folder, later RLHF_DATA_DIR")
+    add("--out", type=user_path, required=True, help="the folder, later RLHF_DATA_DIR")
     add("--documents", type=int, default=DOCUMENTS, help="texts to pretrain on (%(default)s)")
     options = parser.parse_args(argv)
+    output_folder(options.out, "the folder", "--out")
     try:
         for line in fetch(options.track, options.out, options.documents):
             print(line, flush=True)

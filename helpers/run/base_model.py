@@ -6,6 +6,7 @@ from helpers.model import GPT
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.course import PRETRAINED, Course
 from helpers.run.import_weights import (
+    GELU,
     WeightsError,
     find_weights,
     load_external,
@@ -39,6 +40,8 @@ def import_base(course: Course) -> None:
     """Import the weights that `course.init` names. Raises WeightsError when they don't fit."""
     path, origin = find_weights(course.init, data_folder(course.settings))
     model = load_external(path, course.tokenizer)
+    if path.is_file():
+        print(GELU)
     longest = course.limits().context
     if model.config.context < longest:
         raise WeightsError(

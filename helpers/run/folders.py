@@ -1,9 +1,8 @@
 """The names of stages and notebooks, and where a run keeps what."""
 
-import tempfile
 from pathlib import Path
 
-from helpers.engine.parser import SettingsError
+from helpers.engine.parser import output_folder
 
 STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
 NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
@@ -21,12 +20,4 @@ def default_out(preset: str, track: str, seed: int, source: str = "embedded") ->
 
 def make_run_folder(out: Path) -> None:
     """Create a run folder. Raises SettingsError, in one line, where nothing can be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise SettingsError(
-            f"nothing can be written to the run folder {out} ({reason}): name another with --out "
-            "or RLHF_OUT"
-        ) from None
+    output_folder(out, "the run folder", "--out or RLHF_OUT")

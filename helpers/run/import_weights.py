@@ -40,6 +40,8 @@ OWNER = "openai-community"  # of GPT-2 on the Hub: gpt2, gpt2-medium, gpt2-large
 # a commit: the same files next year
 REVISIONS = {f"{OWNER}/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
 FILES = ["config.json", "vocab.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+# A .pt file can't say which form of the GELU it was trained with.
+GELU = "GELU: GPT-2's, the tanh form; the exact form of newer nanoGPTs differs by at most 0.0005"
 SECONDS = 8  # the longest wait for the Hub's first answer
 LARGEST_PADDING = 1024  # vocabularies are padded to a multiple of at most this many tokens
 # Other names that transformers reads for the same sizes.
@@ -269,9 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (WeightsError, CheckpointError, OSError, ValueError) as error:
         sys.exit(f"import: {error}")
     print(f"{args.folder}: {model.num_parameters():,} parameters, {model.config}")
-    print(
-        "GELU: GPT-2's, the tanh form; the exact form of newer nanoGPTs differs by at most 0.0005"
-    )
+    print(GELU)
 
 
 def save_base(folder: Path, model: GPT, tokenizer: Tokenizer, track: str, origin: dict) -> None:

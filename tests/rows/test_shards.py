@@ -341,7 +341,7 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
     def run(*options: str):
         shards_command(["--out", str(tmp_path / "out"), "--source", "local", *options])
 
-    with pytest.raises(SystemExit, match="shards: No tokenizer at nowhere"):
+    with pytest.raises(SystemExit, match="shards: No tokenizer at .*nowhere"):
         run("--tokenizer", "nowhere")
     with pytest.raises(SystemExit, match="shards: tokens must be 1 or more, not -5"):
         run(*FILE, "--tokens=-5")
