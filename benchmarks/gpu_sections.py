@@ -341,10 +341,10 @@ def stage_step(
         model = RewardModel(model).to(sizes.device)
         texts = sizes.random_ids(rows, length + new).tolist()
         pairs = [Pair(row[: -2 * new], row[-2 * new : -new], row[-new:]) for row in texts]
-        batch, tokens, guessed = pair_batch(pairs, 1), rows * (length + new), 0
+        batch, tokens, guessed = pair_batch(pairs, 1), rows * (length + new), 2 * rows * new
 
         def loss_of(model, batch):
-            return reward_loss(model, batch, lm=False)[0]
+            return reward_loss(model, batch)[0]
 
     optimizers = Optimizers(model, config.lr, config.muon_lr, dtype)
     return stepping(sizes, model, optimizers, batch, loss_of, dtype), tokens, guessed

@@ -64,12 +64,12 @@ def sft(size: str, completion: int, dtype: str = "auto") -> Callable[[], list]:
 
 
 def reward(size: str, prompt: int, completion: int, dtype: str = "auto") -> Callable[[], list]:
-    """A step of 2-RM-Training on pairs, without the language-model loss beside the pairwise one."""
+    """A step of 2-RM-Training on pairs."""
     model, dtype = set_up(size, dtype)
     tokens = random_rows(BATCH, prompt + 2 * completion).tolist()
     ends = prompt, prompt + completion
     pairs = [Pair(row[: ends[0]], row[ends[0] : ends[1]], row[ends[1] :]) for row in tokens]
-    scored, batch, config = RewardModel(model), pair_batch(pairs, PAD), RewardConfig(lm_coef=0.0)
+    scored, batch, config = RewardModel(model), pair_batch(pairs, PAD), RewardConfig()
     return lambda: train_reward(scored, [batch], config, Loop("benchmark", dtype))
 
 

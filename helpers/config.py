@@ -98,7 +98,8 @@ class RewardConfig:
     # Fact checking is learned suddenly; at this rate early in the run, whatever the rounding.
     muon_lr: float = 1.4e-2
     pointwise: bool = False  # learn from single labelled texts (records "labels"), not from pairs
-    lm_coef: float = 0.5  # weight of the language-model loss on both completions
+    # The surprise weight's start (`RewardModel`); 0: a scalar head alone.
+    surprise_weight: float = 0.3
     # Share of the real comparisons' prompts that trains a second judge, used only to evaluate.
     judge_share: float = 0.2
     best_of: int = 8  # samples per prompt for best-of-n

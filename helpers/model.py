@@ -278,6 +278,10 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.wte.weight).float()  # (..., C) to (..., V), float32
 
+    def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """log p(target), (N,) float32, at hidden states (N, C) that predict targets (N,)."""
+        return -F.cross_entropy(self.logits(hidden), targets, reduction="none")
+
     def forward(self, ids: Tensor, attention_mask=None, position_ids=None) -> Tensor:
         return self.logits(self.hidden(ids, attention_mask, position_ids))  # (B, T, V)
 
@@ -295,40 +299,78 @@ def last_real_token(attention_mask: Tensor) -> Tensor:
 
 
 class RewardModel(nn.Module):
-    """A GPT with a scalar head: the score of a text, read at its last token.
+    """A GPT that scores a completion y of a prompt x:
 
-    PPO's value model is this class too, but reads a value at every token.
-    Source: Stiennon et al. 2020, section 3.4.
+        score = w . h_T - head_mean + a (log p(y | x) - logprob_mean)
+
+    The scalar head w reads the hidden state h_T of the last token. The surprise weight a adds the
+    log-probability that the model's own language-model head gives to the completion: a word that
+    contradicts the prompt surprises it, and the head alone cannot see that. Both means are 0 until
+    `normalise` sets them. PPO's value model is this class too; it reads the head at every token.
+    Source: Stiennon et al. 2020, section 3.4 (the head); the surprise weight is our addition.
     """
 
-    def __init__(self, gpt: GPT):
+    def __init__(self, gpt: GPT, surprise_weight: float = 0.3):
         super().__init__()
-        self.gpt = gpt  # complete: wte still serves as the head for a language-model loss
+        self.gpt = gpt  # complete: wte still serves as the language model's head
         self.score = nn.Linear(gpt.config.channels, 1, bias=False)
         nn.init.normal_(self.score.weight, std=1 / math.sqrt(gpt.config.channels + 1))
+        # With a start of 0 it stays 0: a scalar head alone, as in most reward models.
+        learned = surprise_weight != 0
+        self.surprise_weight = nn.Parameter(torch.tensor(float(surprise_weight)), learned)
+        self.register_buffer("head_mean", torch.zeros(()))
+        self.register_buffer("logprob_mean", torch.zeros(()))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The head's float32 values (...) at hidden states (..., C)."""
+        # Not a matrix product: autocast would round it to 16 bits.
+        return (hidden.float() * self.score.weight[0]).sum(-1) - self.head_mean
+
+    def combine(self, head: Tensor, logprobs: Tensor) -> Tensor:
+        """Scores from the head's values and the completions' log-probabilities, of one shape."""
+        return head + self.surprise_weight * (logprobs - self.logprob_mean)
 
     def values(self, ids: Tensor, attention_mask=None, position_ids=None, keep=None) -> Tensor:
-        """One float32 value per token, (B, T); arguments as in `GPT.hidden`."""
-        hidden = self.gpt.hidden(ids, attention_mask, position_ids, keep=keep).float()  # (B, T, C)
-        # Not a matrix product: autocast would round it to 16 bits.
-        return (hidden * self.score.weight[0]).sum(-1)
+        """The head's value at every token, (B, T) float32; arguments as in `GPT.hidden`."""
+        return self.head(self.gpt.hidden(ids, attention_mask, position_ids, keep=keep))
 
-    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores (B,), read at the last real token. attention_mask: (B, T), pads on either side."""
+    def head_and_logprob(
+        self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The head's value at the last token, and log p(completion | prompt): (B,) each.
+
+        ids: (B, T), with pads on either side. attention_mask, completion_mask: (B, T), 1 on real
+        tokens, and on those of the completion with its end of text.
+        """
         # Pads on the right need no mask: causal attention never reads them.
         pads_left = not attention_mask[:, 0].all()
-        last = torch.arange(len(ids), device=ids.device), last_real_token(attention_mask)
-        return self.values(ids, attention_mask if pads_left else None, keep=last)
+        # (B, T): the tokens whose next one belongs to the completion
+        predicts = F.pad(completion_mask[:, 1:].bool(), (0, 1))
+        last = F.one_hot(last_real_token(attention_mask), ids.size(1)).bool()
+        keep = predicts | last
+        hidden = self.gpt.hidden(ids, attention_mask if pads_left else None, keep=keep)  # (N, C)
+        tokens = self.gpt.logprobs(hidden[predicts[keep]], ids.roll(-1, 1)[predicts])
+        rows = predicts.nonzero()[:, 0]
+        return self.head(hidden[last[keep]]), tokens.new_zeros(len(ids)).index_add(0, rows, tokens)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """Scores (B,); arguments as in `head_and_logprob`."""
+        return self.combine(*self.head_and_logprob(ids, attention_mask, completion_mask))
 
     @torch.no_grad()
-    def normalise(self, mean: float, std: float) -> None:
-        """Fold value -> (value - mean) / std into the weights. Raises ValueError unless std > 0.
+    def normalise(self, heads: Tensor, logprobs: Tensor) -> tuple[float, float]:
+        """Shift and scale, once, so that completions with these head values and log-probabilities
+        (N,) have scores of mean 0 and standard deviation 1, and a mean head value of 0.
 
-        score has no bias, so the shift goes into ln_f's bias b, along the score weight w:
-        w.(b - a w) = w.b - a |w|^2.
+        Returns mean and standard deviation of their scores before. Raises ValueError when all
+        scores are equal.
         """
+        scores = self.combine(heads, logprobs)
+        mean, std = scores.mean().item(), scores.std().item()
         if not std > 0:
-            raise ValueError(f"std must be above 0, not {std}")
+            raise ValueError(f"the scores' standard deviation must be above 0, not {std}")
+        self.head_mean.copy_((self.head_mean + heads.mean()) / std)
+        self.logprob_mean.copy_(logprobs.mean())
         self.score.weight /= std
-        w = self.score.weight[0]  # (C,)
-        self.gpt.ln_f.bias -= (mean / std) * w / (w @ w)
+        self.surprise_weight /= std
+        return mean, std

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from helpers.batching import Batches, batch_plan, right_pad
 from helpers.config import RewardConfig
-from helpers.cross_entropy import token_cross_entropy
 from helpers.engine.loop import Loop
 from helpers.engine.transfer import moved
 from helpers.evaluation import Responses, respond
 from helpers.losses import bradley_terry_loss
-from helpers.model import GPT, RewardModel, last_real_token
+from helpers.model import GPT, RewardModel
 from helpers.records import Comparison, Labelled, Prompt
 from helpers.tokenizer import Tokenizer
 from helpers.training import Optimizers, autocast, schedule
@@ -50,8 +49,9 @@ class PairBatch:
     ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T, T): neither completion attends to the other
     positions: Tensor  # (B, T): both completions start at the same position
+    part: Tensor  # (B, T): 1 on the chosen completion, 2 on the rejected one, 0 elsewhere
+    predictors: Tensor  # (B, T): index of the token that predicts each token of a completion
     ends: Tensor  # (B, 2): index of the last token of chosen and of rejected
-    targets: Tensor  # (B, T): the next token, -100 except within a completion
 
 
 def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
@@ -69,39 +69,31 @@ def pair_batch(pairs: list[Pair], pad_id: int) -> PairBatch:
     last = mask.sum(1, keepdim=True) - 1
     ends = torch.cat([P + A - 1, last], dim=1)
 
-    # A target must be in the same completion as the token that predicts it.
-    in_completion = (part > 0) & mask
-    predicted = in_completion[:, 1:] & (part[:, 1:] == part[:, :-1])
-    targets = torch.full_like(ids, -100)
-    targets[:, :-1] = torch.where(predicted, ids[:, 1:], -100)
-    return PairBatch(ids, attention_mask, positions, ends, targets)
+    # The first tokens of both completions are predicted by the last one of the prompt.
+    predictors = torch.where(t == P + A, P - 1, t - 1)
+    return PairBatch(ids, attention_mask, positions, part * mask, predictors, ends)
 
 
-def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of chosen and rejected, (B,) each, and the hidden states (B, T, C)."""
-    hidden = model.gpt.hidden(batch.ids, batch.attention_mask, batch.positions)
-    # Each completion's score is read at its last token.
+def score_pairs(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """Scores of chosen and rejected, (B,) each."""
+    hidden = model.gpt.hidden(batch.ids, batch.attention_mask, batch.positions)  # (B, T, C)
+    # The head reads each completion's last token.
     index = batch.ends[:, :, None].expand(-1, -1, hidden.size(-1))  # (B, 2, C)
-    scores = model.score(hidden.gather(1, index)).squeeze(-1).float()  # (B, 2)
-    return scores[:, 0], scores[:, 1], hidden
+    heads = model.head(hidden.gather(1, index))  # (B, 2)
+    # The log-probability of each completion is the sum over its N tokens in the batch.
+    row, token = batch.part.nonzero(as_tuple=True)  # (N,)
+    predicts = hidden[row, batch.predictors[row, token]]  # (N, C)
+    logprobs = model.gpt.logprobs(predicts, batch.ids[row, token])  # (N,)
+    completion = 2 * row + batch.part[row, token] - 1  # (N,): which of the 2 B
+    sums = logprobs.new_zeros(heads.numel()).index_add(0, completion, logprobs)
+    scores = model.combine(heads, sums.view_as(heads))  # (B, 2)
+    return scores[:, 0], scores[:, 1]
 
 
-def reward_loss(
-    model: RewardModel, batch: PairBatch, lm: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Bradley-Terry loss, language-model loss on the completions (0 unless `lm`), and accuracy.
-
-    The language-model loss is a mean over tokens, the others are means over pairs. It gives a
-    denser learning signal: a comparison is one bit for 60 tokens, their text is much more.
-    """
-    chosen, rejected, hidden = score_pairs(model, batch)
-    pairwise = bradley_terry_loss(chosen, rejected)
-    accuracy = (chosen > rejected).float().mean()
-    if not lm:
-        return pairwise, torch.zeros_like(pairwise), accuracy
-    predicts = batch.targets >= 0
-    weight, targets = model.gpt.wte.weight, batch.targets[predicts]
-    return pairwise, token_cross_entropy(hidden[predicts], weight, targets), accuracy
+def reward_loss(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """Bradley-Terry loss and accuracy, means over pairs."""
+    chosen, rejected = score_pairs(model, batch)
+    return bradley_terry_loss(chosen, rejected), (chosen > rejected).float().mean()
 
 
 def comparison_batches(pairs: list[Pair], config: RewardConfig, pad_id: int) -> Batches:
@@ -111,12 +103,6 @@ def comparison_batches(pairs: list[Pair], config: RewardConfig, pad_id: int) -> 
     return Batches(plan, lambda index: pair_batch([pairs[i] for i in index], pad_id))
 
 
-def pair_counts(batch: PairBatch) -> Tensor:
-    """Each row's weight in the two means of the loss, (B, 2): 1 pair, and its number of targets."""
-    tokens = (batch.targets >= 0).sum(1)
-    return torch.stack([torch.ones_like(tokens), tokens], dim=1)
-
-
 def train(
     model: RewardModel, batches: Sequence[PairBatch], config: RewardConfig, loop: Loop
 ) -> list[dict]:
@@ -124,15 +110,12 @@ def train(
     optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
         for step in steps:  # from 0, or from where a stopped run left off
-            for batch, shares in loop.parts(batches[step], pair_counts, config.micro_batch):
-                pair_share, token_share = shares
+            for batch, share in loop.parts(batches[step], size=config.micro_batch):
                 with loop.retry_smaller():  # if the memory runs out
                     with autocast(batch.ids.device, loop.dtype):
-                        pairwise, lm, accuracy = reward_loss(model, batch, lm=config.lm_coef > 0)
-                    loss = pair_share * pairwise + config.lm_coef * token_share * lm
-                    optimizers.backward(loss)
-                    loop.add(1.0, loss=loss)
-                    loop.add(pair_share, pairwise=pairwise, accuracy=accuracy)
+                        loss, accuracy = reward_loss(model, batch)
+                    optimizers.backward(share * loss)
+                    loop.add(share, loss=loss, accuracy=accuracy)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)
             loop.log(**metrics, grad_norm=norm, rate=rate)
@@ -145,30 +128,60 @@ def margins(model: RewardModel, pairs: list[Pair], pad_id: int, batch_size: int 
     differences, device = torch.empty(len(pairs)), model.score.weight.device
     for index in batch_plan([len(pair) for pair in pairs], batch_size, 1, seed=0):
         batch = moved(pair_batch([pairs[i] for i in index], pad_id), device)
-        chosen, rejected, _ = score_pairs(model, batch)
+        chosen, rejected = score_pairs(model, batch)
         differences[index] = (chosen - rejected).cpu()
     return differences
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of a prompt and its completion; the EOS belongs to the completion."""
+
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def text_batch(texts: list[Text], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention mask and completion mask of texts, (B, T) each, padded on the right."""
+    ids, mask = right_pad([text.prompt + text.completion for text in texts], pad_id, multiple=16)
+    starts = torch.tensor([len(text.prompt) for text in texts])[:, None]  # (B, 1)
+    return ids, mask, mask & (torch.arange(ids.size(1)) >= starts)
+
+
+def texts_of(responses: Responses, tokenizer: Tokenizer) -> list[Text]:
+    """Responses as texts to score, exactly as they were sampled."""
+    prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts]
+    return [Text(*parts) for parts in zip(prompts, responses.ids, strict=True)]
 
 
 def score_responses(
     model: RewardModel, tokenizer: Tokenizer, responses: Responses, batch_size: int = 64
 ) -> Tensor:
     """The reward model's score of each response, exactly as it was sampled (N,)."""
-    prompts = [tokenizer.encode(prompt.prompt) for prompt in responses.prompts]
-    rows = [prompt + response for prompt, response in zip(prompts, responses.ids, strict=True)]
-    return score_rows(model, rows, tokenizer.pad_id, batch_size)
+    return score_texts(model, texts_of(responses, tokenizer), tokenizer.pad_id, batch_size)
+
+
+def score_texts(model: RewardModel, texts: list[Text], pad_id: int, batch_size: int = 64) -> Tensor:
+    """The score of each text's completion, (N,)."""
+    return model.combine(*heads_and_logprobs(model, texts, pad_id, batch_size)).detach()
 
 
 @torch.no_grad()
-def score_rows(
-    model: RewardModel, rows: list[list[int]], pad_id: int, batch_size: int = 64
-) -> Tensor:
-    """The score of each text, given as token ids, (N,): read at its last token."""
-    scores, device = torch.empty(len(rows)), model.score.weight.device
-    for index in batch_plan([len(row) for row in rows], batch_size, 1, seed=0):
-        ids, mask = right_pad([rows[i] for i in index], pad_id, multiple=16)
-        scores[index] = model(ids.to(device), mask.to(device)).cpu()
-    return scores
+def heads_and_logprobs(
+    model: RewardModel, texts: list[Text], pad_id: int, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The two things that a score is made from: the head's value and the completion's
+    log-probability, (N,) each, on the model's device.
+    """
+    device = model.score.weight.device
+    both = torch.empty(2, len(texts), device=device)
+    for index in batch_plan([len(text) for text in texts], batch_size, 1, seed=0):
+        batch = text_batch([texts[i] for i in index], pad_id)
+        both[:, index] = torch.stack(model.head_and_logprob(*moved(batch, device)))
+    return both[0], both[1]
 
 
 def accuracy(margin: Tensor) -> float:
@@ -208,63 +221,50 @@ def normalise_on(
     """
     sampling = {"max_new_tokens": config.response_tokens, "seed": config.seed + 1}
     responses = respond(policy, tokenizer, prompts, **sampling, dtype=dtype)
-    scores = score_responses(model, tokenizer, responses)
-    mean, std = scores.mean().item(), scores.std().item()
-    model.normalise(mean, std)
-    return mean, std
+    texts = texts_of(responses, tokenizer)
+    return model.normalise(*heads_and_logprobs(model, texts, tokenizer.pad_id))
 
 
 # ---------------------------------------------------------------- labels instead of pairs
 
 
-def encode_labelled(item: Labelled, tokenizer: Tokenizer, context: int) -> list[int]:
-    """Tokens of prompt + completion + EOS. Raises ValueError if they exceed the context."""
-    row = tokenizer.encode(item.prompt) + tokenizer.encode(item.completion) + [tokenizer.eos_id]
-    if len(row) > context:
+def encode_labelled(item: Labelled, tokenizer: Tokenizer, context: int) -> Text:
+    """Encode a labelled text. Raises ValueError if it exceeds the context."""
+    completion = tokenizer.encode(item.completion) + [tokenizer.eos_id]
+    text = Text(tokenizer.encode(item.prompt), completion)
+    if len(text) > context:
         raise ValueError(
-            f"a labelled text has {len(row)} tokens, more than the context of {context}"
+            f"a labelled text has {len(text)} tokens, more than the context of {context}"
         )
-    return row
+    return text
 
 
 def label_loss(
-    model: RewardModel, ids: Tensor, mask: Tensor, labels: Tensor, lm: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of the labels, language-model loss on the texts (0 unless `lm`), and accuracy.
+    model: RewardModel, ids: Tensor, mask: Tensor, completion_mask: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the labels, and accuracy, means over texts.
 
-    The score is the log-odds of label 1. The language-model loss is a mean over tokens, the others
-    are means over texts. ids, mask: (B, T), padded on the right; labels: (B,).
+    The score is the log-odds of label 1. ids, mask, completion_mask: (B, T); labels: (B,).
     """
-    hidden = model.gpt.hidden(ids)  # (B, T, C)
-    last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]  # (B, C)
-    scores = model.score(last).squeeze(1).float()  # (B,)
+    scores = model(ids, mask, completion_mask)  # (B,)
     loss = F.binary_cross_entropy_with_logits(scores, labels)
-    accuracy = ((scores > 0) == (labels > 0.5)).float().mean()
-    if not lm:
-        return loss, torch.zeros_like(loss), accuracy
-    predicted = mask[:, 1:]
-    states, targets = hidden[:, :-1][predicted], ids[:, 1:][predicted]  # (tokens, C), (tokens,)
-    return loss, token_cross_entropy(states, model.gpt.wte.weight, targets), accuracy
+    return loss, ((scores > 0) == (labels > 0.5)).float().mean()
 
 
 def label_batches(
-    rows: list[list[int]], labels: Sequence[int], config: RewardConfig, pad_id: int
+    texts: list[Text], labels: Sequence[int], config: RewardConfig, pad_id: int
 ) -> Batches:
-    """Batches (ids, mask, labels) of texts of similar length, in an order fixed by the seed."""
+    """Batches (ids, mask, completion mask, labels) of texts of similar length, in an order fixed by
+    the seed.
+    """
     all_labels = torch.tensor(labels, dtype=torch.float32)
-    plan = batch_plan([len(row) for row in rows], config.batch_size, config.epochs, config.seed)
+    lengths = [len(text) for text in texts]
+    plan = batch_plan(lengths, config.batch_size, config.epochs, config.seed)
 
-    def make(index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        ids, mask = right_pad([rows[i] for i in index], pad_id, multiple=16)
-        return ids, mask, all_labels[index]
+    def make(index: list[int]) -> tuple[Tensor, ...]:
+        return *text_batch([texts[i] for i in index], pad_id), all_labels[index]
 
     return Batches(plan, make)
-
-
-def text_counts(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Each row's weight in the two means of the loss, (B, 2): 1 text, and its number of targets."""
-    tokens = batch[1][:, 1:].sum(1)
-    return torch.stack([torch.ones_like(tokens), tokens], dim=1)
 
 
 def train_on_labels(
@@ -274,15 +274,12 @@ def train_on_labels(
     optimizers = Optimizers(model, config.lr, config.muon_lr, loop.dtype)
     with loop.run(len(batches), model=model, optimizers=optimizers) as steps:
         for step in steps:
-            for batch, shares in loop.parts(batches[step], text_counts, config.micro_batch):
-                text_share, token_share = shares
+            for batch, share in loop.parts(batches[step], size=config.micro_batch):
                 with loop.retry_smaller():
                     with autocast(loop.device, loop.dtype):
-                        label, lm, accuracy = label_loss(model, *batch, lm=config.lm_coef > 0)
-                    loss = text_share * label + config.lm_coef * token_share * lm
-                    optimizers.backward(loss)
-                    loop.add(1.0, loss=loss)
-                    loop.add(text_share, label=label, accuracy=accuracy)
+                        loss, accuracy = label_loss(model, *batch)
+                    optimizers.backward(share * loss)
+                    loop.add(share, loss=loss, accuracy=accuracy)
             metrics, rate = loop.means(), schedule(step, len(batches))
             norm = optimizers.step(rate)
             loop.log(**metrics, grad_norm=norm, rate=rate)

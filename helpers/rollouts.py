@@ -62,6 +62,12 @@ class Batch:
         return self.mask[:, self.P :]  # (B, R)
 
     @property
+    def completion_mask(self) -> Tensor:
+        """(B, P + R): the mask without the prompts."""
+        in_response = torch.arange(self.mask.size(1), device=self.mask.device) >= self.P
+        return self.mask & in_response
+
+    @property
     def before_response(self) -> tuple[slice, slice]:
         """Index of the tokens that precede a response token: x[batch.before_response] is (B, R)."""
         return slice(None), slice(self.P - 1, -1)
@@ -142,7 +148,9 @@ def collect(
     batch = full_batch.rows(rows)
     reference_batch = batch.to_device_of(models.reference)
     with autocast(ids.device, models.dtype):
-        scores = models.reward(reference_batch.ids, reference_batch.mask)  # (B,)
+        scores = models.reward(  # (B,)
+            reference_batch.ids, reference_batch.mask, reference_batch.completion_mask
+        )
         ref_logprobs = token_logprobs(  # without a name for the logits, their memory is freed here
             response_logits(models.reference, reference_batch), reference_batch.response
         )

@@ -117,7 +117,8 @@ def test_processes_that_cannot_share_evenly_are_refused(models, sizes, monkeypat
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model.parameters()]
+    """All parameters but the surprise weight, which a value model does not learn."""
+    return [p.detach().clone() for name, p in model.named_parameters() if name != "surprise_weight"]
 
 
 def test_minibatch_losses_compare_its_rows_with_the_rollout(models, moved, prompts, tokenizer):

@@ -7,9 +7,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from helpers.batching import right_pad
 from helpers.config import RewardConfig
 from helpers.engine.loop import Loop
 from helpers.evaluation import Responses, respond
@@ -18,6 +16,7 @@ from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.records import Comparison, Labelled
 from helpers.reward import (
     Pair,
+    Text,
     accuracy,
     accuracy_by_kind,
     bayes_accuracy,
@@ -32,6 +31,7 @@ from helpers.reward import (
     reward_loss,
     score_pairs,
     score_responses,
+    text_batch,
     train,
     train_on_labels,
 )
@@ -41,7 +41,7 @@ from helpers.training import schedule
 from tests.support.tensors import shaken
 
 PAD = 1
-CONFIG = GPTConfig(vocab_size=40, context=24, layers=2, heads=2, channels=16)
+CONFIG = GPTConfig(vocab_size=40, context=32, layers=2, heads=2, channels=16)
 
 
 def tiny(config: GPTConfig = CONFIG) -> RewardModel:
@@ -63,8 +63,7 @@ def separate_scores(model: RewardModel, pairs: list[Pair], part: str) -> torch.T
     """The plain way: each completion in a row of its own, right-padded, scored by the model's
     forward.
     """
-    ids, mask = right_pad([pair.prompt + getattr(pair, part) for pair in pairs], PAD)
-    return model(ids, mask)
+    return model(*text_batch([Text(pair.prompt, getattr(pair, part)) for pair in pairs], PAD))
 
 
 def of_world(tokenizer) -> GPTConfig:
@@ -82,46 +81,39 @@ def test_a_pair_batch_by_hand():
     assert batch.positions[0, :7].tolist() == [0, 1, 2, 3, 2, 3, 4]
     assert batch.positions[1, :4].tolist() == [0, 1, 1, 2]
     assert batch.ends.tolist() == [[3, 6], [1, 3]]
-    assert batch.targets[0].tolist() == [-100, -100, 0, -100, 9, 0] + [-100] * (width - 6)
-    assert batch.targets[1].tolist() == [-100, -100, 0] + [-100] * (width - 3)
+    assert batch.part[0].tolist() == [0, 0, 1, 1, 2, 2, 2] + [0] * (width - 7)
+    assert batch.part[1].tolist() == [0, 1, 2, 2] + [0] * (width - 4)
+    assert batch.predictors[0, 2:7].tolist() == [1, 2, 1, 4, 5]  # of 7, 0, 8, 9, 0
+    assert batch.predictors[1, 1:4].tolist() == [0, 0, 2]
     # rejected: the prompt, not chosen
     assert not batch.attention_mask[0, 4:7, 2:4].any() and batch.attention_mask[0, 4:7, :2].all()
     assert not batch.attention_mask[0, 2:4, 4:7].any()
 
 
 def test_pairs_score_as_separate_rows_do():
-    """Also a row of 34 tokens in a context of 24: each completion fits."""
+    """Also a row of 34 tokens in a context of 32: each completion fits."""
     model, pairs = tiny(), [*some_pairs(), Pair([5] * 14, [6] * 9 + [0], [7] * 9 + [0])]
-    chosen, rejected, _ = score_pairs(model, pair_batch(pairs, PAD))
+    chosen, rejected = score_pairs(model, pair_batch(pairs, PAD))
     assert torch.allclose(chosen, separate_scores(model, pairs, "chosen"), atol=1e-5)
     assert torch.allclose(rejected, separate_scores(model, pairs, "rejected"), atol=1e-5)
     assert chosen.std() > 0.1  # the agreement says something
 
 
-@pytest.mark.parametrize("lm_coef", [0.0, 0.5])
-def test_loss_and_gradient_equal_those_of_separate_rows(lm_coef):
+@pytest.mark.parametrize("surprise_weight", [0.0, 0.3])
+def test_loss_and_gradient_equal_those_of_separate_rows(surprise_weight):
     # a tie is decided by rounding
-    model, pairs = tiny(), [pair for pair in some_pairs() if pair.chosen != pair.rejected]
-    bt, lm, right = reward_loss(model, pair_batch(pairs, PAD), lm=lm_coef > 0)
-    loss = bt + lm_coef * lm
-    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    assert (lm == 0) == (lm_coef == 0)
+    pairs = [pair for pair in some_pairs() if pair.chosen != pair.rejected]
+    model = shaken(RewardModel(GPT(CONFIG), surprise_weight))
+    loss, right = reward_loss(model, pair_batch(pairs, PAD))
+    learned = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, learned, allow_unused=True)
 
     scores = [separate_scores(model, pairs, part) for part in ("chosen", "rejected")]
-    pairwise = bradley_terry_loss(*scores)
-    token_losses = []
-    for pair in pairs:
-        for completion in (pair.chosen, pair.rejected):
-            row = torch.tensor(pair.prompt + completion)
-            logits = model.gpt(row[None])[0]
-            for t in range(len(pair.prompt) + 1, len(row)):  # its first token is not guessed
-                token_losses.append(F.cross_entropy(logits[t - 1], row[t]))
-    plain = pairwise + lm_coef * torch.stack(token_losses).mean()
+    plain = bradley_terry_loss(*scores)
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
-    assert bt.item() == pytest.approx(pairwise.item(), abs=1e-5)
     assert right.item() == pytest.approx((scores[0] > scores[1]).float().mean().item())
-    for gradient, p in zip(gradients, model.parameters(), strict=True):
+    for gradient, p in zip(gradients, learned, strict=True):
         assert torch.allclose(gradient, p.grad, atol=1e-5)
 
 
@@ -141,7 +133,8 @@ def test_a_word_that_goes_on_in_the_completion_is_not_merged(tokenizer):
     pair = encode_comparison(Comparison("my sis", "ter", "ters"), tokenizer, 64)
     assert (pair.prompt, pair.chosen) == (prompt, [*rest, eos])
     assert pair.rejected == [*tokenizer.encode("ters"), eos]
-    assert encode_labelled(Labelled("my sis", "ter", 1), tokenizer, 64) == [*prompt, *rest, eos]
+    labelled = encode_labelled(Labelled("my sis", "ter", 1), tokenizer, 64)
+    assert labelled == Text(prompt, [*rest, eos])
 
 
 @pytest.mark.parametrize("sides", [(" a" * 30, " b"), (" b", " a" * 30)])
@@ -164,14 +157,14 @@ def test_margins_come_in_the_order_of_the_pairs():
     assert torch.allclose(margins(model, pairs, PAD, batch_size=4), plain, atol=1e-5)
 
 
-def test_responses_are_scored_at_their_last_token(tokenizer):
+def test_responses_are_scored_as_they_were_sampled(tokenizer):
     model, prompts = tiny(of_world(tokenizer)), load_rows("prompts", "heldout", limit=7)
     ids = [tokenizer.encode(" sister" * i + " x") + [tokenizer.eos_id] * (i % 2) for i in range(7)]
     responses = Responses(prompts, ids, [""] * 7, [True] * 7)
     scores = score_responses(model, tokenizer, responses, batch_size=3)
     for score, prompt, response in zip(scores, prompts, ids):
-        row = torch.tensor([tokenizer.encode(prompt.prompt) + response])
-        assert score.item() == pytest.approx(model.values(row)[0, -1].item(), abs=1e-5)
+        alone = model(*text_batch([Text(tokenizer.encode(prompt.prompt), response)], PAD))
+        assert score.item() == pytest.approx(alone.item(), abs=1e-4)
 
 
 def test_accuracies_by_hand():
@@ -233,36 +226,34 @@ def test_training_learns_a_preference(capsys):
     for _ in range(120):  # preferred: the completion that repeats the prompt's token
         right, wrong = torch.randperm(8, generator=generator)[:2].tolist()
         pairs.append(Pair([20, right + 2, 21], [30, right + 2, 0], [30, wrong + 2, 0]))
-    config = RewardConfig(batch_size=20, epochs=20, lr=5e-3, muon_lr=1e-2, lm_coef=0.1)
+    config = RewardConfig(batch_size=20, epochs=20, lr=5e-3, muon_lr=1e-2)
     model, loop = RewardModel(GPT(CONFIG)), Loop("toy")
     history = train(model, comparison_batches(pairs, config, PAD), config, loop)
     assert history is loop.history and len(history) == 120
-    assert history[0]["pairwise"] == pytest.approx(0.69, abs=0.2)
-    assert history[-1]["pairwise"] < 0.2 and accuracy(margins(model, pairs, PAD)) > 0.95
+    assert history[0]["loss"] == pytest.approx(0.69, abs=0.2)
+    assert history[-1]["loss"] < 0.2 and accuracy(margins(model, pairs, PAD)) > 0.95
     assert [row["rate"] for row in history] == [schedule(step, 120) for step in range(120)]
 
 
-@pytest.mark.parametrize("lm_coef", [0.0, 0.5])
 @pytest.mark.parametrize("kind", ["pairs", "labels"])
-def test_the_first_step_by_hand(kind, lm_coef, capsys):
-    """Loss, metrics and gradient of the first batch, with the language-model loss weighed in."""
-    config = RewardConfig(batch_size=8, lm_coef=lm_coef)
+def test_the_first_step_by_hand(kind, capsys):
+    """Loss, metrics and gradient of the first batch."""
+    config = RewardConfig(batch_size=8)
     model, pairs, loop = tiny(), some_pairs(8), Loop("toy")
     twin = copy.deepcopy(model)
     if kind == "pairs":
-        batches, run, name = comparison_batches(pairs, config, PAD), train, "pairwise"
-        first, lm, right = reward_loss(twin, batches[0])
+        batches, run = comparison_batches(pairs, config, PAD), train
+        loss, right = reward_loss(twin, batches[0])
     else:
-        rows = [(pair.prompt + pair.chosen)[:16] for pair in pairs]  # of at most 24, padded to 16s
-        batches, run = label_batches(rows, [1, 0] * 4, config, PAD), train_on_labels
-        name, (first, lm, right) = "label", label_loss(twin, *batches[0])
-    loss = first + lm_coef * lm
+        texts = [Text(pair.prompt[:6], pair.chosen) for pair in pairs]
+        batches, run = label_batches(texts, [1, 0] * 4, config, PAD), train_on_labels
+        loss, right = label_loss(twin, *batches[0])
     loss.backward()
     learns = [p for p in twin.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(learns, 1.0).item()
     (row,) = run(model, batches, config, loop)
-    assert row.keys() == {"step", "loss", name, "accuracy", "grad_norm", "rate"}
-    expected = {"loss": loss.item(), name: first.item(), "accuracy": right.item()}
+    assert row.keys() == {"step", "loss", "accuracy", "grad_norm", "rate"}
+    expected = {"loss": loss.item(), "accuracy": right.item()}
     assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
@@ -270,37 +261,30 @@ def test_the_first_step_by_hand(kind, lm_coef, capsys):
 # ---------------------------------------------------------------- labels
 
 
-def test_the_label_loss_equals_a_loop_without_padding():
+def test_the_label_loss_by_hand():
     model = tiny()
-    rows, labels = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]], [1.0, 0.0, 1.0]
-    ids, mask = right_pad(rows, PAD)
-    label, lm, accuracy = label_loss(model, ids, mask, torch.tensor(labels))
-    by_hand, nats, guessed, right = 0.0, 0.0, 0, 0
-    for row, one in zip(rows, labels):
-        alone = torch.tensor([row])
-        score = model.values(alone)[0, -1].item()
+    texts, labels = [Text([5], [6, 7]), Text([8, 9], [10, 11, 12]), Text([13], [14])], [1, 0, 1]
+    loss, accuracy = label_loss(model, *text_batch(texts, PAD), torch.tensor(labels).float())
+    by_hand, right = 0.0, 0
+    for text, label in zip(texts, labels):
+        score = model(*text_batch([text], PAD)).item()
         p = 1 / (1 + math.exp(-score))
-        by_hand -= math.log(p if one else 1 - p) / len(rows)
-        right += (score > 0) == (one == 1)
-        log_p = model.gpt(alone)[0].log_softmax(-1)
-        nats -= sum(log_p[t, row[t + 1]].item() for t in range(len(row) - 1))
-        guessed += len(row) - 1
-    assert label.item() == pytest.approx(by_hand, abs=1e-5)
+        by_hand -= math.log(p if label else 1 - p) / len(texts)
+        right += (score > 0) == (label == 1)
+    assert loss.item() == pytest.approx(by_hand, abs=1e-5)
     assert accuracy.item() == pytest.approx(right / 3)
-    assert lm.item() == pytest.approx(nats / guessed, abs=1e-5)
-    same, none, _ = label_loss(model, ids, mask, torch.tensor(labels), lm=False)
-    assert same.item() == pytest.approx(by_hand, abs=1e-5) and none == 0
 
 
 def test_label_batches_hold_each_text_with_its_label():
-    rows = [[i + 2] * (i % 5 + 1) for i in range(20)]
-    batches = label_batches(rows, [i % 2 for i in range(20)], RewardConfig(batch_size=6), PAD)
+    texts = [Text([i + 2] * (i % 3 + 1), [i + 2] * (i % 5 + 1)) for i in range(20)]
+    batches = label_batches(texts, [i % 2 for i in range(20)], RewardConfig(batch_size=6), PAD)
     seen = [
-        (row[keep].tolist(), int(label))
-        for ids, mask, labels in batches
-        for row, keep, label in zip(ids, mask, labels)
+        (row[real & ~of].tolist(), row[of].tolist(), int(label))
+        for batch in batches
+        for row, real, of, label in zip(*batch)
     ]
-    assert sorted(seen) == sorted((row, i % 2) for i, row in enumerate(rows))
+    expected = [(text.prompt, text.completion, i % 2) for i, text in enumerate(texts)]
+    assert sorted(seen) == sorted(expected)
 
 
 def test_training_finds_the_token_that_decides(capsys):
@@ -308,11 +292,10 @@ def test_training_finds_the_token_that_decides(capsys):
     rows = [torch.randint(2, 40, (6,), generator=generator).tolist() for _ in range(64)]
     labels = [i % 3 % 2 for i in range(64)]
     rows = [[20 if label else 22, *row] for row, label in zip(rows, labels)]
-    config = RewardConfig(pointwise=True, batch_size=16, epochs=15, lr=1e-2, lm_coef=0.0)
-    history = train_on_labels(
-        RewardModel(GPT(CONFIG)), label_batches(rows, labels, config, PAD), config, Loop("toy")
-    )
-    assert history[-1]["label"] < 0.1 < 0.4 < history[0]["label"]
+    config = RewardConfig(pointwise=True, batch_size=16, epochs=15, lr=1e-2)
+    batches = label_batches([Text(row[:3], row[3:]) for row in rows], labels, config, PAD)
+    history = train_on_labels(RewardModel(GPT(CONFIG), 0.0), batches, config, Loop("toy"))
+    assert history[-1]["loss"] < 0.1 < 0.4 < history[0]["loss"]
     assert [row["rate"] for row in history] == [schedule(step, 60) for step in range(60)]
 
 
@@ -329,9 +312,9 @@ def test_accuracy_on_labels_and_its_ceiling_by_hand():
 
 def test_labelled_texts_end_with_the_end_of_text(tokenizer):
     item = Labelled("My sister", " keeps my bike.", 1)
-    row = encode_labelled(item, tokenizer, 64)
-    assert row[-1] == tokenizer.eos_id
-    assert tokenizer.decode(row[:-1]) == item.prompt + item.completion
-    says = f"a labelled text has {len(row)} tokens, more than the context of 3"
+    text = encode_labelled(item, tokenizer, 64)
+    assert tokenizer.decode(text.prompt) == item.prompt
+    assert text.completion == tokenizer.encode(item.completion) + [tokenizer.eos_id]
+    says = f"a labelled text has {len(text)} tokens, more than the context of 3"
     with pytest.raises(ValueError, match=says):
         encode_labelled(item, tokenizer, 3)

@@ -14,14 +14,40 @@ def tiny_reward(seed: int = 0) -> RewardModel:
     return RewardModel(tiny(seed=seed))
 
 
+def plain_score(model: RewardModel, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    """The score of one completion, from the definition."""
+    hidden = model.gpt.hidden(torch.tensor([prompt + completion]))[0]  # (T, C)
+    logprobs = model.gpt.logits(hidden).log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt + completion) - 1)
+    total = sum(logprobs[t, token] for t, token in zip(places, completion, strict=True))
+    head = model.score(hidden[-1])[0] - model.head_mean
+    return head + model.surprise_weight * (total - model.logprob_mean)
+
+
 @pytest.mark.parametrize("pad", [left_pad, right_pad])
-def test_the_score_is_the_value_at_the_last_real_token(pad):
+def test_the_score_is_the_head_and_the_weighted_log_probability(pad):
     model = tiny_reward()
+    model.head_mean.fill_(0.7)
+    model.logprob_mean.fill_(-9.0)
+    lengths = torch.tensor([len(row) // 3 + 1 for row in ROWS])[:, None]
     ids, mask = pad(ROWS, 1)
+    completion = mask & (mask.cumsum(1) > lengths)
+    with torch.no_grad():
+        alone = [plain_score(model, row[:n], row[n:]) for row, n in zip(ROWS, lengths[:, 0])]
+    for of in (mask, mask.long()):
+        scores = model(ids, of, completion)
+        torch.testing.assert_close(scores, torch.stack(alone), atol=1e-4, rtol=1e-5)
+    assert scores.dtype == torch.float32
+
+
+def test_a_surprise_weight_of_0_is_a_scalar_head_and_stays_one():
+    model = RewardModel(tiny(), 0.0)
+    ids, mask = right_pad(ROWS, 1)
+    scores = model(ids, mask, mask)
+    scores.sum().backward()
     alone = torch.stack([model.values(torch.tensor([row]))[0, -1] for row in ROWS])
-    torch.testing.assert_close(model(ids, mask), alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model(ids, mask.long()), alone, atol=1e-5, rtol=1e-5)
-    assert model(ids, mask).dtype == torch.float32
+    torch.testing.assert_close(scores, alone, atol=1e-5, rtol=1e-5)
+    assert model.surprise_weight == 0 and model.surprise_weight.grad is None
 
 
 def test_last_real_token_on_either_side():
@@ -54,32 +80,19 @@ def test_score_head_starts_at_one_over_root_of_channels_plus_one():
     assert weight.std().item() == pytest.approx(1 / math.sqrt(2049), rel=0.05)
 
 
-def test_a_shared_prompt_gives_the_scores_of_separate_rows():
-    """One row holds prompt, chosen and rejected; the mask hides the chosen tokens from the rejected
-    ones.
-    """
-    prompt, chosen, rejected = [3, 4, 5, 6], [7, 8, 9], [10, 11]
-    P, C, R = len(prompt), len(chosen), len(rejected)
-    shown = torch.ones(1, P + C + R, P + C + R, dtype=torch.bool)
-    shown[:, P + C :, P : P + C] = False
-    positions = torch.tensor([[*range(P + C), *range(P, P + R)]])
-    for attention in ("explicit", "sdpa"):
-        model = tiny_reward()
-        model.gpt.attention = attention
-        values = model.values(torch.tensor([prompt + chosen + rejected]), shown, positions)[0]
-        both = torch.stack([values[P + C - 1], values[-1]])
-        apart = model(*right_pad([prompt + chosen, prompt + rejected], 1))
-        torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
-
-
-def test_normalise_changes_every_value_and_nothing_else():
+def test_normalise_changes_every_score_and_nothing_else():
     model = tiny_reward()
-    ids = torch.randint(0, 97, (4, 20))
-    before, state = model.values(ids), set(model.state_dict())
-    mean, std = before.mean().item() + 3, before.std().item() * 2
-    model.normalise(mean, std)
-    torch.testing.assert_close(model.values(ids), (before - mean) / std, atol=1e-5, rtol=1e-5)
+    ids, mask = right_pad(ROWS, 1)
+    before, state = model(ids, mask, mask), set(model.state_dict())
+    heads, logprobs = model.head_and_logprob(ids, mask, mask)
+    mean, std = model.normalise(heads[1:], logprobs[1:])
+    assert (mean, std) == pytest.approx((before[1:].mean().item(), before[1:].std().item()))
+    after = model(ids, mask, mask)
+    torch.testing.assert_close(after, (before - mean) / std, atol=1e-5, rtol=1e-5)
     assert set(model.state_dict()) == state
-    for std in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="std"):
-            model.normalise(0.0, std)
+    heads, logprobs = model.head_and_logprob(ids, mask, mask)
+    assert heads[1:].mean().item() == pytest.approx(0, abs=1e-5)  # where the value model starts
+    model.normalise(heads, logprobs)  # again, on others
+    assert model(ids, mask, mask).std().item() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="standard deviation"):
+        model.normalise(heads[:1].expand(3), logprobs[:1].expand(3))

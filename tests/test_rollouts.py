@@ -12,6 +12,7 @@ from helpers.generation import sample
 from helpers.losses import kl_k3, token_logprobs
 from helpers.ppo import minibatch_losses
 from helpers.records import Prompt
+from helpers.reward import Text, text_batch
 from helpers.rollouts import (
     Batch,
     Models,
@@ -108,7 +109,8 @@ def test_rollouts_are_sampled_and_read_in_the_number_format_of_the_run(moved, pr
 def test_scores_are_replaced_where_the_end_is_missing(models, prompts, tokenizer):
     rollout = rollout_of(models, prompts, tokenizer)
     for i, (prompt, response) in enumerate(plain_rows(rollout)):
-        plain = models.reward.values(torch.tensor([prompt + response]))[0, -1].item()
+        text = text_batch([Text(prompt, response)], tokenizer.pad_id)
+        plain = models.reward(*text).item()
         expected = plain if rollout.stopped[i] else SETTINGS.missing_eos_score
         assert rollout.scores[i].item() == pytest.approx(expected, abs=1e-4)
 

@@ -97,16 +97,16 @@ class Loop:
     # ------------------------------------------------------------ parts of a batch
 
     def parts(
-        self, batch: Any, weights: Callable[[Any], Tensor], size: int = 0
+        self, batch: Any, weights: Callable[[Any], Tensor] | None = None, size: int = 0
     ) -> Iterator[tuple[Any, Any]]:
         """This process's rows of a batch, at most `size` at once (0: all), on the model's device;
         each part with its share of the batch's mean.
 
         batch: a tensor, a tuple of tensors, or an object that holds only tensors; rows first.
-        weights(batch): each row's weight in the mean, (B,), such as its tokens; or (B, K) for a
-        loss with K means, whose shares then come as a list of K numbers.
+        weights(batch): each row's weight in the mean, (B,), such as its tokens; equal without it.
         """
-        self.batch, counts = batch, weights(batch).cpu().double()
+        ones = torch.ones(rows_of(batch))
+        self.batch, counts = batch, (weights(batch) if weights else ones).cpu().double()
         while True:
             self.totals, self.largest, self.retrying = {}, {}, False
             self.rows = min(filter(None, (size, self.size)), default=0) or len(counts)
@@ -228,9 +228,7 @@ def row_slices(rows: int, size: int) -> Iterator[slice]:
         yield slice(part.start, part.stop, part.step)
 
 
-def share_of(counts: Tensor, rows: slice) -> Any:
-    """The share of these rows in a batch's counts, (B,) or (B, K); 0 in a process without rows."""
-    if not len(own_rows(len(counts))):
-        return torch.zeros(counts.shape[1:]).tolist()
-    total = counts.sum(0)
-    return torch.where(total > 0, counts[rows].sum(0) / total, 0.0).tolist()
+def share_of(counts: Tensor, rows: slice) -> float:
+    """The share of these rows in a batch's counts (B,); 0 in a process without rows."""
+    total = counts.sum().item() if len(own_rows(len(counts))) else 0.0
+    return counts[rows].sum().item() / total if total > 0 else 0.0

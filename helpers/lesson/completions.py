@@ -3,6 +3,7 @@
 import re
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.draws import Draws
@@ -43,12 +44,15 @@ def score_by_token(
     model: RewardModel, tokenizer: Tokenizer, prompt: str, completion: str
 ) -> tuple[list[str], Tensor]:
     """Pieces of the completion with its end of text (R,), and the score after each of them (R +
-    1,).
+    1,): what the model would give if the text ended there.
 
     The first score is that at the end of the prompt. Raises ValueError when the text does not fit
     the context.
     """
     start, response = tokenizer.encode(prompt), tokenizer.encode(completion) + [tokenizer.eos_id]
     ids = torch.tensor([start + response], device=model.score.weight.device)
-    values = model.values(ids)[0, len(start) - 1 :].cpu()  # (R + 1,)
-    return [*tokenizer.pieces(completion), "END"], values
+    hidden = model.gpt.hidden(ids)[0, len(start) - 1 :]  # (R + 1, C)
+    logprobs = model.gpt.logprobs(hidden[:-1], ids[0, len(start) :])  # (R,)
+    so_far = F.pad(logprobs.cumsum(0), (1, 0))  # (R + 1,)
+    scores = model.combine(model.head(hidden), so_far)
+    return [*tokenizer.pieces(completion), "END"], scores.cpu()

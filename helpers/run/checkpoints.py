@@ -3,6 +3,7 @@
 """
 
 import json
+import math
 import platform
 import re
 from pathlib import Path
@@ -31,6 +32,8 @@ from helpers.run.weights import (
 MAKERS = {"base": "1-SFT.ipynb"} | {stage: f"{name}.ipynb" for stage, name in NOTEBOOKS.items()}
 
 # What stage.json must hold for what reads it: whether the value of a name is right.
+# What a reward model's score has beside its head, which transformers' GPT-2 has no names for.
+SCORE_NUMBERS = ("surprise_weight", "head_mean", "logprob_mean")
 FILES = {"config.json", "model.safetensors", "tokenizer.json"}
 CONTENTS = {
     "stage": lambda stage: isinstance(stage, str) and stage in MAKERS,
@@ -74,9 +77,12 @@ def to_transformers_state(model: GPT | RewardModel) -> dict[str, Tensor]:
     return state
 
 
-def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT | RewardModel:
+def from_transformers_state(
+    config: GPTConfig, state: dict[str, Tensor], settings: dict | None = None
+) -> GPT | RewardModel:
     """A model with transformers' GPT-2 weights: with a score head a RewardModel, else a GPT.
 
+    settings: the contents of config.json, which has the other numbers of a reward model's score.
     Raises WeightsError, a RuntimeError that names the weights, when one is missing, left over, of
     another shape, or holds no finite floats.
     """
@@ -87,8 +93,16 @@ def from_transformers_state(config: GPTConfig, state: dict[str, Tensor]) -> GPT 
     if score is None:
         return gpt
     check_shapes({"score.weight": (1, config.channels)}, {"score.weight": score})
-    model = RewardModel(gpt)
+    numbers = {name: (settings or {}).get(name) for name in SCORE_NUMBERS}
+    for name, number in numbers.items():
+        if not (type(number) in (int, float) and math.isfinite(number)):
+            raise WeightsError(
+                f"its config.json says {name} {number!r:.40}, and a number is needed"
+            )
+    model = RewardModel(gpt, numbers["surprise_weight"])
     model.score.load_state_dict({"weight": score})
+    for name, number in numbers.items():
+        getattr(model, name).data.fill_(number)
     return model
 
 
@@ -119,6 +133,7 @@ def transformers_config(model: GPT | RewardModel, tokenizer) -> dict:
     if reward:  # one label: a number
         labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
         config |= labels | {"problem_type": "regression"}
+        config |= {name: getattr(model, name).item() for name in SCORE_NUMBERS}
     return config
 
 
@@ -339,8 +354,9 @@ def load_stage(
     check_files(folder, info)
     check_parent(folder, info)
     try:
-        config = gpt_config(read_config(folder))
-        model = from_transformers_state(config, load_file(folder / "model.safetensors"))
+        settings = read_config(folder)
+        state = load_file(folder / "model.safetensors")
+        model = from_transformers_state(gpt_config(settings), state, settings)
         if is_reward_model(model) != (stage == "reward"):
             raise WeightsError(f"a {type(model).__name__} is no model of stage {stage!r}")
     except (WeightsError, SafetensorError, OSError) as error:

@@ -13,6 +13,7 @@ from helpers.model import GPTConfig
 from helpers.rows.tracks import TRACKS
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.memory import (
+    LOGIT,
     matrices,
     ppo_notebook_bytes,
     sampling_bytes,
@@ -102,7 +103,7 @@ def stage_seconds(machine: Machine, configs: dict, track: str) -> dict[str, floa
     length, pair = prompt + completion, prompt + completion + other
     tokens, rows = pretrain.documents * pretrain.epochs * DOCUMENT, sft.demonstrations * sft.epochs
     pairs = reward.comparisons * reward.epochs
-    pair_logits = pairs * (pair - prompt) if reward.lm_coef else 0
+    pair_logits = pairs * (pair - prompt) if reward.surprise_weight else 0
     training = {
         "pretrain": operations(pretrained_config(pretrain), tokens, tokens, pretrain.context, True),
         "sft": operations(GPT2, rows * length, rows * completion, length, True),
@@ -138,6 +139,7 @@ def stage_bytes(configs: dict, track: str) -> dict[str, int]:
     pretrain, sft, reward, ppo = (configs[stage] for stage in NOTEBOOKS)
     context, new = pretrain.context, sft.response_tokens
     pair = context if reward.pointwise else context + new  # the rejected completion comes last
+    scored = context if reward.pointwise else 2 * new  # tokens whose log-probability is read
     pretrained, one = pretrained_config(pretrain), state_bytes(GPT2, False, trained=False)
     measuring = 4 * one + sampling_bytes(GPT2, longest_rollout(configs, track))
 
@@ -145,10 +147,11 @@ def stage_bytes(configs: dict, track: str) -> dict[str, int]:
         rows = config.micro_batch or config.batch_size
         return training_bytes(model, rows * length, rows * predicted, 16, config.muon_lr > 0)
 
+    logits = LOGIT * (reward.micro_batch or reward.batch_size) * scored * GPT2.vocab_size
     return {
         "pretrain": training(pretrained, pretrain, context, context),
         "sft": max(training(GPT2, sft, context, new) + 2 * one, measuring),
-        "reward": max(training(GPT2, reward, pair, 0) + 2 * one, measuring),
+        "reward": max(training(GPT2, reward, pair, 0) + logits + 2 * one, measuring),
         "ppo": max(ppo_notebook_bytes(GPT2, ppo, reward, longest_rollout(configs, track)).values()),
     }
 

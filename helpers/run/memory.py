@@ -110,6 +110,9 @@ def ppo_notebook_bytes(
     few = min(16, config.micro_batch or config.minibatch_size)
     pairs = min(16, reward.micro_batch or 16) * (length + reward.response_tokens)
     weak = training_bytes(model, pairs, 0, bits, muon=False)
+    weak += (
+        LOGIT * min(16, reward.micro_batch or 16) * 2 * reward.response_tokens * model.vocab_size
+    )
     free = replace(config, rollout_size=32, minibatch_size=few)
     return {
         "training": ppo_bytes(model, config, length) + one,

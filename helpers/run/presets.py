@@ -65,7 +65,7 @@ REAL: dict[str, Differences] = {  # preset cpu
     "sentiment": {
         "pretrain": SMALL_GPT | dict(context=128, documents=1_300, batch_size=32),
         "sft": dict(demonstrations=100_000, epochs=3.0, batch_size=32),
-        "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, muon_lr=1e-2, lm_coef=0.1),
+        "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, muon_lr=1e-2),
         "ppo": dict(iterations=40, kl_coef=0.1),
         "responses": dict(response_tokens=48),
     },
@@ -96,7 +96,7 @@ T4: Differences = {  # every track; micro_batch is what fits
     "sft": ADAMW
     | LORA
     | dict(init="gpt2", batch_size=32, micro_batch=16, lr=5e-5, train_embeddings=False),
-    "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5, lm_coef=0.0),
+    "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5),
     "ppo": ADAMW
     | LORA
     | dict(iterations=150, rollout_size=32, minibatch_size=8, lr=1e-5, value_lr=1e-5, kl_coef=0.05),

@@ -45,7 +45,7 @@ def train_judge(course: Course, comparisons: list[Comparison], heldout: list[Com
     config = replace(course.config, seed=course.config.seed + 1)
     base, _ = load_base(course)
     torch.manual_seed(config.seed)  # of the head
-    model = RewardModel(base).to(course.device)
+    model = RewardModel(base, config.surprise_weight).to(course.device)
     pairs = encode(comparisons, tokenizer, base.config.context)
     learn_pairs(course, model, pairs, config, course.loop("judge", seed=config.seed))
     if not is_main():

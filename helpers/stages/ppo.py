@@ -48,6 +48,7 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
     )
     policy, reference = policy_and_reference(sft, course.config)
     value = copy.deepcopy(reward)
+    value.surprise_weight.requires_grad_(False)  # only the head's values are read
     dtype = matmul_dtype(course.device, course.dtype)
     return Models(policy, reference, reward.requires_grad_(False), value, dtype)
 

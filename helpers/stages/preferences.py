@@ -66,9 +66,9 @@ def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparis
 def learn_labels(course: Course, model: RewardModel, items: list[Labelled]) -> list[dict]:
     """Train on texts and their labels; returns the metrics of every step."""
     config, tokenizer, context = course.config, course.tokenizer, model.gpt.config.context
-    rows = [encode_labelled(item, tokenizer, context) for item in items]
+    texts = [encode_labelled(item, tokenizer, context) for item in items]
     labels = [item.label for item in items]
-    batches = reward.label_batches(rows, labels, config, tokenizer.pad_id)
+    batches = reward.label_batches(texts, labels, config, tokenizer.pad_id)
     loop = course.loop(title="labels")
     return reward.train_on_labels(model, ahead(batches, course.device), config, loop)
 
@@ -78,9 +78,9 @@ def measure_labels(
 ) -> dict:
     """Accuracy on held-out labels, and that of a bag of words fitted on the same rows."""
     tokenizer, context = course.tokenizer, model.gpt.config.context
-    rows = [encode_labelled(item, tokenizer, context) for item in heldout]
+    texts = [encode_labelled(item, tokenizer, context) for item in heldout]
     words = fit_rows(items, heldout, course.config.seed)[1]
-    scores = reward.score_rows(model, rows, tokenizer.pad_id)
+    scores = reward.score_texts(model, texts, tokenizer.pad_id).cpu()
     return label_metrics(scores, heldout) | {f"bag_of_words_{k}": v for k, v in words.items()}
 
 

@@ -28,7 +28,7 @@ def run(course: Course) -> None:
     """The whole stage."""
     expected = {"stage": "sft", "track": course.track, "tokenizer": course.tokenizer}
     policy, _ = load_stage(course.folder("sft"), **expected, device=course.device)
-    model = RewardModel(copy.deepcopy(policy)).to(course.device)
+    model = RewardModel(copy.deepcopy(policy), course.config.surprise_weight).to(course.device)
     course.prepare(model.gpt)
     items, history, metrics = learn(course, model)
     if is_main():  # the other processes only help with the training
@@ -72,7 +72,7 @@ def finish(
     """
     metrics = metrics | {"mean": scale[0], "std": scale[1]}
     name, window = ("label" if course.config.pointwise else "pairwise"), max(1, len(history) // 10)
-    curve = loss_curve(history, name, window, label_noise(items), "annotators' noise")
+    curve = loss_curve(history, "loss", window, label_noise(items), "annotators' noise")
     course.finish(
         model,
         metrics,

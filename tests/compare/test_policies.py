@@ -63,7 +63,7 @@ def gpt(seed: int) -> GPT:
 def evaluation() -> Evaluation:
     """One whose policy equals SFT, without judge and references."""
     sft = gpt(0)
-    reward = RewardModel(copy.deepcopy(sft))
+    reward = RewardModel(copy.deepcopy(sft), 0.01)
     models = Models(copy.deepcopy(sft), sft, reward, copy.deepcopy(reward))
     return Evaluation(models, TOKENIZER, PROMPTS, CONFIG)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import ppo, reward, sft
+from helpers import ppo, sft
 from helpers.batching import right_pad
 from helpers.engine import loop as engine_loop
 from helpers.engine.loop import Loop, row_slices, rows_of, share_of
@@ -21,9 +21,9 @@ from helpers.engine.state import read_state
 from helpers.engine.transfer import select
 from helpers.model import GPT
 from helpers.pretrain import next_token_loss, token_counts
-from helpers.reward import label_loss, pair_batch, pair_counts, reward_loss, text_counts
+from helpers.reward import label_loss, pair_batch, reward_loss, text_batch
 from helpers.training import Optimizers
-from tests.support.runs import ALL, LABELS, PAD, PAIRS, ROWS, model
+from tests.support.runs import ALL, LABELS, PAD, PAIRS, ROWS, TEXTS, model
 from tests.support.tensors import shaken
 
 STAGES = ("pretrain", "sft", "lora", "pairs", "labels")  # with batches that can run out of memory
@@ -63,14 +63,11 @@ def test_a_run_in_parts_is_the_run_in_one_piece(name, size, unsplit):
 
 
 def of_stage(name: str):
-    """Batch, weights and loss(model, part, shares) of a stage whose model scores."""
-    ids, mask = right_pad(ROWS, PAD)
+    """Batch and loss(model, part) of a stage whose model scores."""
     if name == "pairs":
-        batch, counts, loss_of = pair_batch(PAIRS, PAD), pair_counts, reward_loss
-    else:
-        batch, counts = (ids, mask, torch.tensor(LABELS, dtype=torch.float32)), text_counts
-        loss_of = lambda m, b: label_loss(m, *b)  # noqa: E731
-    return batch, counts, loss_of
+        return pair_batch(PAIRS, PAD), reward_loss
+    batch = *text_batch(TEXTS, PAD), torch.tensor(LABELS, dtype=torch.float32)
+    return batch, lambda model, part: label_loss(model, *part)
 
 
 def in_parts(loop: Loop, module: nn.Module, batch, counts, size: int):
@@ -81,23 +78,22 @@ def in_parts(loop: Loop, module: nn.Module, batch, counts, size: int):
 
 @pytest.mark.parametrize("name", ["pairs", "labels"])
 @pytest.mark.parametrize("size", [1, 4, 24])
-def test_gradients_of_two_means_add_up(name, size):
+def test_gradients_of_parts_add_up(name, size):
     """In float64, so that nothing but an error of weighting can show."""
-    batch, counts, loss_of = of_stage(name)
+    batch, loss_of = of_stage(name)
     scored = shaken(model(True)).double()
-    first, lm, accuracy = loss_of(scored, batch)
-    expected = torch.autograd.grad(first + 0.7 * lm, list(scored.parameters()))
-    twin, loop, sums = copy.deepcopy(scored), Loop("toy"), torch.zeros(2)
-    for part, (of_rows, of_tokens) in in_parts(loop, twin, batch, counts, size):
-        a, b, right = loss_of(twin, part)
-        (of_rows * a + 0.7 * of_tokens * b).backward()
-        loop.add(of_rows, first=a, accuracy=right)
-        loop.add(of_tokens, lm=b)
-        sums += torch.tensor([of_rows, of_tokens])
-    assert sums.tolist() == pytest.approx([1, 1])
+    loss, accuracy = loss_of(scored, batch)
+    expected = torch.autograd.grad(loss, list(scored.parameters()))
+    twin, loop, sums = copy.deepcopy(scored), Loop("toy"), 0.0
+    for part, share in in_parts(loop, twin, batch, None, size):
+        value, right = loss_of(twin, part)
+        (share * value).backward()
+        loop.add(share, loss=value, accuracy=right)
+        sums += share
+    assert sums == pytest.approx(1)
     for gradient, parameter in zip(expected, twin.parameters()):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-5)
-    means = {"first": first.item(), "accuracy": accuracy.item(), "lm": lm.item()}
+    means = {"loss": loss.item(), "accuracy": accuracy.item()}
     assert loop.means() == pytest.approx(means, rel=1e-5)
 
 
@@ -107,8 +103,8 @@ def test_a_batch_in_one_piece_is_the_very_batch():
     ((part, share),) = in_parts(loop, gpt, (ids, mask), token_counts, 0)
     assert part[0] is ids and part[1] is mask and share == 1.0
     pairs = pair_batch(PAIRS, PAD)
-    ((part, shares),) = in_parts(loop, gpt, pairs, pair_counts, 0)
-    assert torch.equal(part.attention_mask, pairs.attention_mask) and shares == [1.0, 1.0]
+    ((part, share),) = in_parts(loop, gpt, pairs, None, 0)
+    assert torch.equal(part.attention_mask, pairs.attention_mask) and share == 1.0
     assert [len(range(23)[rows]) for rows in row_slices(23, 8)] == [8, 8, 7]
 
 
@@ -126,17 +122,13 @@ def test_rows_of_every_kind_of_batch():
 def test_what_a_row_counts_by_hand():
     ids, mask = right_pad([[5, 6, 7, 0], [8, 9]], PAD)
     assert token_counts((ids, mask)).tolist() == [3, 1]
-    assert text_counts((ids, mask, torch.ones(2))).tolist() == [[1, 3], [1, 1]]
     batch = next(iter(sft.demonstration_batches([([5, 6, 7, 0], 2), ([8, 9], 1)], 2, 1, PAD, 0)))
     assert sorted(sft.completion_counts(batch).tolist()) == [1, 2]
-    pairs = pair_batch([reward.Pair([5], [6, 7, 0], [8, 0]), reward.Pair([5], [0], [0])], PAD)
-    assert pair_counts(pairs).tolist() == [[1, 3], [1, 0]]
 
 
 def test_shares_by_hand():
-    counts = torch.tensor([[1.0, 3.0], [1.0, 1.0], [1.0, 0.0], [1.0, 4.0]])
-    assert share_of(counts, slice(0, 2)) == [0.5, 0.5]
-    assert share_of(counts[:, 1], slice(3, 4)) == 0.5
+    counts = torch.tensor([3.0, 1.0, 0.0, 4.0])
+    assert share_of(counts, slice(0, 2)) == share_of(counts, slice(3, 4)) == 0.5
     assert share_of(torch.zeros(4), slice(0, 2)) == 0.0  # nothing is counted: nothing is learned
 
 
@@ -190,8 +182,8 @@ def test_a_process_without_rows_takes_part(monkeypatch):
     loop, gpt = Loop("toy"), model()
     (((row, _), share),) = in_parts(loop, gpt, (ids, mask), token_counts, 0)
     assert len(row) == 1 and share == 0
-    ((_, shares),) = in_parts(loop, gpt, (ids, mask, mask[:, 0]), text_counts, 0)
-    assert shares == [0, 0]
+    ((_, share),) = in_parts(loop, gpt, (ids, mask), None, 0)
+    assert share == 0
 
 
 def test_metrics_are_added_up_over_processes(monkeypatch):

@@ -73,7 +73,9 @@ def test_weights_come_back_as_they_were(tmp_path, reward):
     assert info["config"] == {"lr": 0.1} and info["metrics"] == {"loss": 2.5}
     assert info["data_fingerprint"] == "abc"
     assert info["tokenizer"]["name"] == "dummy" and info["versions"]["torch"] == torch.__version__
-    assert same_weights(from_transformers_state(CONFIG, to_transformers_state(model)), model)
+    settings = json.loads((tmp_path / "a/config.json").read_text())
+    state = to_transformers_state(model)
+    assert same_weights(from_transformers_state(CONFIG, state, settings), model)
 
 
 def opened(kind, folder):
@@ -95,14 +97,15 @@ def test_transformers_opens_a_language_model(tmp_path):
 
 
 @torch.no_grad()
-def test_transformers_opens_a_reward_model_normalised_or_not(tmp_path):
+def test_transformers_opens_the_head_of_a_reward_model_normalised_or_not(tmp_path):
     model, (ids, mask) = model_of(reward=True), right_pad(ROWS, 1)
     for name in ("raw", "normalised"):
         save(tmp_path / name, model, "reward")
         theirs = opened(AutoModelForSequenceClassification, tmp_path / name)
-        scores = theirs(ids, attention_mask=mask.long()).logits.squeeze(1)
-        torch.testing.assert_close(scores, model(ids, mask), atol=1e-4, rtol=1e-5)
-        model.normalise(mean=1.5, std=0.4)
+        heads = theirs(ids, attention_mask=mask.long()).logits.squeeze(1)
+        ours, logprobs = model.head_and_logprob(ids, mask, mask)
+        torch.testing.assert_close(heads - model.head_mean, ours, atol=1e-4, rtol=1e-5)
+        model.normalise(ours, logprobs)
 
 
 def test_transformers_own_files_load_here(tmp_path):
@@ -218,13 +221,20 @@ def edited(folder, name: str, content: bytes) -> None:
     (folder / "stage.json").write_text(json.dumps(info))
 
 
+NUMBERS = {"surprise_weight": 0.3, "head_mean": 0.0, "logprob_mean": 0}
 EDITS = [
     ({"n_layer": 3}, {}, "n_layer 3, but its weights have 2"),
     ({"n_head": "2"}, {}, "says n_head '2', and a whole number is needed"),
     ({"vocab_size": None}, {}, "says vocab_size None"),
     ({}, {"transformer.ln_f.bias": torch.full((16,), torch.nan)}, "ln_f.bias holds numbers that"),
     ({}, {"transformer.ln_f.bias": torch.ones(3)}, r"has ln_f.bias \(3,\) instead of \(16,\)"),
-    ({}, {"score.weight": torch.ones(1, 16)}, "a RewardModel is no model of stage 'sft'"),
+    (NUMBERS, {"score.weight": torch.ones(1, 16)}, "a RewardModel is no model of stage 'sft'"),
+    ({}, {"score.weight": torch.ones(1, 16)}, "says surprise_weight None, and a number is needed"),
+    (
+        NUMBERS | {"head_mean": "1"},
+        {"score.weight": torch.ones(1, 16)},
+        "says head_mean '1', and a number is needed",
+    ),
     ({}, {"score.weight": torch.ones(2, 16)}, r"has score.weight \(2, 16\) instead of \(1, 16\)"),
 ]
 

@@ -2,6 +2,8 @@
 open our folders.
 """
 
+import re
+
 import pytest
 import torch
 from transformers import (
@@ -12,8 +14,8 @@ from transformers import (
     pipeline,
 )
 
-from helpers.batching import right_pad
 from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.reward import Text, score_texts
 from helpers.rows.embedded import load_tokenizer
 from helpers.run.checkpoints import to_transformers_state
 from helpers.run.import_weights import load_gpt2
@@ -84,6 +86,9 @@ def saved(folder, stage: str):
     tokenizer = load_tokenizer("tldr")
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32))
     model = shaken(RewardModel(gpt) if stage == "reward" else gpt)
+    if stage == "reward":
+        model.head_mean.fill_(0.7)
+        model.logprob_mean.fill_(-31.5)
     save(folder, model, tokenizer, stage)
     return model, tokenizer
 
@@ -106,17 +111,17 @@ def test_the_pipeline_writes_what_our_model_would(tmp_path, stage):
     assert opened.config.architectures == ["GPT2LMHeadModel"]
 
 
-def test_the_pipeline_scores_as_our_reward_model_does(tmp_path):
+def test_the_lines_of_the_model_card_score_as_our_reward_model_does(tmp_path, monkeypatch):
+    """transformers alone, from the saved folder: the head, the causal model, and config.json."""
     folder = tmp_path / "reward"
     model, tokenizer = saved(folder, "reward")
-    texts = ["TL;DR: My sister keeps losing my umbrella.", "TL;DR: No."]
-    score = pipeline(
-        "text-classification", model=str(folder), device="cpu", function_to_apply="none"
-    )
-    ids, mask = right_pad([tokenizer.encode(text) for text in texts], tokenizer.pad_id)
-    with torch.no_grad():
-        expected = model(ids, mask).tolist()
-    scores = score(texts)
-    assert [row["label"] for row in scores] == ["score", "score"]
-    assert [row["score"] for row in scores] == pytest.approx(expected, abs=1e-4)
+    monkeypatch.chdir(folder)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.S)
+    for completion in (" My sister keeps losing my umbrella.", " No."):
+        names = {"prompt": "TITLE: My sister\n\nTL;DR:", "completion": completion}
+        exec(code, names)
+        ids = tokenizer.encode(completion) + [tokenizer.eos_id]
+        text = Text(tokenizer.encode(names["prompt"]), ids)
+        ours = score_texts(model, [text], tokenizer.pad_id)
+        assert names["score"].item() == pytest.approx(ours.item(), abs=1e-4)
     assert AutoModelForSequenceClassification.from_pretrained(folder).num_labels == 1

@@ -27,7 +27,7 @@ def test_the_curve_of_the_report_has_the_floor_where_it_is_known(tmp_path):
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 16))
     facts = {"stage": "sft", "track": "tldr", "config": {}, "metrics": {}, "parent": None}
     save_stage(course.folder("sft"), gpt, tokenizer, **facts, data_fingerprint="")
-    history = [{"pairwise": 0.7}, {"pairwise": 0.6}]
+    history = [{"loss": 0.7}, {"loss": 0.6}]
     unknown = [Comparison("p", " a", " b")]
     for items, floor in ((PAIRS, label_noise(PAIRS)), (unknown, None)):
         metrics = finish(course, RewardModel(gpt), items, history, {"accuracy": 0.5}, (1.0, 2.0))

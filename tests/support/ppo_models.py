@@ -38,6 +38,7 @@ def starting_models(tokenizer, context: int = 160, layers: int = 2, channels: in
         sft.wte.weight[tokenizer.eos_id, 0], sft.wte.weight[tokenizer.pad_id, 0] = 1.5, -1.5
     reward = shaken(RewardModel(GPT(config)), 0.2)
     policy, value = copy.deepcopy(sft), copy.deepcopy(reward)
+    value.surprise_weight.requires_grad_(False)  # only the head's values are read
     return Models(policy, sft.requires_grad_(False), reward.requires_grad_(False), value)
 
 

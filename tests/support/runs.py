@@ -17,7 +17,7 @@ from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.records import Prompt
-from helpers.reward import Pair
+from helpers.reward import Pair, Text
 from helpers.rollouts import Models
 from helpers.stages.adapters import add_adapters
 
@@ -35,6 +35,7 @@ def row(low: int = 3, high: int = 20) -> list[int]:
 ROWS = [row() for _ in range(25)]
 SPLIT_ROWS = [(ids, len(ids) // 3) for ids in ROWS]  # with the prompt's length
 PAIRS = [Pair(row(2, 9), row(), row()) for _ in range(25)]
+TEXTS = [Text(ids[:n], ids[n:]) for ids, n in SPLIT_ROWS]
 LABELS = [i % 2 for i in range(25)]
 SIZES = {"batch_size": 4, "epochs": 2.0}  # 14 steps, of which two have one row
 PROMPTS = [
@@ -90,7 +91,7 @@ def run_pairs(loop: Loop, muon_lr: float, **settings) -> RewardModel:
 
 def run_labels(loop: Loop, muon_lr: float, **settings) -> RewardModel:
     config, trained = RewardConfig(**SIZES | {"muon_lr": muon_lr} | settings), model(True)
-    reward.train_on_labels(trained, reward.label_batches(ROWS, LABELS, config, PAD), config, loop)
+    reward.train_on_labels(trained, reward.label_batches(TEXTS, LABELS, config, PAD), config, loop)
     return trained
 
 

@@ -91,15 +91,14 @@ def pair_mask(visible: Tensor, labels: Sequence[str], parts: Sequence[int]) -> F
     return fig
 
 
-def training(history: Sequence[dict], floor: float, window: int) -> Figure:
+def training(history: Sequence[dict], floor: float, window: int, loss: str = "pairwise") -> Figure:
     """Loss and accuracy of the training batches, averaged over `window` steps, against the
     annotators' (NaN: not known).
 
-    The loss is that of pairs, or of labels where the history is of training on labels.
+    loss: "pairwise", or "label" for training on labels.
     """
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
-    loss = "pairwise" if "pairwise" in history[0] else "label"
-    names = {loss: f"{loss} loss (nats)", "accuracy": "accuracy on the batch"}
+    names = {"loss": f"{loss} loss (nats)", "accuracy": "accuracy on the batch"}
     for ax, (name, label), colour in zip(axes, names.items(), (REJECTED, CHOSEN)):
         values = torch.tensor([step[name] for step in history])
         smooth = values.unfold(0, window, 1).mean(-1)  # (steps - window + 1,)
