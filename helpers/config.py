@@ -89,7 +89,7 @@ class SFTConfig(AdapterConfig):
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which completion annotators prefer."""
 
-    comparisons: int = 15_000
+    comparisons: int = 4_000
     epochs: float = 1.0
     # Pairs per step: learning to match words between post and summary takes a low-noise gradient.
     batch_size: int = 32
