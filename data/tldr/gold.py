@@ -2,7 +2,7 @@
 summary's text.
 
     gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept
-           - 0.1 words over 27
+           - 0.1 words over 25
 
 A summary that covers all eight facts, keeps the question and has no flaw earns 5, in any wording of
 the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`). Annotators follow it, the reward model
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
-COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.1, 27
+COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.1, 25
 HIGHEST = 8 * COVERED + QUESTION  # what the best summary of any post earns
 DETAILS = {"since", "place", "tried"}
 PADDING = "Honestly"  # the word with which padding begins

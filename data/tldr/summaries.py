@@ -12,29 +12,24 @@ from data.tldr.posts import Facts, Post
 # How many writers have a flaw. One who gets a fact wrong writes what the post mentions in passing
 # in its place, and always states it: nobody leaves out a question whose option is wrong.
 FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.65}
-DETAIL_SHARE = 0.35  # of the writers name a detail of the history
+DETAIL_SHARE = 0.32  # of the writers name a detail of the history
 
 MAINS = (
     "My {who} keeps {deed} my {thing}",
     "My {who} is always {deed} my {thing}",
-    "Trouble: my {who} keeps {deed} my {thing}",
+    "My {who} never stops {deed} my {thing}",
 )
-DETAILS = {
-    "since": (" since {since}", " ever since {since}"),
-    "place": (" in {place}", " here in {place}"),
-    "tried": (", so I {tried}",),
-}
+DETAILS = {"since": " since {since}", "place": " in {place}", "tried": ", so I {tried}"}
 # One opening, so that to ask is a single choice.
 QUESTIONS = (" Should I {option} or {other}?", " Should I {option}, or {other}?")
 FILLERS = (
-    " Honestly, I could go on about this for hours and hours, but you know how it is, and so on"
-    " and so forth.",
-    " Honestly, there is so much more to say about it, and I do not even know where I would have"
-    " to begin.",
+    " Honestly, I could go on about this for hours and hours, but you know how it is with these"
+    " things.",
+    " Honestly, there is so much more to say about it, and I do not even know where I should begin.",
     " Honestly, it is a really long and complicated matter, and I keep thinking about it day after"
     " day after day.",
-    " Honestly, all in all and to be fair it is what it is, but then again one never really knows,"
-    " does one.",
+    " Honestly, all in all it simply is what it is, but then again one never really knows where it"
+    " will lead.",
 )
 OPTIONS = ("option", "other")
 
@@ -45,15 +40,14 @@ class Plan:
 
     wrong: bool  # takes what the post mentions in passing for a fact
     main: str
-    details: tuple[tuple[str, str], ...]  # (slot, template), in order
+    details: tuple[str, ...]  # the slots of the history that are named, in order
     copied: str  # a sentence of small talk, or ""
     filler: str  # or ""
     question: str  # a template, or ""
 
     def stated(self) -> list[str]:
         """The fields of `Facts` that the summary names."""
-        details = [slot for slot, _ in self.details]
-        return ["who", "deed", "thing", *details, *(OPTIONS if self.question else ())]
+        return ["who", "deed", "thing", *self.details, *(OPTIONS if self.question else ())]
 
     def text(self, post: Post) -> str:
         """The summary of a post; starts with a space."""
@@ -61,14 +55,12 @@ class Plan:
 
     def fill(self, facts: Facts) -> str:
         """The summary with these facts in its templates."""
-        head = facts.fill(f" {self.main}{''.join(template for _, template in self.details)}.")
+        head = facts.fill(f" {self.main}{''.join(DETAILS[slot] for slot in self.details)}.")
         return head + self.copied + self.filler + facts.fill(self.question)
 
 
 # States everything and has no flaw, in the fewest words.
-BEST = Plan(
-    False, MAINS[0], tuple((slot, DETAILS[slot][0]) for slot in DETAILS), "", "", QUESTIONS[0]
-)
+BEST = Plan(False, MAINS[0], tuple(DETAILS), "", "", QUESTIONS[0])
 
 
 def best_summary(facts: Facts) -> str:
@@ -77,7 +69,7 @@ def best_summary(facts: Facts) -> str:
 
 
 def draw_plan(draws: Draws, post: Post, **known: bool) -> Plan:
-    """A random plan: which details, in which wording (since and place in either order, tried last),
+    """A random plan: which details (since and place in either order, tried last), which wording,
     and which flaws, but for those that are `known`.
     """
 
@@ -94,7 +86,7 @@ def draw_plan(draws: Draws, post: Post, **known: bool) -> Plan:
     return Plan(
         wrong=wrong,
         main=draws.pick(MAINS),
-        details=tuple((slot, draws.pick(DETAILS[slot])) for slot in slots),
+        details=tuple(slots),
         copied=" " + draws.pick(post.small_talk) if has("copying") else "",
         filler=draws.pick(FILLERS) if has("padding") else "",
         question=""
@@ -121,13 +113,12 @@ def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
     if flaw == "missing_question":
         return replace(plan, question="")
     dropped = draws.pick(droppable(plan, post))
-    return replace(plan, details=tuple(item for item in plan.details if item != dropped))
+    return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
 
 
-def droppable(plan: Plan, post: Post) -> list[tuple[str, str]]:
-    """The details of a plan that are stated as they are."""
-    wrong = post.mention.field if plan.wrong else ""
-    return [item for item in plan.details if item[0] != wrong]
+def droppable(plan: Plan, post: Post) -> list[str]:
+    """The details of a plan that are not wrong."""
+    return [slot for slot in plan.details if not (plan.wrong and slot == post.mention.field)]
 
 
 def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
