@@ -69,6 +69,4 @@ def gold(facts: Facts, summary: str) -> Gold:
     reward = COVERED * covered + INVENTED * invented + COPIED * copied + QUESTION * question
     reward += PER_WORD * max(0, len(words) - FREE_WORDS)
     dropped = len(DETAILS - {slot for slot, _ in pairs})
-    return Gold(
-        reward, covered, invented, copied, question, len(words), PADDING in named, dropped
-    )
+    return Gold(reward, covered, invented, copied, question, len(words), PADDING in named, dropped)

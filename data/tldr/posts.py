@@ -31,7 +31,10 @@ HISTORY = {
 # two options differ, so that a reader can tell which of the two a hasty writer takes it for.
 MENTIONS = {
     "who": ("Yesterday I met the {who} of my cousin.", "The {who} of my cousin is very funny."),
-    "deed": ("I had a dream about {deed} a giant statue.", "In a cartoon a ghost was {deed} a giant statue."),
+    "deed": (
+        "I had a dream about {deed} a giant statue.",
+        "In a cartoon a ghost was {deed} a giant statue.",
+    ),
     "thing": ("My cousin got a new {thing}.", "In a shop I saw a beautiful {thing}."),
     "since": ("My cousin looks forward to {since}.", "I like nothing more than {since}."),
     "place": ("My cousin lives in {place}.", "I once spent a day in {place}."),

@@ -25,7 +25,8 @@ QUESTIONS = (" Should I {option} or {other}?", " Should I {option}, or {other}?"
 FILLERS = (
     " Honestly, I could go on about this for hours and hours, but you know how it is with these"
     " things.",
-    " Honestly, there is so much more to say about it, and I do not even know where I should begin.",
+    " Honestly, there is so much more to say about it, and I do not even know where I should"
+    " begin.",
     " Honestly, it is a really long and complicated matter, and I keep thinking about it day after"
     " day after day.",
     " Honestly, all in all it simply is what it is, but then again one never really knows where it"
@@ -98,6 +99,17 @@ def draw_plan(draws: Draws, post: Post, **known: bool) -> Plan:
 def draw_summary(draws: Draws, post: Post) -> str:
     """A summary by a random writer."""
     return draw_plan(draws, post).text(post)
+
+
+def flaw_rates() -> dict[str, float]:
+    """How many summaries have each flaw, exactly: one who gets a fact wrong always states it."""
+    wrong, detail = FLAW_SHARES["hallucination"], DETAIL_SHARE
+    about = {"option": 2 / 8, "detail": 3 / 8}  # what posts mention in passing
+    certain = wrong + (1 - wrong) * detail  # such a detail is named
+    named = (1 - about["detail"]) * detail**3 + about["detail"] * certain * detail**2
+    rates = dict(FLAW_SHARES, dropped_details=1 - named)
+    rates["missing_question"] *= 1 - about["option"] * wrong
+    return rates
 
 
 def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
