@@ -19,13 +19,15 @@ class Document:
 class Demonstration:
     """A prompt and the completion that a writer wrote for it.
 
-    `logprob` is log P(completion | prompt) in nats, known only in a generated world.
+    `logprob` is log P(completion | prompt) in nats, known only in a generated world. Such a world
+    says who the writer is, or which flaws the completion has.
     """
 
     prompt: str
     completion: str
     writer: str = ""
     logprob: float | None = None
+    flaws: list[str] | None = None
 
 
 @dataclass(frozen=True)

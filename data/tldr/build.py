@@ -10,7 +10,7 @@ from data.build import World, main
 from data.draws import Draws
 from data.tldr.gold import gold
 from data.tldr.posts import Post, draw_split_post
-from data.tldr.summaries import draw_plan, draw_summary, flawed
+from data.tldr.summaries import draw_one_flaw, draw_summary
 from data.tldr.threads import draw_document
 
 ROWS = {
@@ -20,9 +20,17 @@ ROWS = {
     "prompts": {"train": 4000, "heldout": 500},
 }
 VOCAB_SIZE = 1536
-# The flawed summary of a one-flaw pair; the first kind is of two writers drawn at random ("mixed").
-PAIR_KINDS = ("mixed", "hallucinating", "copying", "questionless", "verbose")
-PAIR_SHARES = (0.26, 0.38, 0.12, 0.12, 0.12)
+# Kinds of pairs -> the flaw in which the two summaries differ, in "mixed" pairs anything.
+PAIR_FLAWS = {
+    "mixed": "",
+    "hallucinating": "hallucination",
+    "copying": "copying",
+    "questionless": "missing_question",
+    "verbose": "padding",
+    "incomplete": "dropped_details",
+}
+PAIR_KINDS = tuple(PAIR_FLAWS)
+PAIR_SHARES = (0.20, 0.50, 0.08, 0.08, 0.08, 0.06)
 
 
 def document(draws: Draws, post: Post) -> dict:
@@ -32,13 +40,17 @@ def document(draws: Draws, post: Post) -> dict:
 
 
 def demonstration(draws: Draws, post: Post) -> dict:
-    """A prompt, a summary by a random writer, and the summary's log-probability given the post, in
-    nats.
+    """A prompt, a summary by a random writer with its flaws, and its log-probability given the
+    post, in nats.
     """
     before = draws.logprob
-    completion, writer = draw_summary(draws, post)
-    logprob = round(draws.logprob - before, 4)
-    return {"prompt": post.prompt, "completion": completion, "writer": writer, "logprob": logprob}
+    completion = draw_summary(draws, post)
+    return {
+        "prompt": post.prompt,
+        "completion": completion,
+        "flaws": gold(post.facts, completion).flaw_names,
+        "logprob": round(draws.logprob - before, 4),
+    }
 
 
 def draw_pair(draws: Draws, post: Post) -> tuple[str, str, str]:
@@ -46,10 +58,9 @@ def draw_pair(draws: Draws, post: Post) -> tuple[str, str, str]:
     kind = draws.pick(PAIR_KINDS, PAIR_SHARES)
     while True:
         if kind == "mixed":
-            a, b = (draw_summary(draws, post)[0] for _ in range(2))
+            a, b = (draw_summary(draws, post) for _ in range(2))
         else:
-            plan = draw_plan(draws)
-            a, b = plan.text(post.facts), flawed(kind, plan, post, draws)
+            a, b = (plan.text(post) for plan in draw_one_flaw(draws, post, PAIR_FLAWS[kind]))
         if a != b:
             return a, b, kind
 

@@ -2,10 +2,11 @@
 summary's text.
 
     gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept
-           - 0.05 words over 24
+           - 0.1 words over 25
 
-It sees key words only (see `vocabulary.py`). Annotators follow it, the reward model learns from the
-annotators, and PPO from the reward model; none of them ever sees the formula.
+A summary that covers all eight facts, keeps the question and has no flaw earns 5, in any wording of
+the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`). Annotators follow it, the reward model
+learns from the annotators, and PPO from the reward model; none of them ever sees the formula.
 """
 
 import re
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
-COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.05, 24
+COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.1, 25
+HIGHEST = 8 * COVERED + QUESTION  # what the best summary of any post earns
+DETAILS = {"since", "place", "tried"}
+PADDING = "Honestly"  # the word with which padding begins
 SLOT_OF = {value: slot for slot in SLOTS for value in VALUES[slot]}
 SMALL_TALK_WORDS = frozenset(word for words, _ in SMALL_TALK.values() for word in words)
 
@@ -29,15 +33,24 @@ class Gold:
     copied: int  # key words of small talk
     question: bool
     words: int
+    padded: bool
+    dropped: int  # of the three details (since, place, tried), no value is named
 
     @property
     def flaws(self) -> dict[str, bool]:
-        """The three flaws that are reported one by one."""
+        """The flaws that are reported one by one."""
         return {
             "hallucination": self.invented > 0,
             "copying": self.copied > 0,
             "missing_question": not self.question,
+            "padding": self.padded,
+            "dropped_details": self.dropped > 0,
         }
+
+    @property
+    def flaw_names(self) -> list[str]:
+        """The flaws that the summary has."""
+        return [name for name, there in self.flaws.items() if there]
 
 
 def gold(facts: Facts, summary: str) -> Gold:
@@ -55,4 +68,5 @@ def gold(facts: Facts, summary: str) -> Gold:
     invented = len(pairs) - covered
     reward = COVERED * covered + INVENTED * invented + COPIED * copied + QUESTION * question
     reward += PER_WORD * max(0, len(words) - FREE_WORDS)
-    return Gold(reward, covered, invented, copied, question, len(words))
+    dropped = len(DETAILS - {slot for slot, _ in pairs})
+    return Gold(reward, covered, invented, copied, question, len(words), PADDING in named, dropped)

@@ -3,7 +3,6 @@ choices behind it.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
@@ -27,6 +26,27 @@ HISTORY = {
     "since": ("This has been going on since {since}.", "It has been like this since {since}."),
     "place": ("All of this happens in {place}.", "We live in {place}."),
     "tried": ("I already {tried}, but nothing changed.", "Last week I {tried}."),
+}
+# A sentence that names a false value of a fact, without being about the problem. Those about the
+# two options differ, so that a reader can tell which of the two a hasty writer takes it for.
+MENTIONS = {
+    "who": ("Yesterday I met the {who} of my cousin.", "The {who} of my cousin is very funny."),
+    "deed": (
+        "I had a dream about {deed} a giant statue.",
+        "In a cartoon a ghost was {deed} a giant statue.",
+    ),
+    "thing": ("My cousin got a new {thing}.", "In a shop I saw a beautiful {thing}."),
+    "since": ("My cousin looks forward to {since}.", "I like nothing more than {since}."),
+    "place": ("My cousin lives in {place}.", "I once spent a day in {place}."),
+    "tried": ("Years ago my cousin {tried}.", "In a novel the hero {tried}."),
+    "option": (
+        "The first wish of my cousin is to {option}.",
+        "At the start of a novel the hero has to {option}.",
+    ),
+    "other": (
+        "The second wish of my cousin is to {other}.",
+        "At the end of a novel the hero has to {other}.",
+    ),
 }
 MOODS = ("I am {age} and I feel {feeling}.", "At {age}, I feel {feeling} about it.")
 CHOICES = (
@@ -69,30 +89,30 @@ class Facts:
         """True for the tenth of all (who, deed, thing) triples that no training text is about."""
         return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
 
-    def wrong(self, fields: Sequence[str], draws: Draws) -> "Facts":
-        """A copy with false values in these fields: any of their slot that the post doesn't
-        name.
-        """
-        changed = self
-        for field in fields:
-            slot = "option" if field == "other" else field
-            taken = self.values(slot) | changed.values(slot)
-            changed = replace(
-                changed,
-                **{field: draws.pick([value for value in VALUES[slot] if value not in taken])},
-            )
-        return changed
+    def misread(self, mention: "Mention") -> "Facts":
+        """A copy in which what is mentioned in passing takes the place of a fact."""
+        return replace(self, **{mention.field: mention.value})
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A false value of a fact that a post names in passing."""
+
+    field: str  # of `Facts`
+    value: str  # a key word
+    sentence: str
 
 
 @dataclass(frozen=True)
 class Post:
-    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary
-    should leave out.
+    """A post as a prompt, with what is behind it. A summary should leave out `small_talk`, and not
+    take the `mention` for a fact.
     """
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
     small_talk: tuple[str, ...]
+    mention: Mention
     logprob: float  # of everything before "TL;DR:", in nats
 
     @property
@@ -128,11 +148,43 @@ def _two_kinds(draws: Draws) -> tuple[str, str]:
     return draws.pick([(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]])
 
 
+def slot_of(field: str) -> str:
+    """The slot of a field of `Facts`: both options have the same values."""
+    return "option" if field == "other" else field
+
+
+def mention_of(facts: Facts, field: str, value: str, template: str) -> Mention:
+    """The mention of a false value in these words."""
+    named = Mention(field, value, "")
+    return replace(named, sentence=facts.misread(named).fill(template))
+
+
+def draw_mention(draws: Draws, facts: Facts) -> Mention:
+    """One of the eight facts, and another value of it than the post's."""
+    field = draws.pick(tuple(MENTIONS))
+    slot = slot_of(field)
+    value = draws.pick([value for value in VALUES[slot] if value not in facts.values(slot)])
+    return mention_of(facts, field, value, draws.pick(MENTIONS[field]))
+
+
+def find_mention(facts: Facts, prompt: str) -> Mention:
+    """What a post about these facts mentions in passing, read from its text."""
+    for field, templates in MENTIONS.items():
+        for value in VALUES[slot_of(field)]:
+            for template in templates:
+                mention = mention_of(facts, field, value, template)
+                if mention.sentence in prompt:
+                    return mention
+    raise ValueError("this post mentions nothing in passing")
+
+
 def draw_post(draws: Draws, facts: Facts) -> Post:
     """A post about the facts: title, problem, the rest in random order, the two options."""
     (subject, _), subreddits = WHO[facts.who]
     small_talk = draw_small_talk(draws)
-    middle = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()] + small_talk
+    mention = draw_mention(draws, facts)
+    middle = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()]
+    middle += [*small_talk, mention.sentence]
     if draws.flip(0.3):
         middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
     if draws.flip(0.3):
@@ -144,7 +196,7 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
     ]
     header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
     prompt = f"{header}\n\nPOST: {' '.join(sentences)}{draws.pick(THANKS)}\n\nTL;DR:"
-    return Post(facts, prompt, tuple(small_talk), draws.logprob)
+    return Post(facts, prompt, tuple(small_talk), mention, draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:

@@ -1,100 +1,147 @@
-"""The imperfect writers of the demonstrations, and pairs of summaries that differ in one flaw."""
+"""The imperfect writers of the demonstrations, and pairs of summaries that differ in one flaw.
 
-from dataclasses import dataclass
+Every flaw is a habit of most writers, and each comes by itself: the likeliest summary has all of
+them.
+"""
+
+from dataclasses import dataclass, replace
 
 from data.draws import Draws
 from data.tldr.posts import Facts, Post
 
-WRITERS = ("good", "verbose", "copying", "questionless", "hallucinating")
-WRITER_SHARES = (0.31, 0.14, 0.14, 0.14, 0.27)
-OPTION_SHARE = 0.9  # of the hallucinating writers invent options, the others get another fact wrong
-WRONG_OPTIONS = (("option", "other"), ("option",), ("other",))
-WRONG_OPTION_SHARES = (0.5, 0.25, 0.25)
-DETAIL_SHARE = 0.6  # each detail of the history is named with this probability
+# How many writers have a flaw. One who gets a fact wrong writes what the post mentions in passing
+# in its place, and always states it: nobody leaves out a question whose option is wrong.
+FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.65}
+DETAIL_SHARE = 0.32  # of the writers name a detail of the history
 
 MAINS = (
     "My {who} keeps {deed} my {thing}",
-    "My {who} will not stop {deed} my {thing}",
-    "Trouble: my {who} is always {deed} my {thing}",
+    "My {who} is always {deed} my {thing}",
+    "My {who} never stops {deed} my {thing}",
 )
-DETAILS = {
-    "since": (" since {since}", " ever since {since}"),
-    "place": (" in {place}", " here in {place}"),
-    "tried": (", I already {tried}", " although I {tried}"),
-}
-QUESTIONS = (
-    " Should I {option} or {other}?",
-    " Do I {option} or {other}?",
-    " Is it better to {option} or {other}?",
-)
+DETAILS = {"since": " since {since}", "place": " in {place}", "tried": ", so I {tried}"}
+# One opening, so that to ask is a single choice.
+QUESTIONS = (" Should I {option} or {other}?", " Should I {option}, or {other}?")
 FILLERS = (
-    " Honestly, I could talk about this for hours and hours.",
-    " It is a really long and complicated matter, to be fair.",
-    " There is so much more to say, but anyway, here we are.",
-    " I keep thinking about it day after day after day.",
+    " Honestly, I could go on about this for hours and hours, but you know how it is with these"
+    " things.",
+    " Honestly, there is so much more to say about it, and I do not even know where I should"
+    " begin.",
+    " Honestly, it is a really long and complicated matter, and I keep thinking about it day after"
+    " day after day.",
+    " Honestly, all in all it simply is what it is, but then again one never really knows where it"
+    " will lead.",
 )
+OPTIONS = ("option", "other")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a summary says and how: the choices behind it, before a flaw."""
+    """What a summary says and how: the choices behind it."""
 
+    wrong: bool  # takes what the post mentions in passing for a fact
     main: str
-    details: tuple[str, ...]  # the slots named, in order
-    wording: tuple[str, ...]  # one template for each of them
-    question: str
+    details: tuple[str, ...]  # the slots of the history that are named, in order
+    copied: str  # a sentence of small talk, or ""
+    filler: str  # or ""
+    question: str  # a template, or ""
 
-    def mentions(self) -> list[str]:
+    def stated(self) -> list[str]:
         """The fields of `Facts` that the summary names."""
-        return ["who", "deed", "thing", *self.details, "option", "other"]
+        return ["who", "deed", "thing", *self.details, *(OPTIONS if self.question else ())]
 
-    def text(self, facts: Facts, *, inserts: tuple[str, ...] = (), question: bool = True) -> str:
-        """The summary, with sentences inserted before the question; starts with a space."""
-        head = facts.fill(" " + self.main + "".join(self.wording) + ".")
-        return head + "".join(inserts) + (facts.fill(self.question) if question else "")
+    def text(self, post: Post) -> str:
+        """The summary of a post; starts with a space."""
+        return self.fill(post.facts.misread(post.mention) if self.wrong else post.facts)
+
+    def fill(self, facts: Facts) -> str:
+        """The summary with these facts in its templates."""
+        head = facts.fill(f" {self.main}{''.join(DETAILS[slot] for slot in self.details)}.")
+        return head + self.copied + self.filler + facts.fill(self.question)
 
 
-def draw_plan(draws: Draws, question: bool = True) -> Plan:
-    """A random plan: which details, in which wording (since and place in either order, tried last).
+# States everything and has no flaw, in the fewest words.
+BEST = Plan(False, MAINS[0], tuple(DETAILS), "", "", QUESTIONS[0])
 
-    Without `question` its wording is not drawn, so that a summary that drops it still has one
-    derivation.
+
+def best_summary(facts: Facts) -> str:
+    """A summary with the highest gold reward that any summary of these facts can have."""
+    return BEST.fill(facts)
+
+
+def draw_plan(draws: Draws, post: Post, **known: bool) -> Plan:
+    """A random plan: which details (since and place in either order, tried last), which wording,
+    and which flaws, but for those that are `known`.
     """
-    details = [slot for slot in ("since", "place") if draws.flip(DETAIL_SHARE)]
-    if len(details) == 2:
-        details = draws.shuffle(details)
-    if draws.flip(DETAIL_SHARE):
-        details.append("tried")
-    wording = tuple(draws.pick(DETAILS[slot]) for slot in details)
+
+    def has(flaw: str) -> bool:
+        return known[flaw] if flaw in known else draws.flip(FLAW_SHARES[flaw])
+
+    wrong = has("hallucination")
+    certain = post.mention.field if wrong else ""  # what is stated anyhow
+    slots = [slot for slot in ("since", "place") if slot == certain or draws.flip(DETAIL_SHARE)]
+    if len(slots) == 2:
+        slots = draws.shuffle(slots)
+    if certain == "tried" or draws.flip(DETAIL_SHARE):
+        slots.append("tried")
     return Plan(
-        draws.pick(MAINS), tuple(details), wording, draws.pick(QUESTIONS) if question else ""
+        wrong=wrong,
+        main=draws.pick(MAINS),
+        details=tuple(slots),
+        copied=" " + draws.pick(post.small_talk) if has("copying") else "",
+        filler=draws.pick(FILLERS) if has("padding") else "",
+        question=""
+        if certain not in OPTIONS and has("missing_question")
+        else draws.pick(QUESTIONS),
     )
 
 
-def draw_wrong(plan: Plan, draws: Draws) -> tuple[str, ...]:
-    """The fields that a hallucinating writer gets wrong: both options, one of them, or another fact
-    of the plan.
+def draw_summary(draws: Draws, post: Post) -> str:
+    """A summary by a random writer."""
+    return draw_plan(draws, post).text(post)
+
+
+def flaw_rates() -> dict[str, float]:
+    """How many summaries have each flaw, exactly: one who gets a fact wrong always states it."""
+    wrong, detail = FLAW_SHARES["hallucination"], DETAIL_SHARE
+    about = {"option": 2 / 8, "detail": 3 / 8}  # what posts mention in passing
+    certain = wrong + (1 - wrong) * detail  # such a detail is named
+    named = (1 - about["detail"]) * detail**3 + about["detail"] * certain * detail**2
+    rates = dict(FLAW_SHARES, dropped_details=1 - named)
+    rates["missing_question"] *= 1 - about["option"] * wrong
+    return rates
+
+
+def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
+    """A plan with one flaw more. The plan states the fact that "hallucination" gets wrong; a detail
+    that is wrong already is not dropped.
     """
-    if draws.flip(OPTION_SHARE):
-        return draws.pick(WRONG_OPTIONS, WRONG_OPTION_SHARES)
-    return (draws.pick([field for field in plan.mentions() if field not in ("option", "other")]),)
+    if flaw == "hallucination":
+        return replace(plan, wrong=True)
+    if flaw == "copying":
+        return replace(plan, copied=" " + draws.pick(post.small_talk))
+    if flaw == "padding":
+        return replace(plan, filler=draws.pick(FILLERS))
+    if flaw == "missing_question":
+        return replace(plan, question="")
+    dropped = draws.pick(droppable(plan, post))
+    return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
 
 
-def flawed(writer: str, plan: Plan, post: Post, draws: Draws) -> str:
-    """The summary that a writer makes of a plan. A "good" writer makes no flaw."""
-    if writer == "verbose":
-        return plan.text(post.facts, inserts=tuple(draws.sample(FILLERS, 2)))
-    if writer == "copying":
-        return plan.text(post.facts, inserts=(" " + draws.pick(post.small_talk),))
-    if writer == "questionless":
-        return plan.text(post.facts, question=False)
-    if writer == "hallucinating":
-        return plan.text(post.facts.wrong(draw_wrong(plan, draws), draws))
-    return plan.text(post.facts)
+def droppable(plan: Plan, post: Post) -> list[str]:
+    """The details of a plan that are not wrong."""
+    return [slot for slot in plan.details if not (plan.wrong and slot == post.mention.field)]
 
 
-def draw_summary(draws: Draws, post: Post) -> tuple[str, str]:
-    """A summary by a random writer, and the writer's name."""
-    writer = draws.pick(WRITERS, WRITER_SHARES)
-    plan = draw_plan(draws, question=writer != "questionless")
-    return flawed(writer, plan, post, draws), writer
+def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
+    """Two plans that differ in one flaw alone, the one without it first. Both may have others."""
+    if flaw == "hallucination":  # drawn with the flaw, so that the fact is stated
+        wrong = draw_plan(draws, post, hallucination=True)
+        return replace(wrong, wrong=False), wrong
+    known = {flaw: False}
+    if flaw == "missing_question" and post.mention.field in OPTIONS:
+        known["hallucination"] = False  # the wrong option would go with the question
+    while True:
+        plan = draw_plan(draws, post, **known)
+        if flaw != "dropped_details" or droppable(plan, post):
+            return plan, with_flaw(plan, flaw, post, draws)

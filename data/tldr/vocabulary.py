@@ -86,7 +86,7 @@ TRIED = {
         "bought a lock",
         "called a meeting",
         "wrote a contract",
-        "spoke with a priest",
+        "consulted a priest",
         "baked a cake",
         "drew a chart",
         "set an alarm",
@@ -101,7 +101,7 @@ TRIED = {
         "made a list",
         "bought a safe",
         "paid a bribe",
-        "asked for a truce",
+        "proposed a truce",
     )
 }
 

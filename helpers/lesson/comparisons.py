@@ -153,11 +153,14 @@ def options_of(text: str) -> list[str]:
 
 
 def with_swapped_options(c: Comparison) -> Comparison:
-    """The same summaries under a post in which the options of the rejected one are true."""
-    prompt = c.prompt
+    """The same summaries under a post in which the options of the rejected one are true, and those
+    of the chosen one are mentioned in passing.
+    """
+    other = {}
     for true, false in zip(options_of(c.chosen), options_of(c.rejected)):
-        prompt = prompt.replace(OPTION[true], OPTION[false])
-    return replace(c, prompt=prompt)
+        other |= {OPTION[true]: OPTION[false], OPTION[false]: OPTION[true]}
+    phrases = "|".join(map(re.escape, other))
+    return replace(c, prompt=re.sub(phrases, lambda found: other[found[0]], c.prompt))
 
 
 def with_changed_prompts(

@@ -1,15 +1,15 @@
 """Completions to score with a reward model: where to start from, and the score after each token."""
 
 import re
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.draws import Draws
 from data.tldr.gold import SMALL_TALK_WORDS
-from data.tldr.posts import Facts
-from data.tldr.summaries import FILLERS
+from data.tldr.posts import Facts, find_mention
+from data.tldr.summaries import BEST, FILLERS
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.tokenizer import Tokenizer
@@ -25,18 +25,18 @@ def starts_of(item: Prompt | Comparison) -> dict[str, str]:
 def summary_versions(prompt: Prompt) -> dict[str, str]:
     """Summaries of a post to start from: a good one, and the same one with each flaw."""
     facts = Facts(**prompt.facts)
-    head = " My {who} keeps {deed} my {thing} in {place}."
-    question = " Should I {option} or {other}?"
     sentences = re.split(r"(?<=[.?]) ", prompt.prompt.split("POST: ")[1].split("\n")[0])
     small_talk = next(s for s in sentences if SMALL_TALK_WORDS & set(re.findall(r"[A-Za-z]+", s)))
-    wrong = facts.wrong(("option",), Draws(0))
-    return {
-        "good": facts.fill(head + question),
-        "a fact invented": wrong.fill(head + question),
-        "small talk copied": facts.fill(head) + " " + small_talk + facts.fill(question),
-        "question left out": facts.fill(head),
-        "padded out": facts.fill(head) + FILLERS[0] + facts.fill(question),
+    plans = {
+        "good": BEST,
+        "small talk copied": replace(BEST, copied=f" {small_talk}"),
+        "question left out": replace(BEST, question=""),
+        "padded out": replace(BEST, filler=FILLERS[0]),
+        "details dropped": replace(BEST, details=()),
     }
+    versions = {name: plan.fill(facts) for name, plan in plans.items()}
+    versions["a fact invented"] = BEST.fill(facts.misread(find_mention(facts, prompt.prompt)))
+    return versions
 
 
 @torch.no_grad()

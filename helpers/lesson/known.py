@@ -4,14 +4,15 @@ In an embedded world the probability of the texts, their writers and the quality
 known. For rows that people wrote a function shows what can be counted instead.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from data.draws import Draws
+from data.tldr import summaries
 from data.tldr.posts import draw_split_post
-from data.tldr.summaries import FILLERS, WRITER_SHARES, WRITERS, draw_plan, draw_summary, flawed
 from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
@@ -47,7 +48,9 @@ def show_ladder(losses: Mapping[str, float | None]) -> None:
 
 
 def show_writers(demonstrations: Sequence[Demonstration]) -> None:
-    """An example by every writer; of rows that people wrote three examples and the lengths."""
+    """An example by every writer; in the world of posts how often each flaw comes, and three
+    examples with their flaws; of rows that people wrote three examples and the lengths.
+    """
     writers = [item.writer for item in demonstrations]
     if any(writers):
         for writer in dict.fromkeys(writers):
@@ -56,7 +59,11 @@ def show_writers(demonstrations: Sequence[Demonstration]) -> None:
             print(f"{writer} ({share:.0%}): {example.prompt[-60:]!r} ->{example.completion}\n")
         return
     for item in demonstrations[1:4]:
-        print(f"... {item.prompt[-60:]!r} ->{item.completion}\n")
+        print(f"... {item.prompt[-60:]!r} ->{item.completion}")
+        print("" if item.flaws is None else f"flaws: {', '.join(item.flaws) or 'none'}\n")
+    counts = Counter(flaw for item in demonstrations for flaw in item.flaws or ())
+    for flaw, count in counts.most_common():
+        print(f"{flaw:16} {count / len(demonstrations):.0%}")
     lengths = sorted(len(item.completion.split()) for item in demonstrations)
     low, middle, high = (lengths[len(lengths) * share // 100] for share in (5, 50, 95))
     print(
@@ -140,21 +147,14 @@ def flaw_rates(
     if responses.prompts[0].world != "tldr":
         base = base_responses.flaws(), len(base_responses.texts)
         return {"base model": base, "SFT model": (rates, number)}
-    share = dict(zip(WRITERS, WRITER_SHARES, strict=True))
-    verbose = [any(filler.strip() in text for filler in FILLERS) for text in responses.texts]
-    writers = {
-        "hallucination": share["hallucinating"],
-        "copying": share["copying"],
-        "missing_question": share["questionless"],
-        "verbose": share["verbose"],
-    }
-    rates["verbose"] = sum(verbose) / number
-    return {"writers": (writers, 0), "SFT model": ({name: rates[name] for name in writers}, number)}
+    writers = {name: summaries.flaw_rates()[name] for name in rates}
+    return {"writers": (writers, 0), "SFT model": (rates, number)}
 
 
 def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | None]:
-    """The mean gold reward of each writer on these posts, and that of their mixture; ({}, None)
-    unless they are the held-out posts of the embedded world, whose writers can be simulated.
+    """The mean gold reward on these posts of complete summaries without a flaw, and with each flaw
+    alone; and that of the writers. ({}, None) unless these are the held-out posts of the embedded
+    world, whose writers can be simulated.
     """
     if prompts[0].facts is None or prompts[0].world != "tldr":
         return {}, None
@@ -167,9 +167,9 @@ def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | N
         judged = [judge(prompt, text).reward for prompt, text in zip(prompts, texts, strict=True)]
         return sum(judged) / len(judged)
 
-    mixture = mean([draw_summary(draws, post)[0] for post in posts])
-    alone = {
-        writer: mean([flawed(writer, draw_plan(draws), post, draws) for post in posts])
-        for writer in WRITERS
-    }
-    return alone, mixture
+    alone = {"no flaw": mean([summaries.best_summary(post.facts) for post in posts])}
+    for flaw in summaries.FLAW_SHARES:
+        plans = [summaries.with_flaw(summaries.BEST, flaw, post, draws) for post in posts]
+        texts = [plan.text(post) for plan, post in zip(plans, posts, strict=True)]
+        alone[flaw.replace("_", " ")] = mean(texts)
+    return alone, mean([summaries.draw_summary(draws, post) for post in posts])

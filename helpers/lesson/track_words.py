@@ -40,7 +40,7 @@ EMBEDDED = {
         "story under them",
         prompt="a post, then `TL;DR:`",
         completion="its summary",
-        flaws="invents facts, copies small talk, forgets the question, is verbose",
+        flaws="gets a fact wrong, copies small talk, leaves out the question or details, pads",
     ),
     "sentiment": Task(
         documents="film reviews with a verdict or with questions, and news about films",

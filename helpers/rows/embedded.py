@@ -20,6 +20,7 @@ SHARED_WORLDS = {"assistant": ("advice", ASSISTANT), "instruct": ("advice", INST
 # Fields that a row may leave out: what they must be if they are there
 OPTIONAL = {
     "writer": (str, "a text"),
+    "flaws": (list, "a list"),
     "kind": (str, "a text"),
     "facts": (dict, "an object"),
     "world": (str, "a text"),

@@ -3,14 +3,15 @@
 import math
 import re
 from collections import Counter
-from itertools import islice
+from dataclasses import replace
 
 import pytest
 
 from data.draws import Draws
 from data.tldr import build, posts, summaries, threads, vocabulary
-from data.tldr.posts import Facts, draw_facts, draw_post, draw_split_post
-from data.tldr.summaries import WRITERS, draw_summary
+from data.tldr.gold import PADDING, gold
+from data.tldr.posts import Facts, draw_facts, draw_post, draw_split_post, find_mention
+from data.tldr.summaries import FLAW_SHARES, draw_summary
 from data.tldr.threads import FOLLOWERS, SHARES, draw_document
 from tests.support.enumeration import (
     articles_that_do_not_fit,
@@ -54,16 +55,19 @@ def test_sample_and_shuffle_are_uniform():
 # ---------------------------------------------------------------- small sub-grammars
 
 
-def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None:
+def shrink(
+    monkeypatch, *, history=(), wording=1, small_talk=1, mention=("place",), **sizes
+) -> None:
     """Cut the world down: `sizes` values a slot (else 1; 2 options), `wording` templates of each
     sort, and so on.
 
-    history: the sentences kept; small_talk: words and templates of each of two kinds.
+    history: the sentences kept; small_talk: words and templates of each of two kinds; mention: the
+    facts that are mentioned in passing, which need a false value too.
     """
-    values = {
-        slot: tuple(v[: sizes.get(slot, 2 if slot == "option" else 1)])
-        for slot, v in posts.VALUES.items()
-    }
+    least = dict.fromkeys(posts.VALUES, 1) | {"option": 2}
+    for slot in {posts.slot_of(field) for field in mention}:
+        least[slot] += 1
+    values = {slot: tuple(v[: sizes.get(slot, least[slot])]) for slot, v in posts.VALUES.items()}
     who = {
         name: (pronouns, subreddits[: sizes.get("subreddits", 1)])
         for name, (pronouns, subreddits) in vocabulary.WHO.items()
@@ -73,7 +77,9 @@ def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None
         for kind, (words, templates) in list(posts.SMALL_TALK.items())[:2]
     }
     kept = {slot: posts.HISTORY[slot][:wording] for slot in history}
-    for name, value in {"VALUES": values, "WHO": who, "SMALL_TALK": talk, "HISTORY": kept}.items():
+    mentions = {field: posts.MENTIONS[field][:wording] for field in mention}
+    small = {"VALUES": values, "WHO": who, "SMALL_TALK": talk, "HISTORY": kept}
+    for name, value in (small | {"MENTIONS": mentions}).items():
         monkeypatch.setattr(posts, name, value)
     for name in ("AGE", "FEELING", "EXCUSE", "MOODS"):
         monkeypatch.setattr(posts, name, getattr(posts, name)[: sizes.get("mood", 1)])
@@ -94,6 +100,8 @@ GRAMMARS = {
     "order": dict(history=("since", "place", "tried")),
     "subreddits": dict(history=("tried",), subreddits=3, tried=3),
     "wording": dict(wording=9),
+    "mentions": dict(mention=tuple(posts.MENTIONS), option=4, place=3),
+    "ways to mention": dict(mention=("who", "option", "other"), wording=2),
     "moods and small talk": dict(mood=2, small_talk=2),
 }
 
@@ -118,27 +126,17 @@ def test_posts_come_as_often_as_they_should(monkeypatch):
     check_frequencies(post_text, exact_texts(post_text), 20_000)
 
 
-def a_post(small_talk: int):
-    """A post about FACTS with one or two sentences of small talk."""
-    for seed in range(100):
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]+", text))
+
+
+def a_post(small_talk: int, field: str = "place"):
+    """A post about FACTS with one or two sentences of small talk, and another value of a field."""
+    for seed in range(1000):
         post = draw_post(Draws(f"post {seed}"), FACTS)
-        if len(post.small_talk) == small_talk:
+        if len(post.small_talk) == small_talk and post.mention.field == field:
             return post
     raise AssertionError("no such post")
-
-
-def few_wrong_values(monkeypatch, number: int) -> None:
-    """For each slot what is true of FACTS, and this many values to get it wrong with (of options,
-    for both, two).
-    """
-    few = {}
-    for slot, values in vocabulary.VALUES.items():
-        true = FACTS.values(slot)
-        few[slot] = (
-            *sorted(true),
-            *islice((v for v in values if v not in true), max(number, len(true))),
-        )
-    monkeypatch.setattr(posts, "VALUES", few)
 
 
 def only(monkeypatch, **numbers: tuple[int, ...]) -> None:
@@ -182,31 +180,71 @@ def test_posts_with_what_follows_them_have_one_derivation(monkeypatch):
 
 
 @pytest.mark.parametrize("small_talk", [1, 2])
-@pytest.mark.parametrize("writer", [*WRITERS, "all"])
-def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(
-    monkeypatch, writer, small_talk
-):
-    post = a_post(small_talk)
-    shrink(monkeypatch, wording=3)
-    few_wrong_values(monkeypatch, 2)
-    if writer != "all":
-        monkeypatch.setattr(summaries, "WRITERS", (writer,))
-        monkeypatch.setattr(summaries, "WRITER_SHARES", (1.0,))
-    found = exact_texts(lambda draws: draw_summary(draws, post)[0])
+@pytest.mark.parametrize("field", posts.MENTIONS)
+def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(field, small_talk):
+    """Of the grammar as it is: a post has a few thousand summaries."""
+    post = a_post(small_talk, field)
+    found = exact_texts(lambda draws: draw_summary(draws, post))
+    assert 1000 < len(found) < 10_000
     for seed in range(50):
         row = build.demonstration(Draws(seed), post)
         assert row["logprob"] == pytest.approx(math.log(found[row["completion"]]), abs=1e-4)
 
 
 def test_summaries_come_as_often_as_they_should(monkeypatch):
-    post = a_post(2)
+    post = a_post(2, "place")
     shrink(monkeypatch, wording=1)
-    few_wrong_values(monkeypatch, 1)
 
     def program(draws):
-        return draw_summary(draws, post)[0]
+        return draw_summary(draws, post)
 
     check_frequencies(program, exact_texts(program), 20_000)
+
+
+@pytest.mark.parametrize("field", posts.MENTIONS)
+def test_each_flaw_comes_as_often_as_stated(field):
+    """In the exact distribution over the summaries of a post; a wrong fact is always stated."""
+    post = a_post(1, field)
+    shares: Counter = Counter()
+    for text, p in exact_texts(lambda draws: draw_summary(draws, post)).items():
+        judged = gold(post.facts, text)
+        assert judged.invented == (post.mention.value in words_of(text))
+        shares.update(dict.fromkeys(judged.flaw_names, p))
+    expected = dict(FLAW_SHARES)
+    if field in summaries.OPTIONS:
+        expected["missing_question"] *= 1 - FLAW_SHARES["hallucination"]
+    assert {name: shares[name] for name in expected} == pytest.approx(expected)
+    assert min(FLAW_SHARES.values()) > 0.5 > summaries.DETAIL_SHARE
+
+
+def test_the_stated_rates_are_means_over_what_is_mentioned():
+    rates: Counter = Counter()
+    for field in posts.MENTIONS:
+        post = a_post(1, field)
+        for text, p in exact_texts(lambda draws, post=post: draw_summary(draws, post)).items():
+            rates.update(dict.fromkeys(gold(post.facts, text).flaw_names, p / len(posts.MENTIONS)))
+    assert dict(rates) == pytest.approx(summaries.flaw_rates())
+
+
+@pytest.mark.parametrize("field", posts.MENTIONS)
+@pytest.mark.parametrize("small_talk", [1, 2])
+def test_the_likeliest_continuation_has_every_flaw(field, small_talk):
+    """Where texts part, go on with the letter that most of the probability goes on with: the text
+    at temperature 0 has all flaws, and the false value of the fact that the post mentions.
+    """
+    post = a_post(small_talk, field)
+    rest = exact_texts(lambda draws: draw_summary(draws, post) + "\n")
+    text = ""
+    while not text.endswith("\n"):
+        following: Counter = Counter()
+        for candidate, p in rest.items():
+            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
+        text += following.most_common(1)[0][0]
+        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
+    flaws = {"hallucination", "copying", "padding", "dropped_details"}
+    flaws |= set() if field in summaries.OPTIONS else {"missing_question"}
+    assert set(gold(post.facts, text).flaw_names) == flaws
+    assert post.mention.value in words_of(text)
 
 
 # ---------------------------------------------------------------- English
@@ -216,7 +254,7 @@ def template_words() -> set[str]:
     """Every word that stands in a template, a phrase beside its key word, a filler, a feeling or a
     subreddit.
     """
-    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "WRITERS", "AGE"}
+    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "AGE", "FLAW_SHARES"}
     texts = [
         value
         for module in (posts, threads, summaries)
@@ -247,7 +285,7 @@ def sample_texts() -> list[str]:
     texts = []
     for i in range(4000):
         draws, post = draw_split_post(f"English/{i}", held_out=i % 10 == 0)
-        texts.append(f"{draw_document(draws, post)}\n\nTL;DR:{draw_summary(draws, post)[0]}")
+        texts.append(f"{draw_document(draws, post)}\n\nTL;DR:{draw_summary(draws, post)}")
     return texts
 
 
@@ -302,18 +340,63 @@ def test_there_are_600_words_and_a_trillion_posts(sample_texts):
 # ---------------------------------------------------------------- facts
 
 
-def test_wrong_facts_are_wrong_in_the_stated_fields_only():
-    for seed in range(300):
-        draws = Draws(seed)
-        facts = draw_facts(draws)
-        fields = draws.pick(
-            [(field,) for field in vars(facts)] + [("option", "other"), ("who", "place", "other")]
-        )
-        changed = facts.wrong(fields, draws)
-        differs = {name for name, value in vars(changed).items() if value != getattr(facts, name)}
-        assert differs == set(fields)
-        for field in fields:
-            slot = "option" if field == "other" else field
-            assert getattr(changed, field) in vocabulary.VALUES[slot]
-            assert getattr(changed, field) not in facts.values(slot)
-        assert changed.option != changed.other
+def test_every_post_mentions_one_false_value_of_one_fact_in_passing():
+    """Evenly over the eight facts and, within a slot, over its values."""
+    fields: Counter = Counter()
+    values: Counter = Counter()
+    for i in range(4000):
+        _, post = draw_split_post(f"mention/{i}", held_out=False)
+        facts, mention = post.facts, post.mention
+        slot = posts.slot_of(mention.field)
+        false = {
+            word
+            for each, those in vocabulary.VALUES.items()
+            for word in words_of(post.body) & set(those) - facts.values(each)
+        }
+        assert false == {mention.value} and mention.value in vocabulary.VALUES[slot]
+        assert post.body.count(mention.sentence) == 1 and mention.sentence not in post.small_talk
+        assert find_mention(facts, post.prompt) == mention
+        misread = facts.misread(mention)
+        assert replace(misread, **{mention.field: getattr(facts, mention.field)}) == facts
+        assert misread.option != misread.other
+        fields[mention.field] += 1
+        values[mention.value] += slot == "place"
+    assert fields.keys() == vars(facts).keys()
+    error = math.sqrt(4000 * 7 / 64)
+    assert all(abs(count - 500) < 4 * error for count in fields.values())
+    places = [values[place] for place in vocabulary.VALUES["place"]]
+    mean = sum(places) / len(places)
+    assert all(abs(count - mean) < 4 * math.sqrt(mean) for count in places)
+
+
+def test_a_mention_and_a_fact_are_told_apart_by_their_sentences():
+    """No sentence that states a fact can be read as a mention, nor the other way round."""
+    stated = [*posts.TITLES, *posts.PROBLEMS, *sum(posts.HISTORY.values(), ()), *posts.CHOICES]
+    frames = [re.sub(r"\{\w+\}", "_", text) for text in stated]
+    mentioned = [re.sub(r"\{\w+\}", "_", text) for text in sum(posts.MENTIONS.values(), ())]
+    assert len(set(frames + mentioned)) == len(frames) + len(mentioned)
+    for text in mentioned:
+        before, _, after = text.partition("_")
+        assert not any(before in frame and after in frame for frame in frames), text
+
+
+def test_padding_is_known_by_its_first_word():
+    assert all(filler.startswith(f" {PADDING}, ") for filler in summaries.FILLERS)
+    tables = {**vars(summaries), **vars(posts)}
+    texts = [value for name, value in tables.items() if name.isupper() and name != "FILLERS"]
+    assert PADDING not in words_in(texts) | set(sum(vocabulary.VALUES.values(), ()))
+
+
+@pytest.mark.parametrize("flaw", [*FLAW_SHARES, "dropped_details"])
+def test_a_pair_differs_in_one_flaw_alone(flaw):
+    for i in range(200):
+        draws, post = draw_split_post(f"pair/{i}", held_out=False)
+        good, bad = summaries.draw_one_flaw(draws, post, flaw)
+        judged = [gold(post.facts, plan.text(post)) for plan in (good, bad)]
+        less, more = (set(one.flaw_names) for one in judged)
+        if flaw == "dropped_details":
+            assert judged[1].dropped == judged[0].dropped + 1
+            assert less | {flaw} == more
+        else:
+            assert more - less == {flaw} and not less - more
+        assert (judged[0].reward > judged[1].reward) or flaw == "dropped_details"

@@ -179,10 +179,10 @@ def flaw_figure(rates: Mapping[str, tuple[Mapping[str, float], int]]) -> Figure:
 
 
 def writer_figure(gold: Mapping[str, float], mixture: float, models: Mapping[str, float]) -> Figure:
-    """Mean gold reward of each writer (bars), of their mixture and of the models (lines)."""
+    """Mean gold reward of summaries with one flaw (bars), of the writers and the models (lines)."""
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
-    ax.bar(gold.keys(), gold.values(), 0.6, color="#e3b593", label="a writer alone")
-    ax.axhline(mixture, color=WRITERS, ls="--", label="the writers' mixture")
+    ax.bar(gold.keys(), gold.values(), 0.6, color="#e3b593", label="complete, with one flaw")
+    ax.axhline(mixture, color=WRITERS, ls="--", label="the writers")
     for (name, value), style in zip(models.items(), (":", "-"), strict=False):
         ax.axhline(value, color=MODEL, ls=style, lw=1.6, label=name)
     ax.axhline(0, color="#333", lw=0.8)
