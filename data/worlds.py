@@ -18,10 +18,10 @@ class Judged(Protocol):
         """Each flaw, and whether the completion has it."""
 
 
-JUDGES: dict[str, tuple[type, Callable]] = {
-    "tldr": (tldr.Facts, tldr.gold),
-    "sentiment": (sentiment.Facts, sentiment.gold),
-    "advice": (advice.Facts, advice.gold),
+JUDGES: dict[str, tuple[type, Callable, float]] = {  # the last: the highest gold reward of any
+    "tldr": (tldr.Facts, tldr.gold, tldr.HIGHEST),
+    "sentiment": (sentiment.Facts, sentiment.gold, sentiment.CAP),
+    "advice": (advice.Facts, advice.gold, advice.NUMBER + advice.FORM),
 }
 
 
@@ -29,5 +29,10 @@ def gold(world: str, facts: dict, text: str) -> Judged:
     """The gold reward of a text in a world. Raises ValueError for a world that does not exist."""
     if world not in JUDGES:
         raise ValueError(f"no world {world!r}: choose from {', '.join(JUDGES)}")
-    kind, judge = JUDGES[world]
+    kind, judge, _ = JUDGES[world]
     return judge(kind(**facts), text)
+
+
+def highest_gold(world: str) -> float:
+    """The highest gold reward that any text in a world can have."""
+    return JUDGES[world][2]

@@ -19,9 +19,10 @@ def response_nats(
     prompts: list[Prompt],
     ids: list[list[int]],
     batch_size: int = 16,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """- log p(response | prompt) in nats under the model, and the number of tokens, for each
-    response: (N,) and (N,).
+    """- log p(response | prompt) in nats under the model at a temperature above 0, and the number
+    of tokens, for each response: (N,) and (N,).
 
     ids: the tokens of each response, its end of text included where it has one (`Responses.ids`).
     Prompt tokens are read but not counted. Raises ValueError for lists of different lengths, an
@@ -30,13 +31,17 @@ def response_nats(
     if len(prompts) != len(ids):
         raise ValueError(f"{len(prompts)} prompts, but {len(ids)} responses")
     before = [tokenizer.encode(prompt.prompt) for prompt in prompts]
-    nats = continuation_nats(model, before, ids, batch_size)
+    nats = continuation_nats(model, before, ids, batch_size, temperature)
     return nats, torch.tensor([len(response) for response in ids])
 
 
 @torch.no_grad()
 def continuation_nats(
-    model: GPT, before: list[list[int]], ids: list[list[int]], batch_size: int
+    model: GPT,
+    before: list[list[int]],
+    ids: list[list[int]],
+    batch_size: int,
+    temperature: float = 1.0,
 ) -> Tensor:
     """- log p(ids | before) in nats, (N,), from float32 logits, also under autocast.
 
@@ -54,7 +59,7 @@ def continuation_nats(
         tokens, predicting = tokens.to(device), counted.roll(-1, 1)  # position t predicts t + 1
         hidden = model.hidden(tokens, keep=predicting)  # (response tokens, C)
         with torch.autocast(device.type, enabled=False):
-            logits = model.logits(hidden.float())  # (response tokens, V)
+            logits = model.logits(hidden.float()) / temperature  # (response tokens, V)
         losses = torch.zeros(counted.shape, device=device)
         losses[counted] = F.cross_entropy(logits, tokens[counted], reduction="none")
         nats[index] = losses.sum(1).cpu()

@@ -15,6 +15,13 @@ from helpers.rollouts import Models
 from helpers.tokenizer import Tokenizer
 
 GREEDY = ", greedy"  # behind a policy's name: at temperature 0, the cheapest rival of training
+TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
+
+
+def name_at(policy: str, temperature: float) -> str:
+    """A policy's name in tables, when it samples at a temperature."""
+    cooled = GREEDY if temperature == 0 else f", T = {temperature}"
+    return policy if temperature == 1 else policy + cooled
 
 
 @dataclass(frozen=True)

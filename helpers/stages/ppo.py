@@ -2,16 +2,18 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from helpers import ppo
+from helpers.compare.ceiling import GoldReward
 from helpers.compare.endpoint_judge import judge_of
 from helpers.compare.policies import evaluate_policies
 from helpers.compare.world import evaluate_in_world
 from helpers.engine.distributed import is_main
 from helpers.engine.hardware import rows_are_independent
-from helpers.evaluation import Responses
+from helpers.evaluation import Responses, respond
 from helpers.model import GPT
 from helpers.records import Prompt, fingerprint
 from helpers.rollouts import Models
@@ -34,9 +36,10 @@ def run(course: Course) -> None:
         course.prepare(gpt)
     prompts = course.rows("prompts", "train")
     history = ppo.train(models, prompts, course.config, course.tokenizer, course.loop())
+    oracle = train_oracle(course) if course.source == "embedded" else None
     if is_main():  # the other processes only help with the training
         adapter = merge_adapters(models.policy)
-        metrics, _ = measure(course, models, load_base(course)[0])
+        metrics, _ = measure(course, models, load_base(course)[0], oracle)
         finish(course, models, prompts, history, metrics, adapter)
 
 
@@ -53,6 +56,24 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
     return Models(policy, reference, reward.requires_grad_(False), value, dtype)
 
 
+def train_oracle(course: Course) -> GPT:
+    """The policy of the same PPO with the gold reward in the reward model's place: what a perfect
+    reward model would give. Only an embedded world has one.
+    """
+    models, config = load_models(course, course.tokenizer), course.config
+    for gpt in (models.policy, models.value.gpt):
+        course.prepare(gpt)
+    prompts = course.rows("prompts", "train")
+    sampling = {"max_new_tokens": config.response_tokens, "dtype": course.sampling_dtype}
+    few = prompts[: config.eval_prompts]
+    samples = respond(models.reference, course.tokenizer, few, seed=config.seed + 1, **sampling)
+    gold = GoldReward(prompts, course.tokenizer, samples)
+    models = replace(models, reward=gold)
+    ppo.train(models, prompts, config, course.tokenizer, course.loop("oracle"))
+    merge_adapters(models.policy)
+    return models.policy
+
+
 def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The number format of PPO's matrix products: `dtype`, but 16 bits only where the ratio still
     starts at exactly 1.
@@ -63,15 +84,18 @@ def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return dtype if device.type == "cpu" and rows_are_independent(dtype) else torch.float32
 
 
-def measure(course: Course, models: Models, base: GPT) -> tuple[dict, dict[str, Responses]]:
+def measure(
+    course: Course, models: Models, base: GPT, oracle: GPT | None = None
+) -> tuple[dict, dict[str, Responses]]:
     """The policies side by side on held-out prompts: metrics, and the responses of "base", "SFT",
-    "best of 8" and "PPO", and of "SFT, greedy" and "PPO, greedy".
+    "best of 8", "PPO" and "oracle PPO", and of SFT and PPO at lower temperatures.
 
     In an embedded world by its gold reward; on real rows by a second judge, overlap with
     references, and perplexity.
     """
-    evaluate = evaluate_in_world if course.source == "embedded" else evaluate_policies
-    return evaluate(course, models, base, BEST_OF)
+    if course.source == "embedded":
+        return evaluate_in_world(course, models, base, BEST_OF, oracle)
+    return evaluate_policies(course, models, base, BEST_OF)
 
 
 def finish(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helpers import reward
 from helpers.compare.classifier import fit_rows
+from helpers.compare.facts import accuracy_by_fact, fact_pairs
 from helpers.config import RewardConfig
 from helpers.engine.loop import Loop
 from helpers.engine.transfer import ahead
@@ -58,6 +59,14 @@ def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparis
         metrics["bayes_accuracy"] = reward.bayes_accuracy(comparisons)
         metrics["accuracy_by_kind"] = reward.accuracy_by_kind(margin, comparisons)
     return metrics
+
+
+def measure_facts(course: Course, model: RewardModel) -> dict:
+    """Accuracy on pairs of the tldr world that differ in one fact, by fact; {} on other rows."""
+    if (course.track, course.source) != ("tldr", "embedded"):
+        return {}
+    pairs = fact_pairs(30 if course.preset == "smoke" else 150)
+    return {"accuracy_by_fact": accuracy_by_fact(model, course.tokenizer, pairs)}
 
 
 # ---------------------------------------------------------------- labels

@@ -20,6 +20,7 @@ from helpers.stages.preferences import (
     learn_labels,
     learn_pairs,
     measure,
+    measure_facts,
     measure_labels,
 )
 
@@ -54,7 +55,10 @@ def learn(course: Course, model: RewardModel) -> tuple[list, list[dict], dict]:
     pairs = encode(items, tokenizer, model.gpt.config.context)
     history = learn_pairs(course, model, pairs, config, course.loop())
     judge_metrics = train_judge(course, apart, heldout)  # by all processes
-    return items, history, measure(model, tokenizer, heldout) | judge_metrics if is_main() else {}
+    if not is_main():
+        return items, history, {}
+    metrics = measure(model, tokenizer, heldout) | measure_facts(course, model)
+    return items, history, metrics | judge_metrics
 
 
 def finish(

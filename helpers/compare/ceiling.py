@@ -1,0 +1,60 @@
+"""The best that is known of an embedded world: the gold reward itself in the reward model's place,
+and best of n by it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from helpers.evaluation import Responses, bootstrap_ci95, judge
+from helpers.losses import kl_best_of_n
+from helpers.records import Prompt
+from helpers.tokenizer import Tokenizer
+
+
+class GoldReward(nn.Module):
+    """The gold reward of responses to known prompts, called like a `RewardModel`: for an **oracle**
+    PPO, which shows what PPO makes of a perfect reward model.
+
+    samples: responses of the SFT model, whose scores get mean 0 and standard deviation 1.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], tokenizer: Tokenizer, samples: Responses):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.prompts = {tuple(tokenizer.encode(prompt.prompt)): prompt for prompt in prompts}
+        self.mean, self.std = samples.gold.mean().item(), samples.gold.std().item()
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """Scores (B,); arguments as in `RewardModel.forward`. Raises KeyError for a prompt that is
+        not known.
+        """
+        golds = []
+        for row, real, of_completion in zip(ids, attention_mask.bool(), completion_mask.bool()):
+            prompt = self.prompts[tuple(row[real & ~of_completion].tolist())]
+            text = [id_ for id_ in row[of_completion].tolist() if id_ != self.tokenizer.eos_id]
+            golds.append(judge(prompt, self.tokenizer.decode(text)).reward)
+        return (torch.tensor(golds, device=ids.device) - self.mean) / self.std
+
+
+def best_by_gold(samples: Responses, n_max: int) -> dict[str, list]:
+    """The **frontier**: best of n by the gold reward, n = 1, 2, 4, ... n_max, for samples with
+    n_max responses to each prompt in a row.
+
+    Returns {"n", "kl" (its upper bound, nats), "gold", "gold_ci95"}, a list each. The mean is over
+    every group of n of a prompt's samples.
+    """
+    gold = samples.gold.view(-1, n_max).sort(dim=1).values.double()  # (prompts, n_max)
+    curve: dict[str, list] = {"n": [], "kl": [], "gold": [], "gold_ci95": []}
+    n = 1
+    while n <= n_max:
+        # the i-th smallest is the best of C(i, n - 1) of the C(n_max, n) groups
+        weights = [math.comb(i, n - 1) / math.comb(n_max, n) for i in range(n_max)]
+        best = gold @ torch.tensor(weights, dtype=torch.float64)  # (prompts,)
+        found = n, kl_best_of_n(n), best.mean().item(), bootstrap_ci95(best)
+        for column, value in zip(curve.values(), found, strict=True):
+            column.append(value)
+        n *= 2
+    return curve
