@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.tldr.gold import SLOT_OF  # key word -> what it is about
 from data.tldr.vocabulary import OPTION  # key word -> its phrase
+from helpers.compare.facts import fact_pairs
 from helpers.compare.second_judge import word_judge
 from helpers.evaluation import Responses, judge
 from helpers.lesson.completions import score_by_token, starts_of
@@ -132,6 +133,26 @@ def gaps_of(comparisons: Sequence[Comparison], ceiling: Ceiling) -> tuple[Tensor
 
 
 # ---------------------------------------------------------------- does it read the prompt?
+
+
+def probe_pairs(course: Course, heldout: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """{fact: pairs that differ in it} in the tldr world; elsewhere held-out pairs by their kind."""
+    smoke = course.preset == "smoke"
+    if (course.track, course.source) == ("tldr", "embedded"):
+        return fact_pairs(30 if smoke else 150)
+    pairs: dict[str, list[Comparison]] = {}
+    for c in heldout[: 200 if smoke else 1000]:
+        pairs.setdefault(c.kind, []).append(c)
+    return pairs
+
+
+def print_by_fact(accuracies: dict[str, dict[str, float]]) -> None:
+    """A table of {model: {fact: accuracy}}: a column for each fact."""
+    facts = next(iter(accuracies.values()))
+    print(f"{'':16}" + "".join(f"{fact:>{max(7, len(fact) + 2)}}" for fact in facts))
+    for name, row in accuracies.items():
+        cells = (f"{value:{max(7, len(fact) + 2)}.2f}" for fact, value in row.items())
+        print(f"{name:16}" + "".join(cells))
 
 
 def by_fact(comparisons: Sequence[Comparison]) -> dict[str, list[int]]:

@@ -113,6 +113,23 @@ def training(history: Sequence[dict], floor: float, window: int, loss: str = "pa
     return fig
 
 
+def learning_curves(histories: dict[str, Sequence[dict]], floor: float) -> Figure:
+    """The loss of several trainings on one axis, averaged over ten steps; floor: of the annotators
+    (NaN: not known).
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 2.8))
+    for (name, history), colour in zip(histories.items(), (REJECTED, CHOSEN)):
+        values = torch.tensor([step["loss"] for step in history])
+        smooth = values.unfold(0, 10, 1).mean(-1)  # (steps - 9,)
+        ax.plot(range(10, len(values) + 1), smooth, color=colour, label=name)
+    ax.axhline(math.log(2), color=GREY, linestyle=":", label="coin: ln 2")
+    if not math.isnan(floor):
+        ax.axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
+    ax.set(xlabel="step", ylabel="pairwise loss (nats)")
+    ax.legend(fontsize=8)
+    return fig
+
+
 def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Figure:
     """A bar per model, {name: (accuracy, low, high)}, chance, and Bayes accuracy (may be NaN)."""
     fig, ax = plt.subplots(figsize=(7.2, 0.7 + 0.45 * len(rows)))
