@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from helpers.compare.policies import Evaluation, measure_responses, row_of
+from helpers.compare.samples import TEMPERATURES, name_at
 from helpers.compare.second_judge import load_judge
 from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.lesson.plots.policies import comparison_figure, policies_figure
+from helpers.lesson.plots.ppo_run import ceiling_figure
 from helpers.model import GPT
 from helpers.records import Comparison, Prompt
 from helpers.reward import score_responses
@@ -36,14 +38,14 @@ def show_policies(metrics: Mapping) -> None:
     flaws = table["SFT"]["flaws"]
     names = [flaw.replace("missing_", "no ").replace("_", " ") for flaw in flaws]
     heads = "".join(f"{name:>{width(name)}}" for name in names)
-    print(f"policy      prompts  gold [95% interval]  score    KL{heads}   stop  words")
+    print(f"policy       prompts  gold [95% interval]  score    KL{heads}   stop  words")
     for name, row in table.items():
         interval = "[{:5.2f}, {:5.2f}]".format(*row["gold_ci95"])
         shares = "".join(
             f"{share:>{width(flaw)}.1%}" for flaw, share in zip(names, row["flaws"].values())
         )
         print(
-            f"{name:<12} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
+            f"{name:<13} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
             f"{row['score']:6.2f} {row['kl']:5.2f}{shares} {row['stop_rate']:6.1%}  "
             f"{row['words']:5.1f}"
         )
@@ -58,6 +60,41 @@ def figure_of_policies(metrics: Mapping) -> Figure:
         return policies_figure(metrics)
     gold = {name: (row["gold_reward"], *row["gold_ci95"]) for name, row in table.items()}
     return comparison_figure(gold, {name: row["flaws"] for name, row in table.items()})
+
+
+def figure_of_ceiling(
+    metrics: Mapping, history: Sequence[dict], oracle: Sequence[dict]
+) -> Figure | None:
+    """Gold reward against KL, for all that is known in an embedded world; None on real rows."""
+    if "frontier" not in metrics:
+        return None
+    table = metrics["table"]
+
+    def place(name: str, label: str) -> tuple[str, float, float]:
+        return label, table[name]["kl"], table[name]["gold_reward"]
+
+    def cooled(name: str) -> list[tuple[str, float, float]]:
+        return [place(name_at(name, one), f"T = {one:g}") for one in TEMPERATURES]
+
+    points = {"SFT, cooled": cooled("SFT"), "PPO, cooled": cooled("PPO")}
+    points["oracle PPO"] = [place("oracle PPO", "")]
+    best = next(name for name in table if name.startswith("best of"))
+    points[f"{best}, by the reward model"] = [place(best, "")]
+    runs = {"PPO": history, "oracle PPO": oracle}
+    return ceiling_figure(metrics["frontier"], runs, points, metrics["maximum_gold_reward"])
+
+
+def show_shares(metrics: Mapping) -> None:
+    """Print how near PPO has come to the best that is known; nothing on real rows."""
+    if "share_of_oracle" not in metrics:
+        return
+    sft, ppo = metrics["sft_gold_reward"], metrics["gold_reward"]
+    oracle, highest = metrics["oracle_gold_reward"], metrics["maximum_gold_reward"]
+    print(
+        f"gold reward: SFT {sft:.2f}, PPO {ppo:.2f}, oracle PPO {oracle:.2f}, highest {highest:g}"
+    )
+    print(f"PPO has gone {metrics['share_of_maximum']:.0%} of the way from SFT to the highest")
+    print(f"and has {metrics['share_of_oracle']:.0%} of what oracle PPO gains")
 
 
 def in_sft_units(history: Sequence[dict], sft: Responses) -> list[dict]:

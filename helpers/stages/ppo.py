@@ -36,7 +36,7 @@ def run(course: Course) -> None:
         course.prepare(gpt)
     prompts = course.rows("prompts", "train")
     history = ppo.train(models, prompts, course.config, course.tokenizer, course.loop())
-    oracle = train_oracle(course) if course.source == "embedded" else None
+    oracle = train_oracle(course)[0] if course.source == "embedded" else None
     if is_main():  # the other processes only help with the training
         adapter = merge_adapters(models.policy)
         metrics, _ = measure(course, models, load_base(course)[0], oracle)
@@ -56,9 +56,10 @@ def load_models(course: Course, tokenizer: Tokenizer) -> Models:
     return Models(policy, reference, reward.requires_grad_(False), value, dtype)
 
 
-def train_oracle(course: Course) -> GPT:
-    """The policy of the same PPO with the gold reward in the reward model's place: what a perfect
-    reward model would give. Only an embedded world has one.
+def train_oracle(course: Course) -> tuple[GPT, list[dict]]:
+    """The same PPO with the gold reward in the reward model's place: what a perfect reward model
+    would give. Only an embedded world has one. Returns the policy and the metrics of every
+    iteration.
     """
     models, config = load_models(course, course.tokenizer), course.config
     for gpt in (models.policy, models.value.gpt):
@@ -69,9 +70,9 @@ def train_oracle(course: Course) -> GPT:
     samples = respond(models.reference, course.tokenizer, few, seed=config.seed + 1, **sampling)
     gold = GoldReward(prompts, course.tokenizer, samples)
     models = replace(models, reward=gold)
-    ppo.train(models, prompts, config, course.tokenizer, course.loop("oracle"))
+    history = ppo.train(models, prompts, config, course.tokenizer, course.loop("oracle"))
     merge_adapters(models.policy)
-    return models.policy
+    return models.policy, history
 
 
 def matmul_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Figures of 3-PPO on a run: training as it goes on, over-optimisation."""
+"""Figures of 3-PPO on a run: training as it goes on, the ceiling, over-optimisation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -75,6 +75,41 @@ class Dashboard:
             self.handle.update(fig)
         plt.close(fig)  # or the cell would show it a second time when it ends
         self.drawn += 1
+
+
+def ceiling_figure(
+    frontier: Mapping[str, Sequence[float]],
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    points: Mapping[str, Sequence[tuple[str, float, float]]],
+    highest: float,
+) -> Figure:
+    """Gold reward against KL.
+
+    frontier: best of n by the gold reward ("kl", "gold", "n"). runs: {name: a PPO run's metrics}.
+    points: {name: (label, kl, gold) of each}. highest: the highest gold reward that is possible.
+    """
+    fig, ax = plt.subplots(figsize=(8.0, 4.2))
+    ax.axhline(highest, color="#999", ls=":", lw=1, label="highest possible")
+    ax.plot(frontier["kl"], frontier["gold"], "k.-", lw=1, label="best of n by the gold reward")
+    for n, kl, gold in zip(frontier["n"], frontier["kl"], frontier["gold"], strict=True):
+        ax.annotate(str(n), (kl, gold), (0, 5), textcoords="offset points", fontsize=7)
+    for (name, history), colour in zip(runs.items(), (GREEN, PURPLE)):
+        kl, gold = ([row[key] for row in history] for key in ("kl", "gold"))
+        smooth = [[mean_of(x[max(0, i - 2) : i + 1]) for i in range(len(x))] for x in (kl, gold)]
+        ax.plot(*smooth, color=colour, lw=1.2, alpha=0.7, label=f"{name}, over its iterations")
+    for (name, places), colour in zip(points.items(), (BLUE, GREEN, PURPLE, ORANGE)):
+        _, kl, gold = zip(*places)
+        ax.plot(kl, gold, "o--", color=colour, ms=5, lw=0.8, label=name)
+        for label, x, y in places:
+            ax.annotate(label, (x, y), (6, -9), textcoords="offset points", fontsize=7.5)
+    ax.set(xlabel="KL from the SFT model, nats per response", ylabel="gold reward")
+    ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of some numbers."""
+    return sum(values) / len(values)
 
 
 def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
