@@ -3,6 +3,7 @@ choices behind it.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
@@ -169,8 +170,9 @@ def draw_mention(draws: Draws, facts: Facts) -> Mention:
 
 def find_mention(facts: Facts, prompt: str) -> Mention:
     """What a post about these facts mentions in passing, read from its text."""
+    words = set(re.findall(r"[A-Za-z]+", prompt))
     for field, templates in MENTIONS.items():
-        for value in VALUES[slot_of(field)]:
+        for value in words.intersection(VALUES[slot_of(field)]):
             for template in templates:
                 mention = mention_of(facts, field, value, template)
                 if mention.sentence in prompt:
