@@ -5,8 +5,9 @@ summary's text.
            - 0.1 words over 25
 
 A summary that covers all eight facts, keeps the question and has no flaw earns 5, in any wording of
-the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`). Annotators follow it, the reward model
-learns from the annotators, and PPO from the reward model; none of them ever sees the formula.
+the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`).
+Annotators follow it, the reward model learns from the annotators, and PPO from the reward model;
+none of them ever sees the formula.
 """
 
 import re

@@ -3,6 +3,7 @@ choices behind it.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
@@ -10,11 +11,12 @@ from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED
 
 TITLES = (
     "My {who} keeps {deed} my {thing}",
-    "Problem with my {who} and my {thing}",
-    "How do I deal with my {who}?",
-    "Trouble with my {who} in {place}",
-    "Problem with my {who} since {since}",
-    "Need advice about my {thing}",
+    "My {who} is always {deed} my {thing} in {place}",
+    "My {who} keeps {deed} my {thing} since {since}",
+    "My {who} keeps {deed} my {thing}, so I {tried}",
+    "Problem with my {who} in {place} since {since}",
+    "Trouble with my {thing} in {place} since {since}",
+    "Problem in {place} since {since}: my {who} and my {thing}",
     "Should I {option} or {other}?",
 )
 PROBLEMS = (
@@ -111,6 +113,7 @@ class Post:
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
+    statements: tuple[str, ...]  # the sentences that state the facts
     small_talk: tuple[str, ...]
     mention: Mention
     logprob: float  # of everything before "TL;DR:", in nats
@@ -169,8 +172,9 @@ def draw_mention(draws: Draws, facts: Facts) -> Mention:
 
 def find_mention(facts: Facts, prompt: str) -> Mention:
     """What a post about these facts mentions in passing, read from its text."""
+    words = set(re.findall(r"[A-Za-z]+", prompt))
     for field, templates in MENTIONS.items():
-        for value in VALUES[slot_of(field)]:
+        for value in words.intersection(VALUES[slot_of(field)]):
             for template in templates:
                 mention = mention_of(facts, field, value, template)
                 if mention.sentence in prompt:
@@ -183,20 +187,20 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
     (subject, _), subreddits = WHO[facts.who]
     small_talk = draw_small_talk(draws)
     mention = draw_mention(draws, facts)
-    middle = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()]
-    middle += [*small_talk, mention.sentence]
+    history = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()]
+    middle = [*history, *small_talk, mention.sentence]
     if draws.flip(0.3):
         middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
     if draws.flip(0.3):
         middle.append(draws.pick(EXCUSE).format(subject.capitalize()))
-    sentences = [
-        facts.fill(draws.pick(PROBLEMS)),
-        *draws.shuffle(middle),
-        facts.fill(draws.pick(CHOICES)),
-    ]
+    problem = facts.fill(draws.pick(PROBLEMS))
+    order = draws.shuffle(middle)
+    choice = facts.fill(draws.pick(CHOICES))
     header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
-    prompt = f"{header}\n\nPOST: {' '.join(sentences)}{draws.pick(THANKS)}\n\nTL;DR:"
-    return Post(facts, prompt, tuple(small_talk), mention, draws.logprob)
+    sentences = " ".join([problem, *order, choice])
+    prompt = f"{header}\n\nPOST: {sentences}{draws.pick(THANKS)}\n\nTL;DR:"
+    statements = (problem, *history, choice)
+    return Post(facts, prompt, statements, tuple(small_talk), mention, draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:

@@ -25,6 +25,7 @@ ENDINGS = (
     "I chose to {option}.",
     "I did not {option} after all.",
 )
+AGREEMENTS = ("That is the point.", "This is what it is about.", "That is hard.")
 OBJECTIONS = ("What has that to do with it?", "Why do you tell us this?", "Who cares?")
 STORIES = (
     "Once in {place}, somebody kept {deed} the {thing}. It was the {who}.",
@@ -71,6 +72,11 @@ def _story(draws: Draws, post: Post) -> str:
     )
 
 
+def _agreement(draws: Draws, post: Post) -> str:
+    """A reader quotes a sentence that states facts."""
+    return f'COMMENT: "{draws.pick(post.statements)}" {draws.pick(AGREEMENTS)}'
+
+
 def _objection(draws: Draws, post: Post) -> str:
     """A reader quotes a sentence that has nothing to do with the problem."""
     quoted = draws.pick((*post.small_talk, post.mention.sentence))
@@ -81,8 +87,9 @@ def _objection(draws: Draws, post: Post) -> str:
 FOLLOWERS = {
     "nothing": (_update, (0,)),
     "comments": (_comment, (1, 2, 3)),
+    "agreements": (_agreement, (2, 3)),
     "objections": (_objection, (1, 2)),
     "update": (_update, (1,)),
     "story": (_story, (1,)),
 }
-SHARES = (0.04, 0.62, 0.12, 0.09, 0.13)
+SHARES = (0.02, 0.58, 0.16, 0.10, 0.05, 0.09)
