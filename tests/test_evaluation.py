@@ -67,7 +67,8 @@ def test_responses_are_counted_by_hand():
     assert [judge(PROMPT, text) for text in TEXTS] == [gold(FACTS, text) for text in TEXTS]
     assert responses.stop_rate == 0.75
     assert responses.words == (14 + 14 + 11 + 0) / 4
-    assert responses.flaws() == {"hallucination": 0.25, "copying": 0.25, "missing_question": 0.5}
+    rates = {"hallucination": 0.25, "copying": 0.25, "missing_question": 0.5}
+    assert responses.flaws() == rates | {"padding": 0.0, "dropped_details": 1.0}
     assert responses.flaw("hallucination").tolist() == [0, 1, 0, 0]
     assert responses.flaw("missing_question").tolist() == [0, 0, 1, 1]
     some = responses.subset([3, 1])
