@@ -27,16 +27,15 @@ def summary_versions(prompt: Prompt) -> dict[str, str]:
     facts = Facts(**prompt.facts)
     sentences = re.split(r"(?<=[.?]) ", prompt.prompt.split("POST: ")[1].split("\n")[0])
     small_talk = next(s for s in sentences if SMALL_TALK_WORDS & set(re.findall(r"[A-Za-z]+", s)))
+    wrong = facts.misread(find_mention(facts, prompt.prompt))
     plans = {
-        "good": BEST,
         "small talk copied": replace(BEST, copied=f" {small_talk}"),
         "question left out": replace(BEST, question=""),
         "padded out": replace(BEST, filler=FILLERS[0]),
         "details dropped": replace(BEST, details=()),
     }
-    versions = {name: plan.fill(facts) for name, plan in plans.items()}
-    versions["a fact invented"] = BEST.fill(facts.misread(find_mention(facts, prompt.prompt)))
-    return versions
+    versions = {"good": BEST.fill(facts), "a fact invented": BEST.fill(wrong)}
+    return versions | {name: plan.fill(facts) for name, plan in plans.items()}
 
 
 @torch.no_grad()

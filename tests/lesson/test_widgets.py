@@ -232,9 +232,17 @@ def test_summary_versions_have_the_flaws_they_are_called_by(prompts):
     for prompt in prompts:
         versions = summary_versions(prompt)
         flaws = {name: judge(prompt, text).flaws for name, text in versions.items()}
-        assert not any(flaws["good"].values()) and not any(flaws["padded out"].values())
-        assert flaws["a fact invented"]["hallucination"] and flaws["small talk copied"]["copying"]
-        assert flaws["question left out"]["missing_question"]
+        names = {
+            name: [flaw for flaw, has in those.items() if has] for name, those in flaws.items()
+        }
+        assert names == {
+            "good": [],
+            "a fact invented": ["hallucination"],
+            "small talk copied": ["copying"],
+            "question left out": ["missing_question"],
+            "padded out": ["padding"],
+            "details dropped": ["dropped_details"],
+        }
 
 
 def test_score_by_token_ends_with_the_score(reward_model, tokenizer, prompts):
