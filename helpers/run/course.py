@@ -146,7 +146,8 @@ class Course:
 
     def snapshots(self, name: str = "") -> Snapshots:
         """Where a training run is logged and saved, with what a resumed run must have in common
-        with it: settings, training rows, checkpoints. Raises CheckpointError for a damaged one.
+        with it: settings, tokenizer, training rows, checkpoints. Raises CheckpointError for a
+        damaged one.
         """
         from helpers.run.checkpoints import check_replaceable, checksum_of
 
@@ -155,6 +156,7 @@ class Course:
         chosen, run = self.settings, name or self.stage
         settings = asdict(self.config) | {"track": self.track, "source": self.source}
         settings.pop("micro_batch", None)  # depends on the machine, like its number format
+        settings["tokenizer"] = self.tokenizer.fingerprint[:12]
         for kind in TRAINS_ON[self.stage]:
             if kind in self.rows_read:
                 settings[f"fingerprint of the {kind}"] = self.rows_read[kind][1][:12]

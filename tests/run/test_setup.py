@@ -14,6 +14,7 @@ from helpers.model import GPT, GPTConfig
 from helpers.records import Demonstration
 from helpers.run import checkpoints, session
 from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.folders import NOTEBOOKS
 from helpers.run.presets import load_config
 from helpers.run.report import ReportError
 from helpers.run.setup import setup
@@ -231,6 +232,15 @@ def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
     settings = course_in(tmp_path, "sft").snapshots().settings
     assert {"lr", "batch_size", "seed", "track", "source", "checkpoint pretrain"} <= settings.keys()
     assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
+
+
+@pytest.mark.parametrize("stage", NOTEBOOKS)
+def test_a_run_goes_on_only_with_the_tokenizer_it_began_with(stage, tmp_path):
+    fingerprints = [
+        course_in(tmp_path, stage, track=track).snapshots().settings["tokenizer"]
+        for track in ("tldr", "tldr", "sentiment")
+    ]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2] and len(fingerprints[0]) == 12
 
 
 def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
