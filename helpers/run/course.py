@@ -157,7 +157,10 @@ class Course:
         settings = asdict(self.config) | {"track": self.track, "source": self.source}
         settings.pop("micro_batch", None)  # depends on the machine, like its number format
         settings["tokenizer"] = self.tokenizer.fingerprint[:12]
-        for kind in TRAINS_ON[self.stage]:
+        kinds = TRAINS_ON[self.stage]
+        if getattr(self.config, "adapt_epochs", 0):  # 1-SFT's, of the base model
+            kinds += ("documents",)
+        for kind in kinds:
             if kind in self.rows_read:
                 settings[f"fingerprint of the {kind}"] = self.rows_read[kind][1][:12]
         for parent in PARENTS[self.stage]:

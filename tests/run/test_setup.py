@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from helpers.engine.files import plain, write_json, write_text
 from helpers.engine.parser import SettingsError
 from helpers.model import GPT, GPTConfig
-from helpers.records import Demonstration
+from helpers.records import Demonstration, Document
 from helpers.run import checkpoints, session
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.folders import NOTEBOOKS
@@ -252,11 +253,24 @@ def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
         course = course_in(tmp_path, "sft")
         course.rows("demonstrations", "train")
         course.rows("demonstrations", "heldout")
-        course.rows("documents", "train")  # 1-SFT reads them, but doesn't train on them
+        course.rows("documents", "train")  # 1-SFT reads them, but rarely trains on them
         return course.snapshots().settings
 
     assert settings("c") == settings("c") != settings("d")
     assert len(settings("c")["fingerprint of the demonstrations"]) == 12
+    assert "fingerprint of the documents" not in settings("c")
+
+
+def test_a_run_that_adapts_its_base_model_goes_on_only_with_its_documents(tmp_path, monkeypatch):
+    adapts = replace(load_config("sft", "smoke", "tldr", 0), adapt_epochs=1.0)
+
+    def settings(text: str) -> dict:
+        monkeypatch.setattr("helpers.rows.load.load_track", lambda *args: ([Document(text)], "1"))
+        course = course_in(tmp_path, "sft", config=adapts)
+        course.rows("documents", "train")
+        return course.snapshots("copying").settings
+
+    assert settings("c") == settings("c") != settings("d")
 
 
 @pytest.mark.parametrize(
