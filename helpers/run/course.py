@@ -56,6 +56,8 @@ class Course:
     row_reports: list[str] = field(default_factory=list, repr=False)  # which rows were read
     # of the training rows that were read, by kind: their number and their fingerprint
     rows_read: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
+    # records by what they were asked for with, but documents, which may fill the memory
+    rows_kept: dict[tuple, list] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -82,18 +84,23 @@ class Course:
         """The first `limit` records of a kind ("documents", ...) and split ("train", "heldout").
 
         room: tokens that must stay free behind a real prompt, by default the stage's
-        response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError
-        or ValueError as `helpers.rows.load.load_track`.
+        response_tokens. Rows that can't be used are counted in a printed line. Asked for again,
+        they are not read again. Raises SourceError or ValueError as `helpers.rows.load.load_track`.
         """
         from helpers.rows.load import load_track
 
         real = self.source != "embedded"
         room = getattr(self.config, "response_tokens", 0) if room is None else room
+        asked = kind, split, limit, room
+        if asked in self.rows_kept:
+            return list(self.rows_kept[asked])
         limits = self.limits(room) if real else None
         where = self.source, limits, limit, data_folder(self.settings)
         records, report = load_track(self.track, kind, split, *where)
         if split == "train" and len(records) >= self.rows_read.get(kind, (0, ""))[0]:
             self.rows_read[kind] = len(records), fingerprint(records)
+        if kind != "documents":
+            self.rows_kept[asked] = list(records)
         if str(report) not in self.row_reports:
             self.row_reports.append(str(report))
         if real:
