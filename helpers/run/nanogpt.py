@@ -3,8 +3,10 @@
 Source: https://github.com/karpathy/nanoGPT, train.py (what a file holds) and model.py.
 """
 
+import errno
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,13 @@ def read_raw(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of files and tensors that we refuse
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = damaged_part(path)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch looks for the end of the file before its start
+            raise WeightsError(f"{path} is damaged: it ends too early") from None
         reason = error.strerror or type(error).__name__
         raise WeightsError(f"{path} can't be read ({reason})") from None
     except Exception as error:  # torch raises many kinds for what it didn't write
@@ -82,10 +87,23 @@ def read_raw(path: Path) -> Any:
         reason = (
             f"it names {code[1]}, which is code" if code else "no file of torch.save, or damaged"
         )
-    raise WeightsError(
-        f"{path} can't be read as weights alone ({reason}): save a dict with the state dict as "
-        '"model" and plain values as "model_args"'
-    )
+        raise WeightsError(
+            f"{path} can't be read as weights alone ({reason}): save a dict with the state dict as "
+            '"model" and plain values as "model_args"'
+        ) from None
+    if damaged:
+        raise WeightsError(f"{path} is damaged (checksum mismatch in {listed([damaged])})")
+    return content
+
+
+def damaged_part(path: Path) -> str | None:
+    """The first part of a .pt file whose checksum is wrong, which torch.load doesn't look at; None
+    too for a file of torch before 1.6, which has no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip()
 
 
 def from_nanogpt(content: Any, heads: int | None) -> GPT:

@@ -242,3 +242,16 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         with pytest.raises(WeightsError, match="can't be read as weights alone") as error:
             load_nanogpt(path)
         assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_a_changed_or_missing_end_is_damage(tmp_path):
+    path = tmp_path / "raw.pt"
+    torch.save({"model": STATE, "model_args": ARGS}, path)
+    whole = bytearray(path.read_bytes())
+    path.write_bytes(whole[:8000])
+    with pytest.raises(WeightsError, match=r"raw\.pt is damaged: it ends too early$"):
+        load_nanogpt(path)
+    whole[len(whole) // 2] ^= 4  # one bit of one number
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"raw\.pt is damaged \(checksum mismatch in raw/data/"):
+        load_nanogpt(path)
