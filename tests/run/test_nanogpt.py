@@ -187,6 +187,8 @@ ATTACKS = {
     "ln_f.weight holds complex64": STATE | {LAST: torch.ones(64, dtype=torch.complex64)},
     "ln_f.weight holds float8_e5m2": STATE | {LAST: torch.ones(64).to(torch.float8_e5m2)},
     "ln_f.weight is no ordinary tensor": STATE | {LAST: torch.ones(64).to_sparse()},
+    "ln_f.weight is no ordinary tensor with": STATE
+    | {LAST: torch.nested.nested_tensor([torch.ones(4), torch.ones(5)])},
     "wpe.weight is no ordinary": STATE | {"wpe.weight": torch.ones(64, device="meta")},
     "wte.weight is no ordinary": STATE | {"wte.weight": torch.ones(1).expand(10**7, 10**7)},
     "its head (lm_head.weight) is not its token": STATE | {"lm_head.weight": torch.ones(60, 64)},
