@@ -37,6 +37,10 @@ TRAINING = re.compile(
     r"|name|project|save|resume|workers|run|id|notes|tags|ddp|fsdp|world|gpus?|tokens|precision|amp"
     r"|scheduler|version|debug)(?:_|$)"
 )
+# A name with one of these words is of the model's mathematics, whatever else is in it.
+OF_THE_MODEL = re.compile(
+    r"attn|attention|softcap|window|rope|rotary|(?<!grad_)norm|mlp|head|bias|activation|emb"
+)
 PUBLISHED_HEADS = {  # (layers, channels): of GPT-2's four sizes, and of DistilGPT2
     (12, 768): 12,
     (24, 1024): 16,
@@ -192,10 +196,15 @@ def check_settings(source: str, settings: Any) -> None:
         if name not in (*READ, *WITHOUT_EFFECT)
         and repr(value) not in map(repr, GPT2_IS.get(name, (False,)))  # False: it is not there
         and value is not None
-        and (source == "model_args" or not TRAINING.search(str(name)))
+        and (source == "model_args" or not is_of_training(str(name)))
     ]
     if unknown:
         raise WeightsError(f"its {source} has what GPT-2 does not have: {listed(unknown)}")
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a setting is one of training, without effect on a trained model."""
+    return bool(TRAINING.search(name)) and not OF_THE_MODEL.search(name)
 
 
 def without_biases(weights: dict[str, Tensor], settings: dict, source: str) -> bool:

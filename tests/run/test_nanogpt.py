@@ -151,6 +151,15 @@ def test_settings_that_ours_can_not_obey_are_refused(tmp_path, changes, says):
     assert says in refusal(tmp_path, {"model": STATE, "model_args": ARGS | changes})
 
 
+@pytest.mark.parametrize(
+    "name", ["attention_window_tokens", "softcap_precision", "rope_init", "norm_eps_version"]
+)
+def test_a_word_of_training_excuses_no_other_mathematics(tmp_path, name):
+    content = {"model": STATE, "config": ARGS | {name: 2}}
+    assert f"its config has what GPT-2 does not have: {name} 2" in refusal(tmp_path, content)
+    assert load(tmp_path, {"model": STATE, "config": ARGS | {"max_grad_norm": 1.0}})
+
+
 @pytest.mark.parametrize("beside", [{}, {"model_args": {}}, {"config": {"lr": 0.1, "n_head": 4}}])
 def test_every_dict_of_settings_is_read(tmp_path, beside):
     content = {"model": STATE, "model_config": {"n_head": 4, "rope": True}} | beside
