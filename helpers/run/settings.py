@@ -3,6 +3,7 @@ which win over defaults. In a notebook an option is a keyword: setup("3-PPO", se
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -103,6 +104,7 @@ CHOICES = dict(preset=PRESETS, track=TRACKS, source=SOURCES, adapter=ADAPTERS, d
 TIMES = ("stop_after", "save_every")
 LEAST = {"seed": 0, "threads": 1, "save_steps": 0, "steps": 0}  # of whole numbers
 MOST = 2**32 - 2  # a larger seed is too large for numpy's generator
+MOST_THREADS = 1024  # many more crash torch
 PATHS = ("out", "data_dir", "shards")  # relative ones: to the folder where the program starts
 
 
@@ -113,7 +115,8 @@ def value_of(value: Any, name: str, label: str) -> Any:
     if name in TIMES:
         return seconds_of(value, label) if isinstance(value, str) else value
     if name in LEAST:
-        return whole_number(str(value), label, LEAST[name])
+        most = MOST_THREADS if name == "threads" else MOST
+        return whole_number(str(value), label, LEAST[name], most)
     if name in PATHS:
         return str(user_path(value))
     if name == "init":
@@ -159,13 +162,14 @@ def yes_or_no(value: Any, name: str) -> bool:
     return word in ("1", "yes", "true", "on")
 
 
-def whole_number(text: str, name: str, least: int) -> int:
-    """A whole number from text, at least `least`. Raises SettingsError otherwise."""
-    if not text.strip().isdecimal() or int(text) < least:
-        raise SettingsError(f"{name} {text!r}: must be a whole number, {least} or more")
-    if int(text) > MOST:
-        raise SettingsError(f"{name} {text!r}: must be a whole number, {MOST} or less")
-    return int(text)
+def whole_number(text: str, name: str, least: int, most: int) -> int:
+    """A whole number from text, from `least` to `most`. Raises SettingsError otherwise."""
+    digits = text.strip()
+    if not digits.isdecimal() or int(digits[:20]) < least:
+        raise SettingsError(f"{name} {text!r:.40}: must be a whole number, {least} or more")
+    if len(digits) > 20 or int(digits) > most:  # Python reads no number of thousands of digits
+        raise SettingsError(f"{name} {text!r:.40}: must be a whole number, {most} or less")
+    return int(digits)
 
 
 def seconds_of(text: str, name: str) -> float:
@@ -178,8 +182,9 @@ def seconds_of(text: str, name: str) -> float:
         )
     except (AttributeError, ValueError):
         seconds = 0.0
-    if not seconds > 0:
-        raise SettingsError(f"{name} {text!r}: must be a time above 0, such as 11h30m, 45m or 90s")
+    if not 0 < seconds < math.inf:
+        example = "such as 11h30m, 45m or 90s"
+        raise SettingsError(f"{name} {text!r:.40}: must be a time above 0, {example}")
     return seconds
 
 

@@ -150,7 +150,9 @@ def test_times(name, text, seconds):
     assert getattr(read_settings({name: text}), name) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h", "5m1h"])
+@pytest.mark.parametrize(
+    "text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h", "5m1h", "9" * 400 + "h"]
+)
 def test_impossible_times(text):
     with pytest.raises(SettingsError, match="RLHF_STOP_AFTER .*: must be a time above 0, such as"):
         seconds_of(text, "RLHF_STOP_AFTER")
@@ -169,6 +171,9 @@ def test_impossible_times(text):
         ("seed", "1.5", "seed '1.5': must be a whole number"),
         ("seed", "two", "seed 'two': must be a whole number"),
         ("seed", "9" * 20, "seed '9+': must be a whole number, 4294967294 or less"),
+        ("seed", "9" * 5000, "^seed '9{39}: must be a whole number, 4294967294 or less"),
+        ("threads", "1025", "threads '1025': must be a whole number, 1024 or less"),
+        ("threads", "4294967294", "threads '4294967294': must be a whole number, 1024 or less"),
         ("threads", "0", "threads '0': must be a whole number, 1 or more"),
         ("steps", "-3", "steps '-3': must be a whole number, 0 or more"),
         ("sed", "1", "no setting 'sed'; did you mean seed?"),
