@@ -80,8 +80,9 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
         if text and name not in given:  # an option wins, whatever the variable says
             values[name] = value_of(text, name, label=variable)
     values |= {name: value_of(value, name, label=name) for name, value in given.items()}
-    if "threads" not in values and os.environ.get("OMP_NUM_THREADS", "").strip():
-        values["threads"] = value_of(os.environ["OMP_NUM_THREADS"], "threads", "OMP_NUM_THREADS")
+    openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # "4,2": 2 inside others
+    if "threads" not in values and openmp:
+        values["threads"] = value_of(openmp, "threads", "OMP_NUM_THREADS")
     if "source" not in values and values.get("data_dir"):
         values["source"] = "local"
     if values.get("judge_url"):

@@ -294,5 +294,7 @@ def test_an_unknown_variable_is_refused(monkeypatch, variable, says):
 def test_openmp_threads_count_unless_ours_are_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert read_settings().threads == 3 and read_settings({"threads": 2}).threads == 2
-    monkeypatch.setenv("RLHF_THREADS", "4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # the second is that of loops inside loops
     assert read_settings().threads == 4
+    monkeypatch.setenv("RLHF_THREADS", "5")
+    assert read_settings().threads == 5
