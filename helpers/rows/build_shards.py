@@ -19,7 +19,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ from helpers.tokenizer import Tokenizer
 
 BUFFER = 10_000  # documents of the shuffle buffer: about 50 MB of FineWeb-Edu
 CHUNK = 256  # documents tokenised at a time
+Settled = Callable[[str | None, Path | None], tuple[str, Path | None]]
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -255,10 +256,8 @@ def number_of(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 1.5M") from None
 
 
-def main(
-    argv: Sequence[str] | None = None, source: str = "embedded", data_dir: Path | None = None
-) -> None:
-    """`python -m helpers shards`; source and data_dir are the run's settings."""
+def main(argv: Sequence[str] | None, settled: Settled) -> None:
+    """`python -m helpers shards`; settled: the settings' source and folder, given the options'."""
     parser = Parser(
         prog="python -m helpers shards",
         description="Write documents as shards of tokens.",
@@ -269,8 +268,8 @@ def main(
     add("--tokens", type=number_of, default="100M", help="training tokens, such as 1.5B")
     add("--heldout-tokens", type=number_of, default="1M", help="held-out tokens")
     add("--shard-tokens", type=number_of, default="10M", help="tokens per file")
-    add("--source", choices=SOURCES, default=source, help="of the documents")
-    add("--data-dir", type=user_path, default=data_dir, help="the folder of source local")
+    add("--source", choices=SOURCES, help="of the documents; None: RLHF_SOURCE's")
+    add("--data-dir", type=user_path, help="a folder with rows; also selects the source local")
     add("--track", choices=TRACKS, default="tldr", help="whose documents")
     add(
         "--tokenizer",
@@ -280,6 +279,7 @@ def main(
     )
     add("--seed", type=int, default=0, help="of the order of documents")
     args = vars(parser.parse_args(argv))
+    args["source"], args["data_dir"] = settled(args["source"], args["data_dir"])
     try:
         if path := args.pop("tokenizer"):
             tokenizer = Tokenizer(path)

@@ -353,6 +353,19 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
         run(*FILE)
 
 
+def test_a_folder_selects_the_source_local(rows, tmp_path, monkeypatch):
+    def source(*options: str) -> str:
+        sizes = ("--tokens=2k", "--heldout-tokens=1k")
+        out = tmp_path / "".join(options).replace("/", "")
+        shards_command(["--out", str(out), *FILE, *sizes, *options])
+        return json.loads((out / "manifest.json").read_text())["made_from"]["source"]
+
+    monkeypatch.delenv("RLHF_DATA_DIR")
+    folder = f"--data-dir={rows.parent.parent}"
+    assert [source(), source(folder)] == ["embedded", "local"]
+    assert source(folder, "--source=embedded") == "embedded"
+
+
 def test_numbers_of_tokens():
     numbers = [number_of(text) for text in ("7", "250k", "1.5M", "10B")]
     assert numbers == [7, 250_000, 1_500_000, 10**10]
