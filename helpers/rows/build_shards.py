@@ -35,6 +35,7 @@ from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
 from helpers.rows.shards import DTYPE, MANIFEST, VERSION, ShardError, fault, read_manifest
 from helpers.rows.tracks import TRACKS, SourceError
+from helpers.rows.vocabulary import read_tokenizer
 from helpers.tokenizer import Tokenizer
 
 BUFFER = 10_000  # documents of the shuffle buffer: about 50 MB of FineWeb-Edu
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None, settled: Settled) -> None:
     args["source"], args["data_dir"] = settled(args["source"], args["data_dir"])
     try:
         if path := args.pop("tokenizer"):
-            tokenizer = Tokenizer(path)
+            tokenizer = read_tokenizer(path)
         elif args["source"] == "embedded":
             tokenizer = load_tokenizer(args["track"])
         else:

@@ -343,6 +343,10 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
 
     with pytest.raises(SystemExit, match="shards: No tokenizer at .*nowhere"):
         run("--tokenizer", "nowhere")
+    for content in ("{}", "no JSON"):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(SystemExit, match=r"shards: .*bad\.json is damaged or no tokenizer"):
+            run("--tokenizer", str(tmp_path / "bad.json"))
     with pytest.raises(SystemExit, match="shards: tokens must be 1 or more, not -5"):
         run(*FILE, "--tokens=-5")
     run(*FILE, "--tokens=4k", "--heldout-tokens=1k", "--shard-tokens=2k")
