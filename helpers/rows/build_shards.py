@@ -86,11 +86,11 @@ def build(
         manifest["heldout"] = shard
         write_json(out / MANIFEST, manifest)
         yield f"{shard['file']}: {shard['tokens']:,} held-out tokens"
-        yield from left_out(report)
+        yield from what_was_read(report)
     report = Report("train", source)
     texts = shuffled(document_texts(*rows, "train", report), seed)
     yield from write_train(out, manifest, texts, tokenizer, tokens)
-    yield from left_out(report)
+    yield from what_was_read(report)
     if count(manifest["shards"]) < tokens:
         raise ShardError(
             f"the rows have only {count(manifest['shards']):,} tokens to train on, not {tokens:,}: "
@@ -118,11 +118,11 @@ def write_train(
         yield f"{path.name}: {shard['tokens']:,} tokens, {count(shards):,} of {tokens:,}"
 
 
-def left_out(report: Report) -> Iterator[str]:
-    """A line with the rows that could not be used, by reason, if there are any."""
-    if report.left_out:
+def what_was_read(report: Report) -> Iterator[str]:
+    """A line with the rows' place and those that could not be used, by reason, if any were read."""
+    if report.read:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
-        yield f"{report.what} rows left out: {reasons}"
+        yield f"{report.what} rows left out of {report.place}: {reasons or 'none'}"
 
 
 def count(shards: list[dict]) -> int:
@@ -141,7 +141,7 @@ def document_texts(
     if source == "embedded":
         yield from (document.text for document in load_rows("documents", split, track))
         return
-    rows, separate, _ = READERS[source](role.data, split, data_dir)
+    rows, separate, report.place = READERS[source](role.data, split, data_dir)
     wanted = splits_wanted(role, "documents", split, separate)
 
     texts = usable(checked(rows, role.data), role.key, report)

@@ -28,6 +28,7 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 # A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
 NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
 Rows = Iterator[dict | Unusable]
+Files = tuple[list[Path], list[Path]]  # those of a split that are read, and those that are ignored
 
 
 def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, bool, str]:
@@ -38,18 +39,24 @@ def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, b
     if not folder.is_dir():
         raise data.unavailable(f"was asked for {place}, but there is no such folder")
     by_split, stand_in = find_files(folder, data)
-    files = by_split[split] or by_split["train"]
+    files, ignored = by_split[split] if any(by_split[split]) else by_split["train"]
     if not files:
         raise data.unavailable(f"has no file for {split} {place}")
-    name = files[0].relative_to(folder).as_posix()
-    if len(files) > 1:
-        name += f" and {len(files) - 1} more"
+    name = listed(files, folder)
     if stand_in:
         name += f", a stand-in for {data.repository}"
-    return local_rows(files, data), bool(by_split["heldout"]), name
+    if ignored:
+        name += f", ignoring {listed(ignored, folder)}"
+    return local_rows(files, data), any(by_split["heldout"]), name
 
 
-def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool]:
+def listed(files: list[Path], folder: Path) -> str:
+    """The first file's name, and how many more there are."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return files[0].relative_to(folder).as_posix() + more
+
+
+def find_files(folder: Path, data: HubData) -> tuple[dict[str, Files], bool]:
     """The files of a data set by split ("train", "heldout"), and whether they stand in for it.
 
     Looked for in this order: NAME/SPLIT.jsonl, the Hub's own layout
@@ -60,23 +67,23 @@ def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool
     usual = tuple(data.name + layout for layout in layouts)
     names = {"train": (data.train,), "heldout": tuple(filter(None, (data.heldout, *HELDOUT_NAMES)))}
     for places, stand_in in ((usual, False), (data.stand_ins, True)):
-        files = {split: first_match(folder, places, names[split], split) for split in names}
-        if any(files.values()):
+        files = {split: matches(folder, places, names[split], split) for split in names}
+        if any(map(any, files.values())):
             return files, stand_in
-    return {split: [] for split in names}, False
+    return files, False
 
 
-def first_match(
-    folder: Path, places: tuple[str, ...], names: tuple[str, ...], split: str
-) -> list[Path]:
-    """The sorted files of the first place that has some. One without a split is for training."""
-    for name in names:
+def matches(folder: Path, places: tuple[str, ...], names: tuple[str, ...], split: str) -> Files:
+    """The sorted files of the first place that has some, and those of the places after it. One
+    without a split is for training.
+    """
+    files, ignored = [], []
+    for name in dict.fromkeys(names):
         for place in places:
             for ending in ENDINGS if split == "train" or "{split}" in place else ():
-                files = sorted(folder.glob(place.format(split=name) + ending))
-                if files:
-                    return files
-    return []
+                found = sorted(folder.glob(place.format(split=name) + ending))
+                files, ignored = (files, ignored + found) if files else (found, ignored)
+    return files, ignored
 
 
 def local_rows(paths: list[Path], data: HubData) -> Rows:

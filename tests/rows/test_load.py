@@ -150,6 +150,19 @@ def test_other_rows_stand_in_only_where_there_are_none_of_its_own_and_the_report
         assert report.place == f"local: {PAIRWISE}/train.jsonl" and len(records) < 50
 
 
+def test_files_that_are_not_read_are_named(folder):
+    write(folder / "sst2/train.jsonl", SST2)
+    others = ("sst2/train.csv", "sst2/train-00001.jsonl", "sst2.train.tsv.gz")
+    for more, name in zip(("", " and 1 more", " and 2 more"), others):
+        write(folder / name, ["sentence,label"])
+        first = others[0] + more
+        assert load_track(*LABELS)[1].place == f"local: sst2/train.jsonl, ignoring {first}"
+    for name in ("validation", "dev"):  # and "validation" only once
+        write(folder / f"sst2/{name}.jsonl", SST2[:5])
+    _, report = load_track("sentiment", "labels", "heldout")
+    assert report.place == "local: sst2/validation.jsonl, ignoring sst2/dev.jsonl"
+
+
 def test_cut_posts_are_counted(folder):
     def row(text: str) -> dict:
         return {"prompt": f"SUBREDDIT: r/a\nTITLE: t\nPOST: {text}\nTL;DR:", "label": "Help."}

@@ -100,7 +100,8 @@ def test_shards_are_whole_documents_in_shuffled_order(tmp_path):
     total = sum(map(len, shards))
     assert lines[-2] == f"train-00004.bin: {len(shards[4]):,} tokens, {total:,} of 22,000"
     for what in ("heldout", "train"):
-        assert f"{what} rows left out: 1 line is not JSON, 1 empty text" in lines
+        place = "fineweb-edu/train-000.jsonl.gz"
+        assert f"{what} rows left out of {place}: 1 line is not JSON, 1 empty text" in lines
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["made_from"]["tokenizer"] == TOKENIZER.fingerprint
     for shard, ids in zip((manifest["heldout"], *manifest["shards"]), (held, *shards), strict=True):
