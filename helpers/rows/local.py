@@ -25,6 +25,7 @@ ENDINGS = (".parquet", *(kind + zip_ for kind in (".jsonl", ".tsv", ".csv") for 
 HELDOUT_NAMES = ("heldout", "validation", "valid", "dev")
 LONGEST = 2**27  # characters of a cell; Python's own limit is below the length of some documents
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+PART = re.compile(r"-(\d+)-of-(\d+)")  # its number and that of all parts, in a file's name
 # A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
 NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
 Rows = Iterator[dict | Unusable]
@@ -39,6 +40,8 @@ def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, b
     if not folder.is_dir():
         raise data.unavailable(f"was asked for {place}, but there is no such folder")
     by_split, stand_in = find_files(folder, data)
+    for parts, _ in by_split.values():
+        check_parts(parts, data, place)
     files, ignored = by_split[split] if any(by_split[split]) else by_split["train"]
     if not files:
         raise data.unavailable(f"has no file for {split} {place}")
@@ -48,6 +51,18 @@ def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, b
     if ignored:
         name += f", ignoring {listed(ignored, folder)}"
     return local_rows(files, data), any(by_split["heldout"]), name
+
+
+def check_parts(files: list[Path], data: HubData, place: str) -> None:
+    """Raise SourceError when the names say that there are more parts than these."""
+    numbers = [match.groups() for file in files if (match := PART.search(file.name))]
+    for _, total in numbers:
+        there = len({number for number, of in numbers if of == total})
+        if there < int(total):
+            raise data.unavailable(
+                f"has only {there} of the {int(total)} files *-of-{total} {place}: get the others, "
+                "or rename these to use them alone"
+            )
 
 
 def listed(files: list[Path], folder: Path) -> str:

@@ -37,7 +37,7 @@ def refused(*names, **options) -> str:
 
 # a local folder
 
-NAMES = ["train.jsonl", "train.jsonl.gz", "train.jsonl.xz", "train-00000-of-00002.jsonl"]
+NAMES = ["train.jsonl", "train.jsonl.gz", "train.jsonl.xz", "train-00000-of-00001.jsonl"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "data/train-00000-of-00001-e8c59e5c.jsonl"])
@@ -71,6 +71,10 @@ def test_parquet_and_shards(folder):
     assert {record.label for record in records} == {0, 1} and not report.left_out
     path.write_bytes(path.read_bytes()[:-40])
     assert "train-00001-of-00002.parquet in data/ is damaged" in refused(*LABELS)
+    path.unlink()
+    for split in ("train", "heldout"):
+        message = refused("sentiment", "labels", split)
+        assert "has only 1 of the 2 files *-of-00002 in RLHF_DATA_DIR=" in message
 
 
 @pytest.mark.parametrize(
