@@ -33,6 +33,7 @@ from helpers.rows.common import split_of, usable
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
+from helpers.rows.local import local_origin
 from helpers.rows.shards import DTYPE, MANIFEST, VERSION, ShardError, fault, read_manifest
 from helpers.rows.tracks import TRACKS, SourceError
 from helpers.rows.vocabulary import read_tokenizer
@@ -206,9 +207,10 @@ def origin(track: str, source: str, data_dir: Path | None) -> dict:
     data = find_role(track, "documents", "train", source).data
     if source == "embedded":
         return {"source": source, "data": track}
-    _, _, place = READERS[source](data, "train", data_dir)
-    pinned = {"config": data.config, "revision": data.revision} if source == "hub" else {}
-    return {"source": source, "data": place, **pinned}
+    if source == "local":
+        return {"source": source, **local_origin(data, data_dir)}
+    hub = {"data": data.repository, "config": data.config, "revision": data.revision}
+    return {"source": source, **hub}
 
 
 def open_folder(out: Path, made_from: dict) -> tuple[dict, list[str]]:

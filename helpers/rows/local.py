@@ -6,6 +6,7 @@ be read is refused.
 
 import csv
 import gzip
+import hashlib
 import json
 import lzma
 import re
@@ -17,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from helpers.engine.files import sha256
 from helpers.rows.common import Unusable
 from helpers.rows.tracks import HubData, SourceError
 
@@ -34,6 +36,27 @@ Files = tuple[list[Path], list[Path]]  # those of a split that are read, and tho
 
 def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, bool, str]:
     """The rows in a folder, whether held-out rows have their own files, and the files' name."""
+    (files, ignored), separate, stand_in = split_files(data, split, folder)
+    name = listed(files, folder)
+    if stand_in:
+        name += f", a stand-in for {data.repository}"
+    if ignored:
+        name += f", ignoring {listed(ignored, folder)}"
+    return local_rows(files, data), separate, name
+
+
+def local_origin(data: HubData, folder: Path | None) -> dict[str, str]:
+    """The name of the files to train on, and a digest of these and of the held-out ones."""
+    (train, _), _, _ = split_files(data, "train", folder)
+    (heldout, _), _, _ = split_files(data, "heldout", folder)
+    content = "; ".join(" ".join(map(sha256, files)) for files in (train, heldout))
+    return {"data": listed(train, folder), "rows": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def split_files(data: HubData, split: str, folder: Path | None) -> tuple[Files, bool, bool]:
+    """The files of a split, whether held-out rows have their own, and whether they are stand-ins.
+    Raises SourceError when there are none, or not all of their parts.
+    """
     if folder is None:
         raise data.unavailable("was asked for in a local folder, but RLHF_DATA_DIR is not set")
     place = f"in RLHF_DATA_DIR={folder}"
@@ -42,21 +65,16 @@ def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, b
     by_split, stand_in = find_files(folder, data)
     for parts, _ in by_split.values():
         check_parts(parts, data, place)
-    files, ignored = by_split[split] if any(by_split[split]) else by_split["train"]
-    if not files:
+    found = by_split[split] if any(by_split[split]) else by_split["train"]
+    if not any(found):
         raise data.unavailable(f"has no file for {split} {place}")
-    name = listed(files, folder)
-    if stand_in:
-        name += f", a stand-in for {data.repository}"
-    if ignored:
-        name += f", ignoring {listed(ignored, folder)}"
-    return local_rows(files, data), any(by_split["heldout"]), name
+    return found, any(by_split["heldout"]), stand_in
 
 
 def check_parts(files: list[Path], data: HubData, place: str) -> None:
     """Raise SourceError when the names say that there are more parts than these."""
     numbers = [match.groups() for file in files if (match := PART.search(file.name))]
-    for _, total in numbers:
+    for total in {of for _, of in numbers}:
         there = len({number for number, of in numbers if of == total})
         if there < int(total):
             raise data.unavailable(

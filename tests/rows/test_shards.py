@@ -298,6 +298,23 @@ def test_another_tokenizer_or_setting_is_refused(shards):
     assert "made with source 'local', not 'embedded'" in refused(made, folder, source="embedded")
 
 
+def test_changed_rows_are_refused(rows, tmp_path):
+    made(tmp_path / "out", 8_000)
+    old = read_manifest(tmp_path / "out")["made_from"]["rows"]
+    write(rows.with_name("train.csv"), ["text"])  # it would be read first
+    assert (
+        "made with data 'fineweb-edu/train-000.jsonl.gz', not 'fineweb-edu/train.csv'"
+        in refused(made, tmp_path / "out")
+    )
+    rows.with_name("train.csv").unlink()
+    others = ({"text": text} for text in TEXTS), ({"text": text} for text in TEXTS[9:])
+    for name, texts in zip(("valid.jsonl", rows.name), others):
+        write(rows.with_name(name), list(texts))
+        line = refused(made, tmp_path / "out")
+        assert f"was made with rows {old!r}, not '" in line
+        rows.with_name(name).unlink()
+
+
 def test_a_vocabulary_that_does_not_fit_16_bits(tmp_path):
     huge = Tokenizer(TOKENIZER.path)
     huge.vocab_size = 70_000
