@@ -146,13 +146,15 @@ def local_rows(paths: list[Path], data: HubData) -> Rows:
 def text_lines(path: Path, newline: str) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers from 1. A byte that is not UTF-8 is half a surrogate
     pair in them. newline: "\\n" if only a line feed ends a line, "" if a carriage return does too.
-    Raises UnicodeError when the file is in another encoding that names itself.
+    Raises UnicodeError when the file is UTF-16, by its first bytes.
     """
     opener = OPENERS.get(path.suffix, open)
+    with opener(path, "rb") as file:
+        start = file.read(100)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * start.count(0) > len(start):
+        raise UnicodeError("is UTF-16: save it as UTF-8")
     with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline=newline) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
-                raise UnicodeError("is UTF-16: save it as UTF-8")
             yield number, line.removeprefix("\ufeff")  # some editors put a BOM at the start
 
 

@@ -1,6 +1,7 @@
 """Where rows come from: a local folder in each format, the embedded world, and unknown names."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -310,10 +311,11 @@ def test_a_table_in_another_encoding_and_a_file_of_rubbish(folder):
     (folder / "sst2" / "train.tsv").write_bytes("naïve films\t1\n".encode("latin-1"))
     assert "no row can be used" in (message := refused(*LABELS))
     assert "(line is not UTF-8: 1); the first that can't be read is line 1 of train.tsv" in message
-    for ending in ("tsv", "csv", "jsonl"):
-        (folder / "alpaca").mkdir(exist_ok=True)
+    (folder / "alpaca").mkdir()
+    encodings = ("utf-16", "utf-16-le", "utf-16-be")  # the first with a mark of the byte order
+    for ending, encoding in product(("tsv", "csv", "jsonl"), encodings):
         path = folder / f"alpaca/train.{ending}"
-        path.write_text("instruction\tinput\toutput\n", encoding="utf-16")
+        path.write_text("instruction\tinput\toutput\n", encoding=encoding)
         message = refused(*DEMONSTRATIONS, "train")
         assert message == f"train.{ending} in alpaca/ is UTF-16: save it as UTF-8"
         path.unlink()
