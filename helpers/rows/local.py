@@ -263,7 +263,7 @@ def table_cells(
     while waiting or (line := next(lines, None)):
         taken = [waiting.popleft() if waiting else line]
         try:
-            cells = next(parse(take(taken, waiting, lines), strict=True))
+            cells = next(parse(take(taken, waiting, lines, width), strict=True))
             closed = len(taken) == 1 or len(cells) == width
         except csv.Error:
             closed = False
@@ -275,12 +275,18 @@ def table_cells(
         yield taken[0][0], cells
 
 
-def take(taken: list, waiting: deque, lines: Iterator) -> Iterator[str]:
-    """The texts of numbered lines, first of the one in `taken`; all are noted there."""
+def take(taken: list, waiting: deque, lines: Iterator, width: int) -> Iterator[str]:
+    """The texts of numbered lines, first of the one in `taken`; all are noted there.
+
+    Inside a quoted cell, a mark that is not doubled ends the cell: after more of such lines than a
+    row has cells, nothing is left to read. So the time is linear, whatever is not closed.
+    """
     yield taken[0][1]
-    while waiting or (line := next(lines, None)):
+    ends = 0  # lines that end a cell
+    while ends < width and (waiting or (line := next(lines, None))):
         taken.append(waiting.popleft() if waiting else line)
         yield taken[-1][1]
+        ends += '"' in taken[-1][1].replace('""', "")
 
 
 # ---------------------------------------------------------------- parquet
