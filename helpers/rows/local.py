@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 PART = re.compile(r"-(\d+)-of-(\d+)")  # its number and that of all parts, in a file's name
 # A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
 NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
+QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
+SAMPLE = 100  # lines of a tsv file that show whether it has quoted cells
 Rows = Iterator[dict | Unusable]
 Files = tuple[list[Path], list[Path]]  # those of a split that are read, and those that are ignored
 
@@ -132,7 +134,7 @@ def local_rows(paths: list[Path], data: HubData) -> Rows:
             elif kind == "jsonl":
                 rows = map(json_row, text_lines(path, "\n"))
             else:
-                rows = table_rows(text_lines(path, ""), data, "\t" if kind == "tsv" else ",", where)
+                rows = table_rows(text_lines(path, ""), data, kind == "tsv", where)
             for row in rows:
                 if isinstance(row, Unusable):
                     row.place = f"{row.place or 'a row'} of {where}"
@@ -216,7 +218,7 @@ def unique(pairs: list[tuple]) -> dict:
 # ---------------------------------------------------------------- tables
 
 
-def table_rows(lines: Iterator[tuple[int, str]], data: HubData, delimiter: str, where: str) -> Rows:
+def table_rows(lines: Iterator[tuple[int, str]], data: HubData, tsv: bool, where: str) -> Rows:
     """Rows of cells, which the first line names, or else in our order. Raises SourceError when the
     first line has other names.
     """
@@ -224,10 +226,14 @@ def table_rows(lines: Iterator[tuple[int, str]], data: HubData, delimiter: str, 
     first = next(lines, None)
     if first is None:
         return
-    names = column_names(first[1], data, delimiter, where)
-    if names is None:
-        names, lines = data.columns, chain([first], lines)
-    for number, cells in table_cells(lines, delimiter, len(names)):
+    start = [first, *islice(lines, SAMPLE)]
+    quoted = not tsv or has_quoted_cells([line for _, line in start])
+    form = {"delimiter": "\t" if tsv else ",", "skipinitialspace": not tsv}
+    form["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    names = column_names(first[1], data, form["delimiter"], where)
+    lines = chain(start[names is not None :], lines)
+    names = names or data.columns
+    for number, cells in table_cells(lines, form, len(names)):
         if isinstance(cells, str):
             yield Unusable(cells, f"line {number:,}")
         elif len(cells) != len(names):
@@ -236,11 +242,20 @@ def table_rows(lines: Iterator[tuple[int, str]], data: HubData, delimiter: str, 
             yield dict(zip(names, cells))
 
 
+def has_quoted_cells(lines: list[str]) -> bool:
+    """Whether the marks in lines of a tsv file quote cells: each cell with a mark is all in marks,
+    with those inside doubled, and that some are doubled or most lines have such a cell shows it.
+    """
+    cells = [cell for line in lines for cell in line.rstrip("\r\n").split("\t") if '"' in cell]
+    shown = 2 * len(cells) > len(lines) or any('""' in cell[1:-1] for cell in cells)
+    return shown and all(map(QUOTED.fullmatch, cells))
+
+
 def column_names(line: str, data: HubData, delimiter: str, where: str) -> list[str] | None:
     """The columns that the first line of a table names; None if it is certainly a row. Raises
     SourceError when it names others than ours, or one of them twice.
     """
-    cells = next(csv.reader([line], delimiter=delimiter), [])
+    cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     if not any(map(data.is_column, cells)):  # quotation marks may be wrong in this line too
         cells = [cell.strip() for cell in line.replace('"', "").split(delimiter)]
     if not any(map(data.is_column, cells)) and not all(map(NAME.fullmatch, cells)):
@@ -250,20 +265,19 @@ def column_names(line: str, data: HubData, delimiter: str, where: str) -> list[s
 
 
 def table_cells(
-    lines: Iterator[tuple[int, str]], delimiter: str, width: int
+    lines: Iterator[tuple[int, str]], form: dict, width: int
 ) -> Iterator[tuple[int, list[str] | str]]:
     """The number of each row's first line with its cells, or with the reason why there are none.
 
     A quoted cell may have several lines. Where its quotation marks don't match, or such a row has
     not `width` cells, only the first of these lines is lost: the next is read afresh, as a row.
     """
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    parse = partial(csv.reader, delimiter=delimiter, quoting=quoting)
+    parse = partial(csv.reader, strict=True, **form)
     waiting: deque[tuple[int, str]] = deque()
     while waiting or (line := next(lines, None)):
         taken = [waiting.popleft() if waiting else line]
         try:
-            cells = next(parse(take(taken, waiting, lines, width), strict=True))
+            cells = next(parse(take(taken, waiting, lines, width)))
             closed = len(taken) == 1 or len(cells) == width
         except csv.Error:
             closed = False

@@ -1,5 +1,6 @@
 """Where rows come from: a local folder in each format, the embedded world, and unknown names."""
 
+import csv
 import json
 from itertools import product
 from pathlib import Path
@@ -107,6 +108,26 @@ def test_quotes_are_text_in_tsv_and_quotes_in_csv(folder):
     write(folder / "sst2" / "train.csv", ['"' + sentence.replace('"', '""') + '",1'])
     assert load_track(*LABELS)[0] == [record]
     assert record.prompt + record.completion == sentence
+
+
+def test_a_blank_before_a_quoted_cell_is_not_part_of_it(folder):
+    text = 'it is, as they say, a film that is really, really "long"'
+    write(folder / "sst2/train.csv", ["label, sentence", '1, "{}"'.format(text.replace('"', '""'))])
+    [record], _ = load_track(*LABELS)
+    assert record.prompt + record.completion == text
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_tsv_file_that_a_program_has_quoted(folder, quoting):
+    texts = [f"{i} times they asked why the tram is late and got no answer" for i in range(200)]
+    texts[60] = 'a "tram" is late and "why?" is what they asked all day'
+    (folder / "sst2").mkdir()
+    with open(folder / "sst2/train.tsv", "w", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", quoting=quoting)
+        rows.writerows([["sentence", "label"], *([text, 1] for text in texts)])
+    write(folder / "sst2/dev.jsonl", SST2[:1])
+    records, _ = load_track(*LABELS)
+    assert [record.prompt + record.completion for record in records] == texts
 
 
 def test_a_mark_of_the_byte_order_and_long_cells_are_no_trouble(folder):
