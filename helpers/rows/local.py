@@ -20,7 +20,7 @@ from typing import Any
 
 from helpers.engine.files import sha256
 from helpers.rows.common import Unusable
-from helpers.rows.tracks import HubData, SourceError
+from helpers.rows.tracks import HubData, SourceError, plain_name
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 ENDINGS = (".parquet", *(kind + zip_ for kind in (".jsonl", ".tsv", ".csv") for zip_ in OPENERS))
@@ -30,6 +30,7 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 PART = re.compile(r"-(\d+)-of-(\d+)")  # its number and that of all parts, in a file's name
 # A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
 NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
+SEPARATOR = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 SAMPLE = 100  # lines of a tsv file that show whether it has quoted cells
 Rows = Iterator[dict | Unusable]
@@ -219,18 +220,24 @@ def unique(pairs: list[tuple]) -> dict:
 
 
 def table_rows(lines: Iterator[tuple[int, str]], data: HubData, tsv: bool, where: str) -> Rows:
-    """Rows of cells, which the first line names, or else in our order. Raises SourceError when the
-    first line has other names.
+    """Rows of cells, which the first line names, or else in our order; blank lines before it, and
+    one that names the delimiter (Excel's "sep=;"), don't count. Raises SourceError when the first
+    line has other names, or a later one has ours in another order.
     """
     csv.field_size_limit(LONGEST)
-    first = next(lines, None)
-    if first is None:
+    delimiter = "\t" if tsv else ","
+    for first in lines:
+        if separator := SEPARATOR.fullmatch(first[1]):
+            delimiter = separator[1]
+        elif first[1].strip():
+            break
+    else:
         return
     start = [first, *islice(lines, SAMPLE)]
     quoted = not tsv or has_quoted_cells([line for _, line in start])
-    form = {"delimiter": "\t" if tsv else ",", "skipinitialspace": not tsv}
+    form = {"delimiter": delimiter, "skipinitialspace": not tsv}
     form["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    names = column_names(first[1], data, form["delimiter"], where)
+    names = column_names(first[1], data, delimiter, where)
     lines = chain(start[names is not None :], lines)
     names = names or data.columns
     for number, cells in table_cells(lines, form, len(names)):
@@ -238,6 +245,10 @@ def table_rows(lines: Iterator[tuple[int, str]], data: HubData, tsv: bool, where
             yield Unusable(cells, f"line {number:,}")
         elif len(cells) != len(names):
             yield Unusable(f"line has not {len(names)} cells", f"line {number:,}")
+        elif set(data.needed) <= set(map(plain_name, cells)):
+            if cells != names:
+                raise SourceError(f"{where} names columns in line {number:,}: only the first can")
+            yield Unusable("line names the columns again", f"line {number:,}")
         else:
             yield dict(zip(names, cells))
 

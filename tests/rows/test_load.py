@@ -280,6 +280,25 @@ def test_a_column_named_twice_is_refused(folder):
     assert report.left_out == {"two columns rejected": 1}
 
 
+@pytest.mark.parametrize("before", [["", " "], ["sep=;"], ["", "SEP=\t", ""], ['"sep=,"']])
+def test_lines_before_the_names_that_are_no_rows(folder, before):
+    mark = next((line.strip('"')[-1] for line in before if "=" in line), ",")
+    lines = [f"No, {i}.{mark}Why {i}?{mark}Yes".replace(", ", " ") for i in range(60)]
+    header = mark.join(("rejected", "prompt", "chosen"))
+    path = folder / PAIRWISE / "train.csv"
+    write(path, [*before, header, *lines, header, "x"])
+    records, report = load_track("instruct", "comparisons", "train")
+    assert {record.chosen for record in records} == {" Yes"} and len(records) > 40
+    assert report.left_out == {"line names the columns again": 1, "line has not 3 cells": 1}
+    assert report.read == 62 == report.used + report.elsewhere + 2
+    assert report.first == f"line {len(before) + 62} of train.csv in {PAIRWISE}/"
+    write(path, ["# of May 3", *before, header, *lines])
+    line = f"train.csv in {PAIRWISE}/ names columns in line {len(before) + 2}: only the first can"
+    assert mark != "," or refused("instruct", "comparisons", "train") == line
+    write(path, [*before, header, *lines, mark.join(("prompt", "chosen", "rejected"))])
+    assert "names columns in line" in refused("instruct", "comparisons", "train")
+
+
 def test_a_table_of_texts_has_no_header_unless_it_names_them(folder):
     write(
         folder / "fineweb-edu/train.csv", ['"Once upon a time, it rained."'] * 2 + ["It stopped."]
