@@ -134,10 +134,14 @@ def value_of(value: Any, name: str, label: str) -> Any:
 
 
 def weights_named(text: str) -> str:
-    """The absolute path, if the text is that of a file or folder that exists; a name as it is."""
-    path = Path(text)
-    is_path = len(path.parts) > 1 or path.suffix == ".pt"
-    return str(user_path(path)) if is_path and user_path(path).exists() else text
+    """The absolute path, if the text is that of a file or folder that exists; a name as it is. A
+    single word is a folder's only if a model is in it.
+    """
+    path, is_path = Path(text), text.startswith((".", "~")) or text.endswith((".pt", ".pth"))
+    if is_path or len(path.parts) > 1:
+        return str(user_path(path)) if user_path(path).exists() else text
+    holds_model = text != "pretrain" and (path / "config.json").is_file()
+    return str(user_path(path)) if holds_model else text
 
 
 def nearest(name: str, valid: Any) -> str:

@@ -101,6 +101,12 @@ def test_weights_are_found_from_the_current_folder(tmp_path, monkeypatch):
     assert read_settings({"init": "model/best.pt"}).init == str(tmp_path / "model/best.pt")
     for name in ("gpt2", "model", "openai-community/gpt2", "none.pt"):
         assert read_settings({"init": name}).init == name
+    assert read_settings({"init": "./model"}).init == str(tmp_path / "model")
+    for name in ("model", "pretrain"):  # "pretrain" is always the model of 0-Pretrain
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").touch()
+    assert read_settings({"init": "model"}).init == str(tmp_path / "model")
+    assert read_settings({"init": "pretrain"}).init == "pretrain"
 
 
 def test_a_folder_with_rows_is_the_source(monkeypatch):
