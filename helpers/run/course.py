@@ -58,6 +58,8 @@ class Course:
     rows_read: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
     # records by what they were asked for with, but documents, which may fill the memory
     rows_kept: dict[tuple, list] = field(default_factory=dict, repr=False)
+    # the number formats of each training run; more than one if it was resumed in another
+    dtypes: dict[str, list[str]] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -149,7 +151,9 @@ class Course:
         """
         snapshots = self.snapshots(name)
         snapshots = replace(snapshots, settings=snapshots.settings | plain(settings))
-        return Loop(title or name or self.stage, self.dtype, snapshots, watch)
+        loop = Loop(title or name or self.stage, self.dtype, snapshots, watch)
+        self.dtypes[name or self.stage] = loop.dtypes
+        return loop
 
     def snapshots(self, name: str = "") -> Snapshots:
         """Where a training run is logged and saved, with what a resumed run must have in common
@@ -272,9 +276,12 @@ class Course:
             discard(self.snapshots_folder)
 
     def facts(self) -> dict:
-        """What a checkpoint records of its making: the settings, the base model, the rows read."""
+        """What a checkpoint records of its making: the settings, the base model, the rows read, the
+        number formats.
+        """
         run = {"preset": self.preset, "source": self.source, "init": self.init_name}
-        return asdict(self.config) | run | {"rows": list(self.row_reports)}
+        read = {"rows": list(self.row_reports), "dtypes": dict(self.dtypes)}
+        return asdict(self.config) | run | read
 
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.

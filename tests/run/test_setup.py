@@ -318,7 +318,8 @@ def test_starting_over_deletes_the_snapshots(tmp_path):
 
 def test_a_stage_ends_once(tmp_path):
     """Its checkpoint and its record say the same, and its snapshots go; curves are not saved."""
-    course = course_in(tmp_path, "sft")
+    course = course_in(tmp_path, "sft", dtype=torch.bfloat16)
+    course.loop()
     (course.snapshots_folder / "sft" / "step-00000003").mkdir(parents=True)
     (course.out / "snapshots" / "ppo").mkdir(parents=True)
     model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
@@ -328,6 +329,7 @@ def test_a_stage_ends_once(tmp_path):
     assert torch.equal(saved.wte.weight, model.wte.weight)
     assert info["metrics"] == {"heldout_loss": 1.5, "stop_rate": 0.5}
     assert info["data_fingerprint"] == "abc" and info["config"] == plain(course.facts())
+    assert info["config"]["dtypes"] == {"sft": ["bfloat16"]}
     assert course.facts()["preset"] == "smoke" and course.facts()["lr"] == course.config.lr
     recorded = course.metrics()
     assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
