@@ -239,16 +239,16 @@ def table_rows(lines: Iterator[tuple[int, str]], data: HubData, tsv: bool, where
     form["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     names = column_names(first[1], data, delimiter, where)
     lines = chain(start[names is not None :], lines)
-    names = names or data.columns
+    names = names or list(data.columns)
     for number, cells in table_cells(lines, form, len(names)):
         if isinstance(cells, str):
             yield Unusable(cells, f"line {number:,}")
         elif len(cells) != len(names):
             yield Unusable(f"line has not {len(names)} cells", f"line {number:,}")
-        elif set(data.needed) <= set(map(plain_name, cells)):
-            if cells != names:
-                raise SourceError(f"{where} names columns in line {number:,}: only the first can")
+        elif cells == names:
             yield Unusable("line names the columns again", f"line {number:,}")
+        elif len(data.needed) > 1 and set(data.needed) <= set(map(plain_name, cells)):
+            raise SourceError(f"{where} names columns in line {number:,}: only the first can")
         else:
             yield dict(zip(names, cells))
 

@@ -389,3 +389,15 @@ def test_the_embedded_world_is_what_it_was(monkeypatch):
 def test_unknown_names_list_the_known_ones(names, valid):
     with pytest.raises((SettingsError, ValueError), match=valid):
         load_track(*names)
+
+
+@pytest.mark.parametrize("word", ["Text", "TEXT"])
+def test_a_document_may_be_a_column_s_name(folder, word):
+    """A file of one column is read on: nothing can be in the wrong place."""
+    texts = [f"Document number {i}." for i in range(40)]
+    path = folder / "fineweb-edu" / "train.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["text", *texts, word, "text"]) + "\n")
+    records, report = load_track("tldr", "documents", "train")
+    assert report.read == 42 == report.used + report.elsewhere + report.left_out.total()
+    assert report.left_out["line names the columns again"] == 1
