@@ -60,17 +60,20 @@ def start(stage: str, out: Path) -> subprocess.Popen:
     )
 
 
-def stop(process: subprocess.Popen, number: signal.Signals, to: str) -> None:
+def stop(process: subprocess.Popen, number: signal.Signals, to: str) -> bool:
     """Send a signal to a process, its group or its notebook's kernel, and wait for the end of all
-    of them.
+    of them. False if the kernel has ended already.
     """
     kernels = psutil.Process(process.pid).children(recursive=True)
+    if to == "kernel" and not kernels:
+        return False
     if to == "group":
         os.killpg(process.pid, number)
     else:
         os.kill(process.pid if to == "process" else kernels[0].pid, number)
     process.wait()
     psutil.wait_procs(kernels)
+    return True
 
 
 def log_of(stage: str, out: Path) -> Path:
@@ -108,8 +111,8 @@ def until_killed(
         if begun is None and log.exists() and log.stat().st_mtime_ns != before:
             begun = time.perf_counter()
         if begun is not None and time.perf_counter() - begun > wait:
-            stop(process, *kill)
-            return True
+            if stop(process, *kill):
+                return True
         time.sleep(0.005)
     if process.returncode != (OUT_OF_TIME if stage == "course" else 0):  # a trial is no course
         raise RuntimeError(

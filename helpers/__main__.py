@@ -38,7 +38,9 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Run a command; an unknown one, or a bad setting, prints one line and returns exit code 2."""
+    """Run a command; an unknown one, or a bad setting, prints one line and returns exit code 2;
+    Ctrl-C, which a stage answers itself while it trains, one line and 130.
+    """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> int | None:
     except SettingsError as error:
         print(f"python -m helpers {name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"python -m helpers {name}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

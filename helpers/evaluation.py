@@ -137,7 +137,11 @@ def respond(
 
 
 def bootstrap_ci95(values: Tensor, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """95% percentile-bootstrap interval of the mean of N independent values: [low, high]."""
+    """95% percentile-bootstrap interval of the mean of N independent values: [low, high]; of NaNs
+    for a single value, which doesn't say how far another may be.
+    """
+    if len(values) < 2:
+        return [torch.nan, torch.nan]
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (resamples, len(values)), generator=generator)
     means = values.float()[draws].mean(1)
@@ -155,10 +159,12 @@ def ratio_ci95(
 
     totals, counts: (N,), such as the nats and tokens of N texts. Rows of one group, such as the
     pairs of one prompt, are resampled together because they are not independent; without groups,
-    every row is its own group.
+    every row is its own group. A single group gives NaNs, as `bootstrap_ci95` does.
     """
     groups = range(len(totals)) if groups is None else groups
     group_index = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    if len(group_index) < 2:
+        return [torch.nan, torch.nan]
     index = torch.tensor([group_index[name] for name in groups])  # (N,)
     sums = torch.zeros(len(group_index), 2, dtype=torch.float64)  # total and count of each group
     sums.index_add_(0, index, torch.stack([totals.double(), counts.double()], 1))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 BLOCK = 1000  # characters
 # Only white space, only letters and numbers, or only others (as above, also \x1c to \x1f).
 ALIKE = re.compile(r"\s+|[^\W_]+|(?:[^\w\s]|[_\x1c-\x1f])+")
+NO_BLANK = re.compile(r"\S+")
 
 
 def byte_characters() -> dict[int, str]:
@@ -40,11 +42,20 @@ def short_runs(text: str) -> Iterator[str]:
     """
     start = 0
     for block in range(0, len(text) - BLOCK + 1, BLOCK):
-        if ALIKE.fullmatch(text, block, block + BLOCK):
+        if is_run(text[block : block + BLOCK]):
             cut = block + BLOCK // 2
             yield text[start:cut]
             start = cut
     yield text[start:]
+
+
+def is_run(block: str) -> bool:
+    """Whether a block may be part of one run. Characters that Python does not know yet may be of
+    any kind: the tokenizers know newer ones.
+    """
+    if not block.isprintable() and NO_BLANK.fullmatch(block) and not ALIKE.fullmatch(block):
+        block = "".join(c for c in block if unicodedata.category(c) != "Cn")
+    return bool(ALIKE.fullmatch(block))
 
 
 class Tokenizer:

@@ -174,6 +174,12 @@ def test_rows_of_one_prompt_are_drawn_together():
     assert high - low > 2.5 * (alone[1] - alone[0])
 
 
+def test_a_single_value_or_group_has_no_interval():
+    one, two = torch.ones(1), torch.ones(2)
+    for interval in (bootstrap_ci95(one), ratio_ci95(one, one), ratio_ci95(two, two, ["a", "a"])):
+        assert len(interval) == 2 and all(map(math.isnan, interval))
+
+
 def test_as_many_rows_are_sampled_at_once_as_their_cache_may_take(tokenizer, monkeypatch):
     """The longest prompt counts, with its response; a single row is sampled whatever it takes."""
     model = GPT(GPTConfig(tokenizer.vocab_size, 256, 2, 2, 16))

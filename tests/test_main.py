@@ -102,6 +102,16 @@ def test_every_command_refuses_a_bad_variable_in_one_line(name, capsys, monkeypa
     assert (code, out, err) == (2, "", says)
 
 
+@pytest.mark.parametrize("name", front.COMMANDS)
+def test_ctrl_c_while_a_command_is_imported_is_one_line(name, capsys, monkeypatch):
+    def interrupted(module):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(front.importlib, "import_module", interrupted)
+    says = f"python -m helpers {name}: interrupted\n"
+    assert run(capsys, name) == (130, "", says)
+
+
 def test_it_is_a_program():
     command = [sys.executable, "-m", "helpers", "pretrian"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)

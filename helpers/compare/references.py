@@ -63,6 +63,22 @@ class References:
         return Responses(self.prompts, ids, self.texts, [True] * len(ids))
 
 
+def has_references(course: Course) -> bool:
+    """Whether people have written to the held-out prompts."""
+    return course.source != "embedded" and course.track != "sentiment"
+
+
+def read_heldout(course: Course) -> None:
+    """Read the rows that the two functions below need: what is missing is noticed now, before the
+    training. Raises SourceError or ValueError as `Course.rows`.
+    """
+    if has_references(course):
+        course.rows("demonstrations", "heldout")
+        course.rows("demonstrations", "train", CHOSEN_ON)
+    else:
+        heldout_prompts(course, None)
+
+
 def heldout_references(course: Course) -> References | None:
     """References for the first `eval_prompts` held-out prompts, or None where there are none.
 
@@ -70,7 +86,7 @@ def heldout_references(course: Course) -> References | None:
     is the number of words with the best ROUGE-L on training rows: as strong as this baseline can be
     without seeing held-out references.
     """
-    if course.source == "embedded" or course.track == "sentiment":
+    if not has_references(course):
         return None
     track = course.track
     first: dict[str, str] = {}  # prompt: the first of its completions

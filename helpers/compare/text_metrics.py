@@ -74,10 +74,12 @@ def bleu_of(counts: Tensor) -> float:
 
 def bleu_ci95(counts: Tensor) -> list[float]:
     """95% percentile-bootstrap interval of corpus BLEU, [low, high], over the pairs behind counts
-    (N, 10).
+    (N, 10); of NaNs for a single pair.
 
     BLEU is not a mean over pairs: each resample adds up its pairs' counts. Source: Koehn 2004.
     """
+    if len(counts) < 2:
+        return [math.nan, math.nan]
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(counts), (RESAMPLES, len(counts)), generator=generator)
     scores = torch.tensor([bleu_of(counts[draw].sum(0)) for draw in draws])
@@ -145,5 +147,5 @@ def text_shape(texts: Sequence[str]) -> dict[str, float | list]:
     row["words_ci95"] = bootstrap_ci95(lengths)
     for n in (1, 2, 3):
         row[f"distinct-{n}"] = distinct(texts, n)
-        row[f"distinct-{n}_ci95"] = distinct_ci95(texts, n)
+        row[f"distinct-{n}_ci95"] = distinct_ci95(texts, n) if len(texts) > 1 else [math.nan] * 2
     return row

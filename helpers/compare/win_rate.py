@@ -147,5 +147,6 @@ def win_rate(
         feature = length_feature(lengths_a[answered], lengths_b[answered])
         theta, phi = fit_length(feature, verdicts, torch.ones(1, len(verdicts)))[0]
         result |= {"controlled": torch.sigmoid(theta).item(), "length_effect": phi.item()}
-        result["controlled_ci95"] = bootstrap_controlled(feature, verdicts)
+        few = len(verdicts) < 2
+        result["controlled_ci95"] = None if few else bootstrap_controlled(feature, verdicts)
     return WinRate(**result)

@@ -29,7 +29,9 @@ def choose_device(wanted: str | None = None) -> torch.device:
         return torch.device("cuda") if index is None else torch.device("cuda", int(index))
     if not wanted:
         return torch.device("cpu")
-    if not available.get(wanted.split(":")[0]):
+    kind, colon, index = wanted.partition(":")
+    number = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind) or (colon and index not in map(str, range(number))):
         names = ", ".join(name for name in available if available[name])
         raise SettingsError(f"device {wanted!r} is not available, choose from {names}")
     return torch.device(wanted)

@@ -61,6 +61,7 @@ class Loop:
         self.batch: Any = None
         self.size = 0  # rows in a part since memory ran out; 0: as many as the settings say
         self.retrying = False
+        self.dtypes = [str(dtype).removeprefix("torch.")]  # of the steps; more if it was changed
         self.logged = True  # whether the log holds the whole history
 
     # ------------------------------------------------------------ steps
@@ -202,11 +203,15 @@ class Loop:
             self.logged = False
 
     def state_dict(self) -> dict:
-        return {"history": self.history}
+        return {"history": self.history, "dtypes": self.dtypes}
 
     def load_state_dict(self, state: dict) -> None:
         self.history[:] = state["history"]
         self.start, self.resumed = time.perf_counter(), len(self.history)
+        earlier, now = state.get("dtypes", self.dtypes), self.dtypes[-1]
+        self.dtypes[:] = earlier if earlier[-1] == now else [*earlier, now]
+        if earlier[-1] != now and is_main():  # another machine, or another choice: it may go on
+            tell(f"{self.title}: the number format was {earlier[-1]} and is {now} from here on")
         if self.snapshots and is_main():
             self.write_log(whole=True)
 

@@ -161,6 +161,8 @@ def state_of(item: Any) -> Any:
 
 def set_state_of(item: Any, state: Any) -> None:
     """Restore what `state_of` returned."""
+    if getattr(item, "scaler", None) and not state["scaler"]:  # saved in a format that has no scale
+        state = {**state, "scaler": item.scaler.state_dict()}
     item.set_state(state) if isinstance(item, torch.Generator) else item.load_state_dict(state)
 
 

@@ -19,7 +19,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -33,12 +33,15 @@ from helpers.rows.common import split_of, usable
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.gpt2_bpe import load_gpt2_tokenizer
 from helpers.rows.load import READERS, Report, checked, find_role, splits_wanted
+from helpers.rows.local import local_origin
 from helpers.rows.shards import DTYPE, MANIFEST, VERSION, ShardError, fault, read_manifest
 from helpers.rows.tracks import TRACKS, SourceError
+from helpers.rows.vocabulary import read_tokenizer
 from helpers.tokenizer import Tokenizer
 
 BUFFER = 10_000  # documents of the shuffle buffer: about 50 MB of FineWeb-Edu
 CHUNK = 256  # documents tokenised at a time
+Settled = Callable[[str | None, Path | None], tuple[str, Path | None]]
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -84,11 +87,11 @@ def build(
         manifest["heldout"] = shard
         write_json(out / MANIFEST, manifest)
         yield f"{shard['file']}: {shard['tokens']:,} held-out tokens"
-        yield from left_out(report)
+        yield from what_was_read(report)
     report = Report("train", source)
     texts = shuffled(document_texts(*rows, "train", report), seed)
     yield from write_train(out, manifest, texts, tokenizer, tokens)
-    yield from left_out(report)
+    yield from what_was_read(report)
     if count(manifest["shards"]) < tokens:
         raise ShardError(
             f"the rows have only {count(manifest['shards']):,} tokens to train on, not {tokens:,}: "
@@ -116,11 +119,11 @@ def write_train(
         yield f"{path.name}: {shard['tokens']:,} tokens, {count(shards):,} of {tokens:,}"
 
 
-def left_out(report: Report) -> Iterator[str]:
-    """A line with the rows that could not be used, by reason, if there are any."""
-    if report.left_out:
+def what_was_read(report: Report) -> Iterator[str]:
+    """A line with the rows' place and those that could not be used, by reason, if any were read."""
+    if report.read:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in report.left_out.items())
-        yield f"{report.what} rows left out: {reasons}"
+        yield f"{report.what} rows left out of {report.place}: {reasons or 'none'}"
 
 
 def count(shards: list[dict]) -> int:
@@ -139,7 +142,7 @@ def document_texts(
     if source == "embedded":
         yield from (document.text for document in load_rows("documents", split, track))
         return
-    rows, separate, _ = READERS[source](role.data, split, data_dir)
+    rows, separate, report.place = READERS[source](role.data, split, data_dir)
     wanted = splits_wanted(role, "documents", split, separate)
 
     texts = usable(checked(rows, role.data), role.key, report)
@@ -204,9 +207,10 @@ def origin(track: str, source: str, data_dir: Path | None) -> dict:
     data = find_role(track, "documents", "train", source).data
     if source == "embedded":
         return {"source": source, "data": track}
-    _, _, place = READERS[source](data, "train", data_dir)
-    pinned = {"config": data.config, "revision": data.revision} if source == "hub" else {}
-    return {"source": source, "data": place, **pinned}
+    if source == "local":
+        return {"source": source, **local_origin(data, data_dir)}
+    hub = {"data": data.repository, "config": data.config, "revision": data.revision}
+    return {"source": source, **hub}
 
 
 def open_folder(out: Path, made_from: dict) -> tuple[dict, list[str]]:
@@ -255,10 +259,8 @@ def number_of(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 1.5M") from None
 
 
-def main(
-    argv: Sequence[str] | None = None, source: str = "embedded", data_dir: Path | None = None
-) -> None:
-    """`python -m helpers shards`; source and data_dir are the run's settings."""
+def main(argv: Sequence[str] | None, settled: Settled) -> None:
+    """`python -m helpers shards`; settled: the settings' source and folder, given the options'."""
     parser = Parser(
         prog="python -m helpers shards",
         description="Write documents as shards of tokens.",
@@ -269,8 +271,8 @@ def main(
     add("--tokens", type=number_of, default="100M", help="training tokens, such as 1.5B")
     add("--heldout-tokens", type=number_of, default="1M", help="held-out tokens")
     add("--shard-tokens", type=number_of, default="10M", help="tokens per file")
-    add("--source", choices=SOURCES, default=source, help="of the documents")
-    add("--data-dir", type=user_path, default=data_dir, help="the folder of source local")
+    add("--source", choices=SOURCES, help="of the documents; None: RLHF_SOURCE's")
+    add("--data-dir", type=user_path, help="a folder with rows; also selects the source local")
     add("--track", choices=TRACKS, default="tldr", help="whose documents")
     add(
         "--tokenizer",
@@ -280,9 +282,10 @@ def main(
     )
     add("--seed", type=int, default=0, help="of the order of documents")
     args = vars(parser.parse_args(argv))
+    args["source"], args["data_dir"] = settled(args["source"], args["data_dir"])
     try:
         if path := args.pop("tokenizer"):
-            tokenizer = Tokenizer(path)
+            tokenizer = read_tokenizer(path)
         elif args["source"] == "embedded":
             tokenizer = load_tokenizer(args["track"])
         else:

@@ -6,6 +6,7 @@ be read is refused.
 
 import csv
 import gzip
+import hashlib
 import json
 import lzma
 import re
@@ -13,43 +14,85 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from helpers.engine.files import sha256
 from helpers.rows.common import Unusable
-from helpers.rows.tracks import HubData, SourceError
+from helpers.rows.tracks import HubData, SourceError, plain_name
 
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 ENDINGS = (".parquet", *(kind + zip_ for kind in (".jsonl", ".tsv", ".csv") for zip_ in OPENERS))
 HELDOUT_NAMES = ("heldout", "validation", "valid", "dev")
 LONGEST = 2**27  # characters of a cell; Python's own limit is below the length of some documents
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+PART = re.compile(r"-(\d+)-of-(\d+)")  # its number and that of all parts, in a file's name
 # A cell that may be a column's name: a few plain words, which may have bytes that are not UTF-8.
 NAME = re.compile(r"(?=\D)[\w\udc80-\udcff]+(?:[ ./-][\w\udc80-\udcff]+){0,3}")
+SEPARATOR = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
+QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
+SAMPLE = 100  # lines of a tsv file that show whether it has quoted cells
 Rows = Iterator[dict | Unusable]
+Files = tuple[list[Path], list[Path]]  # those of a split that are read, and those that are ignored
 
 
 def local_split(data: HubData, split: str, folder: Path | None) -> tuple[Rows, bool, str]:
     """The rows in a folder, whether held-out rows have their own files, and the files' name."""
+    (files, ignored), separate, stand_in = split_files(data, split, folder)
+    name = listed(files, folder)
+    if stand_in:
+        name += f", a stand-in for {data.repository}"
+    if ignored:
+        name += f", ignoring {listed(ignored, folder)}"
+    return local_rows(files, data), separate, name
+
+
+def local_origin(data: HubData, folder: Path | None) -> dict[str, str]:
+    """The name of the files to train on, and a digest of these and of the held-out ones."""
+    (train, _), _, _ = split_files(data, "train", folder)
+    (heldout, _), _, _ = split_files(data, "heldout", folder)
+    content = "; ".join(" ".join(map(sha256, files)) for files in (train, heldout))
+    return {"data": listed(train, folder), "rows": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def split_files(data: HubData, split: str, folder: Path | None) -> tuple[Files, bool, bool]:
+    """The files of a split, whether held-out rows have their own, and whether they are stand-ins.
+    Raises SourceError when there are none, or not all of their parts.
+    """
     if folder is None:
         raise data.unavailable("was asked for in a local folder, but RLHF_DATA_DIR is not set")
     place = f"in RLHF_DATA_DIR={folder}"
     if not folder.is_dir():
         raise data.unavailable(f"was asked for {place}, but there is no such folder")
     by_split, stand_in = find_files(folder, data)
-    files = by_split[split] or by_split["train"]
-    if not files:
+    for parts, _ in by_split.values():
+        check_parts(parts, data, place)
+    found = by_split[split] if any(by_split[split]) else by_split["train"]
+    if not any(found):
         raise data.unavailable(f"has no file for {split} {place}")
-    name = files[0].relative_to(folder).as_posix()
-    if len(files) > 1:
-        name += f" and {len(files) - 1} more"
-    if stand_in:
-        name += f", a stand-in for {data.repository}"
-    return local_rows(files, data), bool(by_split["heldout"]), name
+    return found, any(by_split["heldout"]), stand_in
 
 
-def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool]:
+def check_parts(files: list[Path], data: HubData, place: str) -> None:
+    """Raise SourceError when the names say that there are more parts than these."""
+    numbers = [match.groups() for file in files if (match := PART.search(file.name))]
+    for total in {of for _, of in numbers}:
+        there = len({number for number, of in numbers if of == total})
+        if there < int(total):
+            raise data.unavailable(
+                f"has only {there} of the {int(total)} files *-of-{total} {place}: get the others, "
+                "or rename these to use them alone"
+            )
+
+
+def listed(files: list[Path], folder: Path) -> str:
+    """The first file's name, and how many more there are."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return files[0].relative_to(folder).as_posix() + more
+
+
+def find_files(folder: Path, data: HubData) -> tuple[dict[str, Files], bool]:
     """The files of a data set by split ("train", "heldout"), and whether they stand in for it.
 
     Looked for in this order: NAME/SPLIT.jsonl, the Hub's own layout
@@ -60,23 +103,23 @@ def find_files(folder: Path, data: HubData) -> tuple[dict[str, list[Path]], bool
     usual = tuple(data.name + layout for layout in layouts)
     names = {"train": (data.train,), "heldout": tuple(filter(None, (data.heldout, *HELDOUT_NAMES)))}
     for places, stand_in in ((usual, False), (data.stand_ins, True)):
-        files = {split: first_match(folder, places, names[split], split) for split in names}
-        if any(files.values()):
+        files = {split: matches(folder, places, names[split], split) for split in names}
+        if any(map(any, files.values())):
             return files, stand_in
-    return {split: [] for split in names}, False
+    return files, False
 
 
-def first_match(
-    folder: Path, places: tuple[str, ...], names: tuple[str, ...], split: str
-) -> list[Path]:
-    """The sorted files of the first place that has some. One without a split is for training."""
-    for name in names:
+def matches(folder: Path, places: tuple[str, ...], names: tuple[str, ...], split: str) -> Files:
+    """The sorted files of the first place that has some, and those of the places after it. One
+    without a split is for training.
+    """
+    files, ignored = [], []
+    for name in dict.fromkeys(names):
         for place in places:
             for ending in ENDINGS if split == "train" or "{split}" in place else ():
-                files = sorted(folder.glob(place.format(split=name) + ending))
-                if files:
-                    return files
-    return []
+                found = sorted(folder.glob(place.format(split=name) + ending))
+                files, ignored = (files, ignored + found) if files else (found, ignored)
+    return files, ignored
 
 
 def local_rows(paths: list[Path], data: HubData) -> Rows:
@@ -92,7 +135,7 @@ def local_rows(paths: list[Path], data: HubData) -> Rows:
             elif kind == "jsonl":
                 rows = map(json_row, text_lines(path, "\n"))
             else:
-                rows = table_rows(text_lines(path, ""), data, "\t" if kind == "tsv" else ",", where)
+                rows = table_rows(text_lines(path, ""), data, kind == "tsv", where)
             for row in rows:
                 if isinstance(row, Unusable):
                     row.place = f"{row.place or 'a row'} of {where}"
@@ -106,13 +149,15 @@ def local_rows(paths: list[Path], data: HubData) -> Rows:
 def text_lines(path: Path, newline: str) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers from 1. A byte that is not UTF-8 is half a surrogate
     pair in them. newline: "\\n" if only a line feed ends a line, "" if a carriage return does too.
-    Raises UnicodeError when the file is in another encoding that names itself.
+    Raises UnicodeError when the file is UTF-16, by its first bytes.
     """
     opener = OPENERS.get(path.suffix, open)
+    with opener(path, "rb") as file:
+        start = file.read(100)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * start.count(0) > len(start):
+        raise UnicodeError("is UTF-16: save it as UTF-8")
     with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline=newline) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
-                raise UnicodeError("is UTF-16: save it as UTF-8")
             yield number, line.removeprefix("\ufeff")  # some editors put a BOM at the start
 
 
@@ -174,31 +219,54 @@ def unique(pairs: list[tuple]) -> dict:
 # ---------------------------------------------------------------- tables
 
 
-def table_rows(lines: Iterator[tuple[int, str]], data: HubData, delimiter: str, where: str) -> Rows:
-    """Rows of cells, which the first line names, or else in our order. Raises SourceError when the
-    first line has other names.
+def table_rows(lines: Iterator[tuple[int, str]], data: HubData, tsv: bool, where: str) -> Rows:
+    """Rows of cells, which the first line names, or else in our order; blank lines before it, and
+    one that names the delimiter (Excel's "sep=;"), don't count. Raises SourceError when the first
+    line has other names, or a later one has ours in another order.
     """
     csv.field_size_limit(LONGEST)
-    first = next(lines, None)
-    if first is None:
+    delimiter = "\t" if tsv else ","
+    for first in lines:
+        if separator := SEPARATOR.fullmatch(first[1]):
+            delimiter = separator[1]
+        elif first[1].strip():
+            break
+    else:
         return
+    start = [first, *islice(lines, SAMPLE)]
+    quoted = not tsv or has_quoted_cells([line for _, line in start])
+    form = {"delimiter": delimiter, "skipinitialspace": not tsv}
+    form["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     names = column_names(first[1], data, delimiter, where)
-    if names is None:
-        names, lines = data.columns, chain([first], lines)
-    for number, cells in table_cells(lines, delimiter, len(names)):
+    lines = chain(start[names is not None :], lines)
+    names = names or list(data.columns)
+    for number, cells in table_cells(lines, form, len(names)):
         if isinstance(cells, str):
             yield Unusable(cells, f"line {number:,}")
         elif len(cells) != len(names):
             yield Unusable(f"line has not {len(names)} cells", f"line {number:,}")
+        elif cells == names:
+            yield Unusable("line names the columns again", f"line {number:,}")
+        elif len(data.needed) > 1 and set(data.needed) <= set(map(plain_name, cells)):
+            raise SourceError(f"{where} names columns in line {number:,}: only the first can")
         else:
             yield dict(zip(names, cells))
+
+
+def has_quoted_cells(lines: list[str]) -> bool:
+    """Whether the marks in lines of a tsv file quote cells: each cell with a mark is all in marks,
+    with those inside doubled, and that some are doubled or most lines have such a cell shows it.
+    """
+    cells = [cell for line in lines for cell in line.rstrip("\r\n").split("\t") if '"' in cell]
+    shown = 2 * len(cells) > len(lines) or any('""' in cell[1:-1] for cell in cells)
+    return shown and all(map(QUOTED.fullmatch, cells))
 
 
 def column_names(line: str, data: HubData, delimiter: str, where: str) -> list[str] | None:
     """The columns that the first line of a table names; None if it is certainly a row. Raises
     SourceError when it names others than ours, or one of them twice.
     """
-    cells = next(csv.reader([line], delimiter=delimiter), [])
+    cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     if not any(map(data.is_column, cells)):  # quotation marks may be wrong in this line too
         cells = [cell.strip() for cell in line.replace('"', "").split(delimiter)]
     if not any(map(data.is_column, cells)) and not all(map(NAME.fullmatch, cells)):
@@ -208,20 +276,19 @@ def column_names(line: str, data: HubData, delimiter: str, where: str) -> list[s
 
 
 def table_cells(
-    lines: Iterator[tuple[int, str]], delimiter: str, width: int
+    lines: Iterator[tuple[int, str]], form: dict, width: int
 ) -> Iterator[tuple[int, list[str] | str]]:
     """The number of each row's first line with its cells, or with the reason why there are none.
 
     A quoted cell may have several lines. Where its quotation marks don't match, or such a row has
     not `width` cells, only the first of these lines is lost: the next is read afresh, as a row.
     """
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    parse = partial(csv.reader, delimiter=delimiter, quoting=quoting)
+    parse = partial(csv.reader, strict=True, **form)
     waiting: deque[tuple[int, str]] = deque()
     while waiting or (line := next(lines, None)):
         taken = [waiting.popleft() if waiting else line]
         try:
-            cells = next(parse(take(taken, waiting, lines), strict=True))
+            cells = next(parse(take(taken, waiting, lines, width)))
             closed = len(taken) == 1 or len(cells) == width
         except csv.Error:
             closed = False
@@ -233,12 +300,18 @@ def table_cells(
         yield taken[0][0], cells
 
 
-def take(taken: list, waiting: deque, lines: Iterator) -> Iterator[str]:
-    """The texts of numbered lines, first of the one in `taken`; all are noted there."""
+def take(taken: list, waiting: deque, lines: Iterator, width: int) -> Iterator[str]:
+    """The texts of numbered lines, first of the one in `taken`; all are noted there.
+
+    Inside a quoted cell, a mark that is not doubled ends the cell: after more of such lines than a
+    row has cells, nothing is left to read. So the time is linear, whatever is not closed.
+    """
     yield taken[0][1]
-    while waiting or (line := next(lines, None)):
+    ends = 0  # lines that end a cell
+    while ends < width and (waiting or (line := next(lines, None))):
         taken.append(waiting.popleft() if waiting else line)
         yield taken[-1][1]
+        ends += '"' in taken[-1][1].replace('""', "")
 
 
 # ---------------------------------------------------------------- parquet

@@ -56,6 +56,10 @@ class Course:
     row_reports: list[str] = field(default_factory=list, repr=False)  # which rows were read
     # of the training rows that were read, by kind: their number and their fingerprint
     rows_read: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
+    # records by what they were asked for with, but documents, which may fill the memory
+    rows_kept: dict[tuple, list] = field(default_factory=dict, repr=False)
+    # the number formats of each training run; more than one if it was resumed in another
+    dtypes: dict[str, list[str]] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -82,18 +86,23 @@ class Course:
         """The first `limit` records of a kind ("documents", ...) and split ("train", "heldout").
 
         room: tokens that must stay free behind a real prompt, by default the stage's
-        response_tokens. Rows that can't be used are counted in a printed line. Raises SourceError
-        or ValueError as `helpers.rows.load.load_track`.
+        response_tokens. Rows that can't be used are counted in a printed line. Asked for again,
+        they are not read again. Raises SourceError or ValueError as `helpers.rows.load.load_track`.
         """
         from helpers.rows.load import load_track
 
         real = self.source != "embedded"
         room = getattr(self.config, "response_tokens", 0) if room is None else room
+        asked = kind, split, limit, room
+        if asked in self.rows_kept:
+            return list(self.rows_kept[asked])
         limits = self.limits(room) if real else None
         where = self.source, limits, limit, data_folder(self.settings)
         records, report = load_track(self.track, kind, split, *where)
         if split == "train" and len(records) >= self.rows_read.get(kind, (0, ""))[0]:
             self.rows_read[kind] = len(records), fingerprint(records)
+        if kind != "documents":
+            self.rows_kept[asked] = list(records)
         if str(report) not in self.row_reports:
             self.row_reports.append(str(report))
         if real:
@@ -142,11 +151,14 @@ class Course:
         """
         snapshots = self.snapshots(name)
         snapshots = replace(snapshots, settings=snapshots.settings | plain(settings))
-        return Loop(title or name or self.stage, self.dtype, snapshots, watch)
+        loop = Loop(title or name or self.stage, self.dtype, snapshots, watch)
+        self.dtypes[name or self.stage] = loop.dtypes
+        return loop
 
     def snapshots(self, name: str = "") -> Snapshots:
         """Where a training run is logged and saved, with what a resumed run must have in common
-        with it: settings, training rows, checkpoints. Raises CheckpointError for a damaged one.
+        with it: settings, tokenizer, training rows, checkpoints. Raises CheckpointError for a
+        damaged one.
         """
         from helpers.run.checkpoints import check_replaceable, checksum_of
 
@@ -155,7 +167,11 @@ class Course:
         chosen, run = self.settings, name or self.stage
         settings = asdict(self.config) | {"track": self.track, "source": self.source}
         settings.pop("micro_batch", None)  # depends on the machine, like its number format
-        for kind in TRAINS_ON[self.stage]:
+        settings["tokenizer"] = self.tokenizer.fingerprint[:12]
+        kinds = TRAINS_ON[self.stage]
+        if getattr(self.config, "adapt_epochs", 0):  # 1-SFT's, of the base model
+            kinds += ("documents",)
+        for kind in kinds:
             if kind in self.rows_read:
                 settings[f"fingerprint of the {kind}"] = self.rows_read[kind][1][:12]
         for parent in PARENTS[self.stage]:
@@ -260,9 +276,12 @@ class Course:
             discard(self.snapshots_folder)
 
     def facts(self) -> dict:
-        """What a checkpoint records of its making: the settings, the base model, the rows read."""
+        """What a checkpoint records of its making: the settings, the base model, the rows read, the
+        number formats.
+        """
         run = {"preset": self.preset, "source": self.source, "init": self.init_name}
-        return asdict(self.config) | run | {"rows": list(self.row_reports)}
+        read = {"rows": list(self.row_reports), "dtypes": dict(self.dtypes)}
+        return asdict(self.config) | run | read
 
     def save_figure(self, fig: Any, name: str) -> None:
         """Write a matplotlib figure to `out/figures/<stage>-<name>.png`.

@@ -3,8 +3,10 @@
 Source: https://github.com/karpathy/nanoGPT, train.py (what a file holds) and model.py.
 """
 
+import errno
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ TRAINING = re.compile(
     r"|wandb|eval|log|dir|path|dataset|data|device|dtype|backend|compile|init|checkpoint|optimizer"
     r"|name|project|save|resume|workers|run|id|notes|tags|ddp|fsdp|world|gpus?|tokens|precision|amp"
     r"|scheduler|version|debug)(?:_|$)"
+)
+# A name with one of these words is of the model's mathematics, whatever else is in it.
+OF_THE_MODEL = re.compile(
+    r"attn|attention|softcap|window|rope|rotary|(?<!grad_)norm|mlp|head|bias|activation|emb"
 )
 PUBLISHED_HEADS = {  # (layers, channels): of GPT-2's four sizes, and of DistilGPT2
     (12, 768): 12,
@@ -71,10 +77,13 @@ def read_raw(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of files and tensors that we refuse
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = damaged_part(path)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {path}") from None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch looks for the end of the file before its start
+            raise WeightsError(f"{path} is damaged: it ends too early") from None
         reason = error.strerror or type(error).__name__
         raise WeightsError(f"{path} can't be read ({reason})") from None
     except Exception as error:  # torch raises many kinds for what it didn't write
@@ -82,10 +91,23 @@ def read_raw(path: Path) -> Any:
         reason = (
             f"it names {code[1]}, which is code" if code else "no file of torch.save, or damaged"
         )
-    raise WeightsError(
-        f"{path} can't be read as weights alone ({reason}): save a dict with the state dict as "
-        '"model" and plain values as "model_args"'
-    )
+        raise WeightsError(
+            f"{path} can't be read as weights alone ({reason}): save a dict with the state dict as "
+            '"model" and plain values as "model_args"'
+        ) from None
+    if damaged:
+        raise WeightsError(f"{path} is damaged (checksum mismatch in {listed([damaged])})")
+    return content
+
+
+def damaged_part(path: Path) -> str | None:
+    """The first part of a .pt file whose checksum is wrong, which torch.load doesn't look at; None
+    too for a file of torch before 1.6, which has no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip()
 
 
 def from_nanogpt(content: Any, heads: int | None) -> GPT:
@@ -174,10 +196,15 @@ def check_settings(source: str, settings: Any) -> None:
         if name not in (*READ, *WITHOUT_EFFECT)
         and repr(value) not in map(repr, GPT2_IS.get(name, (False,)))  # False: it is not there
         and value is not None
-        and (source == "model_args" or not TRAINING.search(str(name)))
+        and (source == "model_args" or not is_of_training(str(name)))
     ]
     if unknown:
         raise WeightsError(f"its {source} has what GPT-2 does not have: {listed(unknown)}")
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a setting is one of training, without effect on a trained model."""
+    return bool(TRAINING.search(name)) and not OF_THE_MODEL.search(name)
 
 
 def without_biases(weights: dict[str, Tensor], settings: dict, source: str) -> bool:

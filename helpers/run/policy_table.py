@@ -82,12 +82,13 @@ def number_text(
     value: float | None, interval: Sequence[float] | None = None, form: str = ".3f"
 ) -> str:
     """A number with its 95% interval, such as "0.80 [0.77, 0.83]"; a dash where there is neither.
+    Bounds of NaN, or None in a record, are too few rows for an interval: it is left out.
 
     form: as in an f-string, such as "+.2f" or ".1%".
     """
     known = value is not None and math.isfinite(value)
     parts = [f"{value:{form}}"] if known else []
-    if interval is not None:
+    if interval is not None and all(b is not None and math.isfinite(b) for b in interval):
         parts.append(f"[{', '.join(f'{bound:{form}}' for bound in interval)}]")
     return " ".join(parts) or "-"
 
@@ -122,14 +123,17 @@ def table_text(metrics: Mapping) -> str:
 
 def notes(metrics: Mapping) -> str:
     """How good the judges are, and what PPO gained by them."""
-    lines = [
-        f"{metrics['table']['PPO']['responses']} held-out prompts; 95% intervals by bootstrap "
-        "over prompts (distinct-n: jackknife). KL of best of n is its upper bound."
-    ]
+    prompts = metrics["table"]["PPO"]["responses"]
+    how = f"{prompts} held-out prompts; 95% intervals by bootstrap over prompts"
+    how += " (distinct-n: jackknife)"
+    if prompts < 2:
+        how = f"{prompts} held-out prompt: too few for an interval, or to tell what is better"
+    lines = [f"{how}. KL of best of n is its upper bound."]
     if "judge_accuracy" in metrics:
-        low, high = metrics["judge_accuracy_ci95"]
-        weak = " It may be no better than chance: its columns say little." if low <= 0.5 else ""
-        accuracy = number_text(metrics["judge_accuracy"], (low, high))
+        interval = metrics["judge_accuracy_ci95"]
+        weak = " It may be no better than chance: its columns say little."
+        weak = "" if (interval[0] or 0.0) > 0.5 else weak
+        accuracy = number_text(metrics["judge_accuracy"], interval)
         gain = number_text(metrics["judge_gain"], metrics["judge_gain_ci95"])
         lines.append(
             f"Second judge ({metrics['judge_unit']}): accuracy {accuracy} on held-out rows."

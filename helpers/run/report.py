@@ -106,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def fits(value: Any, kind: str) -> bool:
     """Whether a recorded value is of the kind that the report needs."""
     if kind == PAIR:
-        return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+        pair = isinstance(value, list) and len(value) == 2
+        return pair and (value == [None, None] or all(map(is_number, value)))  # None: too few rows
     if kind == GROUP:
         return isinstance(value, dict) and bool(value) and all(map(is_number, value.values()))
     if kind == ROWS:
@@ -216,7 +217,8 @@ def gain_text(ppo: dict[str, Any]) -> str:
     if gain is None:
         return f"score {ppo['score']:.3f}, KL {ppo['kl']:.2f} nats per response"
     measure, value, interval = gain
-    return f"{measure} {number_text(value, interval, '+.3f')} over SFT (95% interval)"
+    how = "too few prompts for an interval" if None in interval else "95% interval"
+    return f"{measure} {number_text(value, interval, '+.3f')} over SFT ({how})"
 
 
 def duration(seconds: float | None) -> str:

@@ -3,6 +3,7 @@ which win over defaults. In a notebook an option is a keyword: setup("3-PPO", se
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -79,8 +80,9 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
         if text and name not in given:  # an option wins, whatever the variable says
             values[name] = value_of(text, name, label=variable)
     values |= {name: value_of(value, name, label=name) for name, value in given.items()}
-    if "threads" not in values and os.environ.get("OMP_NUM_THREADS", "").strip():
-        values["threads"] = value_of(os.environ["OMP_NUM_THREADS"], "threads", "OMP_NUM_THREADS")
+    openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # "4,2": 2 inside others
+    if "threads" not in values and openmp:
+        values["threads"] = value_of(openmp, "threads", "OMP_NUM_THREADS")
     if "source" not in values and values.get("data_dir"):
         values["source"] = "local"
     if values.get("judge_url"):
@@ -103,6 +105,7 @@ CHOICES = dict(preset=PRESETS, track=TRACKS, source=SOURCES, adapter=ADAPTERS, d
 TIMES = ("stop_after", "save_every")
 LEAST = {"seed": 0, "threads": 1, "save_steps": 0, "steps": 0}  # of whole numbers
 MOST = 2**32 - 2  # a larger seed is too large for numpy's generator
+MOST_THREADS = 1024  # many more crash torch
 PATHS = ("out", "data_dir", "shards")  # relative ones: to the folder where the program starts
 
 
@@ -113,7 +116,8 @@ def value_of(value: Any, name: str, label: str) -> Any:
     if name in TIMES:
         return seconds_of(value, label) if isinstance(value, str) else value
     if name in LEAST:
-        return whole_number(str(value), label, LEAST[name])
+        most = MOST_THREADS if name == "threads" else MOST
+        return whole_number(str(value), label, LEAST[name], most)
     if name in PATHS:
         return str(user_path(value))
     if name == "init":
@@ -130,10 +134,14 @@ def value_of(value: Any, name: str, label: str) -> Any:
 
 
 def weights_named(text: str) -> str:
-    """The absolute path, if the text is that of a file or folder that exists; a name as it is."""
-    path = Path(text)
-    is_path = len(path.parts) > 1 or path.suffix == ".pt"
-    return str(user_path(path)) if is_path and user_path(path).exists() else text
+    """The absolute path, if the text is that of a file or folder that exists; a name as it is. A
+    single word is a folder's only if a model is in it.
+    """
+    path, is_path = Path(text), text.startswith((".", "~")) or text.endswith((".pt", ".pth"))
+    if is_path or len(path.parts) > 1:
+        return str(user_path(path)) if user_path(path).exists() else text
+    holds_model = text != "pretrain" and (path / "config.json").is_file()
+    return str(user_path(path)) if holds_model else text
 
 
 def nearest(name: str, valid: Any) -> str:
@@ -159,13 +167,14 @@ def yes_or_no(value: Any, name: str) -> bool:
     return word in ("1", "yes", "true", "on")
 
 
-def whole_number(text: str, name: str, least: int) -> int:
-    """A whole number from text, at least `least`. Raises SettingsError otherwise."""
-    if not text.strip().isdecimal() or int(text) < least:
-        raise SettingsError(f"{name} {text!r}: must be a whole number, {least} or more")
-    if int(text) > MOST:
-        raise SettingsError(f"{name} {text!r}: must be a whole number, {MOST} or less")
-    return int(text)
+def whole_number(text: str, name: str, least: int, most: int) -> int:
+    """A whole number from text, from `least` to `most`. Raises SettingsError otherwise."""
+    digits = text.strip()
+    if not digits.isdecimal() or int(digits[:20]) < least:
+        raise SettingsError(f"{name} {text!r:.40}: must be a whole number, {least} or more")
+    if len(digits) > 20 or int(digits) > most:  # Python reads no number of thousands of digits
+        raise SettingsError(f"{name} {text!r:.40}: must be a whole number, {most} or less")
+    return int(digits)
 
 
 def seconds_of(text: str, name: str) -> float:
@@ -178,8 +187,9 @@ def seconds_of(text: str, name: str) -> float:
         )
     except (AttributeError, ValueError):
         seconds = 0.0
-    if not seconds > 0:
-        raise SettingsError(f"{name} {text!r}: must be a time above 0, such as 11h30m, 45m or 90s")
+    if not 0 < seconds < math.inf:
+        example = "such as 11h30m, 45m or 90s"
+        raise SettingsError(f"{name} {text!r:.40}: must be a time above 0, {example}")
     return seconds
 
 

@@ -40,7 +40,8 @@ def setup(notebook: str, **options: Any) -> Course:
 
     notebook: "0-Pretrain", "1-SFT", "2-RM-Training" or "3-PPO". options: settings by name
     (`helpers.run.settings.Settings`), which win over environment variables. Raises ValueError for a
-    notebook, SettingsError for a setting or device that does not exist, with the valid choices.
+    notebook, SettingsError for a setting or device that does not exist, with the valid choices;
+    CheckpointError for another base model than the run's SFT model has.
     """
     if notebook not in STAGES:
         raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")
@@ -49,6 +50,9 @@ def setup(notebook: str, **options: Any) -> Course:
     require_packages(hosted_by, settings.source, settings.track)
     quiet_libraries()
     course = make_course(notebook, settings, hosted_by)
+    from helpers.run.base_model import check_base  # here: its packages may just have been installed
+
+    check_base(course)
     make_run_folder(course.out)
     torch.set_num_threads(course.threads)
     keep_freed_memory()

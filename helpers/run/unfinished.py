@@ -6,6 +6,7 @@ if its results are gone.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,17 @@ class Unfinished:
 
 
 def listing(folder: Path) -> str:
-    """A digest of the names, sizes and times of the files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    """A digest of the names, sizes and times of the files in a folder, links to folders followed,
+    as the reader of rows follows them.
+    """
+    digest, seen, files = hashlib.sha256(), {os.path.realpath(folder)}, []
+    for here, folders, names in os.walk(folder, followlinks=True):
+        files += [Path(here, name) for name in names]
+        new = {name: os.path.realpath(Path(here, name)) for name in folders}
+        # a link may lead back to where it is
+        folders[:] = sorted(name for name in folders if new[name] not in seen)
+        seen.update(new.values())
+    for path in sorted(path for path in files if path.is_file()):
         state = path.stat()
         digest.update(f"{path.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

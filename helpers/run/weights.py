@@ -82,7 +82,7 @@ def plain_weights(state: Mapping[str, Tensor], head_is_table: bool = False) -> d
 
 def check_tensor(name: str, weight: Tensor) -> None:
     """Raise WeightsError unless a tensor is dense, in memory, and holds a number for each place."""
-    dense = weight.layout == torch.strided and weight.device.type == "cpu"
+    dense = weight.layout == torch.strided and not weight.is_nested and weight.device.type == "cpu"
     if not dense or weight.nbytes > weight.untyped_storage().nbytes():
         raise WeightsError(f"{listed([name])} is no ordinary tensor with all its numbers")
 

@@ -10,6 +10,7 @@ from helpers import ppo
 from helpers.compare.ceiling import GoldReward
 from helpers.compare.endpoint_judge import judge_of
 from helpers.compare.policies import evaluate_policies
+from helpers.compare.references import read_heldout
 from helpers.compare.world import evaluate_in_world
 from helpers.engine.distributed import is_main
 from helpers.engine.hardware import rows_are_independent
@@ -35,6 +36,10 @@ def run(course: Course) -> None:
     for gpt in (models.policy, models.value.gpt):
         course.prepare(gpt)
     prompts = course.rows("prompts", "train")
+    read_heldout(course)  # what is missing is noticed now, not after the training
+    if course.source != "embedded" and course.track == "sentiment":  # of its second judge
+        for split in ("train", "heldout"):
+            course.rows("labels", split)
     history = ppo.train(models, prompts, course.config, course.tokenizer, course.loop())
     oracle = train_oracle(course)[0] if course.source == "embedded" else None
     if is_main():  # the other processes only help with the training

@@ -31,9 +31,9 @@ def run(course: Course) -> None:
     policy, _ = load_stage(course.folder("sft"), **expected, device=course.device)
     model = RewardModel(copy.deepcopy(policy), course.config.surprise_weight).to(course.device)
     course.prepare(model.gpt)
+    prompts = course.rows("prompts", "train", course.config.eval_prompts)  # before the training
     items, history, metrics = learn(course, model)
     if is_main():  # the other processes only help with the training
-        prompts = course.rows("prompts", "train", course.config.eval_prompts)
         sampling = course.config, course.sampling_dtype
         scale = reward.normalise_on(model, policy, course.tokenizer, prompts, *sampling)
         finish(course, model, items, history, metrics, scale)

@@ -6,7 +6,7 @@ import torch
 
 from helpers import sft
 from helpers.compare.perplexity import response_nats
-from helpers.compare.references import References, heldout_prompts, heldout_references
+from helpers.compare.references import References, heldout_prompts, heldout_references, read_heldout
 from helpers.config import SFTConfig
 from helpers.engine.distributed import is_main
 from helpers.engine.transfer import ahead
@@ -26,6 +26,8 @@ def run(course: Course) -> None:
     """The whole stage."""
     model, _ = load_base(course)
     demonstrations = course.rows("demonstrations", "train", course.config.demonstrations)
+    course.rows("demonstrations", "heldout")  # missing ones are noticed now, not after the training
+    read_heldout(course)
     rows = encode(demonstrations, course.tokenizer, model.config.context)
     course.prepare(model)
     rows = adapt_if_wanted(model, course, demonstrations, rows)

@@ -4,6 +4,7 @@ wins are paired.
 
 import copy
 import dataclasses
+import json
 import math
 
 import pytest
@@ -22,6 +23,7 @@ from helpers.compare.policies import (
 from helpers.compare.references import References
 from helpers.compare.second_judge import Judge, whole_texts
 from helpers.config import PPOConfig
+from helpers.engine.files import plain
 from helpers.evaluation import Responses, bootstrap_ci95, respond
 from helpers.lesson.plots.policies import PANELS, policies_figure
 from helpers.model import GPT, GPTConfig, RewardModel
@@ -236,3 +238,16 @@ def test_the_printed_table_and_the_figure_show_every_number_with_its_interval(ot
     score = fig.axes[0].lines[1:]  # after the dotted line: an interval and a dot for each policy
     assert list(score[-2].get_xdata()) == pytest.approx(rows["people"]["score"][1])
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == list(rows)
+
+
+def test_one_prompt_is_too_few_for_an_interval(evaluation):
+    one = References(PROMPTS[:1], [" is fine"], [" the"], [" x"], 1)
+    judge = Judge(letters, "letters")
+    few = dataclasses.replace(evaluation, prompts=PROMPTS[:1], judge=judge, references=one)
+    named = {"SFT": few.models.reference, "PPO": few.models.policy}
+    metrics = compare_policies(few, named, 2)[0] | {"judge_accuracy": 1.0, "judge_unit": "letters"}
+    metrics["judge_accuracy_ci95"] = bootstrap_ci95(torch.ones(1))
+    for record in (metrics, json.loads(json.dumps(plain(metrics)))):
+        text = table_text(record)
+        assert "nan" not in text and "[" not in text and "None" not in text
+        assert "1 held-out prompt: too few for an interval" in text

@@ -9,6 +9,7 @@ import torch
 
 from helpers.engine import hardware
 from helpers.engine.files import ROOT
+from helpers.engine.parser import SettingsError
 from tests.support.tiny_models import tiny
 
 
@@ -71,6 +72,16 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch, wanted):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert hardware.choose_device(wanted) == torch.device("cuda", 1)
     assert hardware.choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("wanted", ["cpu:x", "cpu:", "cpu:1", "cuda:2", "cuda:-1", "gpu", "xla:0"])
+def test_a_device_that_is_not_there_is_one_line(monkeypatch, wanted):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert hardware.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert hardware.choose_device("cpu:0").type == "cpu"
+    with pytest.raises(SettingsError, match=f"device '{wanted}' is not available, choose from cpu"):
+        hardware.choose_device(wanted)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")

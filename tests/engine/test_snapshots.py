@@ -17,11 +17,12 @@ import torch
 
 from helpers.engine import snapshots as resume
 from helpers.engine.files import OUT_OF_TIME, ROOT, FolderInUse, discard
+from helpers.engine.loop import Loop
 from helpers.engine.room import NoRoom
 from helpers.engine.snapshots import ResumeError, Signals, Snapshots, Stopped
 from helpers.engine.state import STATE, read_state
 from helpers.run.setup import setup
-from tests.support.runs import RUNS, model
+from tests.support.runs import RUNS, model, run_pretrain
 
 
 def snapshots_in(folder, **options) -> Snapshots:
@@ -408,3 +409,16 @@ def test_a_resumed_run_has_its_threads_again_unless_they_were_chosen(tmp_path):
         assert snapshots.load(objects) == 3 and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_run_goes_on_in_another_number_format_and_says_so(tmp_path, capsys):
+    """As on a machine without the first one's GPU; into float16 too, which begins with a scale."""
+    snapshots = snapshots_in(tmp_path, deadline=0.0)
+    for dtype in (torch.float32, torch.float16, torch.float16, torch.bfloat16):
+        loop = Loop("pretrain", dtype, snapshots)
+        with pytest.raises(Stopped):
+            run_pretrain(loop, 0.01)
+    assert len(loop.history) == 4 and loop.dtypes == ["float32", "float16", "bfloat16"]
+    printed = capsys.readouterr().out
+    assert "pretrain: the number format was float32 and is float16 from here on\n" in printed
+    assert printed.count("the number format was") == 2

@@ -1,6 +1,8 @@
 """Where rows come from: a local folder in each format, the embedded world, and unknown names."""
 
+import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def refused(*names, **options) -> str:
 
 # a local folder
 
-NAMES = ["train.jsonl", "train.jsonl.gz", "train.jsonl.xz", "train-00000-of-00002.jsonl"]
+NAMES = ["train.jsonl", "train.jsonl.gz", "train.jsonl.xz", "train-00000-of-00001.jsonl"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "data/train-00000-of-00001-e8c59e5c.jsonl"])
@@ -71,6 +73,10 @@ def test_parquet_and_shards(folder):
     assert {record.label for record in records} == {0, 1} and not report.left_out
     path.write_bytes(path.read_bytes()[:-40])
     assert "train-00001-of-00002.parquet in data/ is damaged" in refused(*LABELS)
+    path.unlink()
+    for split in ("train", "heldout"):
+        message = refused("sentiment", "labels", split)
+        assert "has only 1 of the 2 files *-of-00002 in RLHF_DATA_DIR=" in message
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,26 @@ def test_quotes_are_text_in_tsv_and_quotes_in_csv(folder):
     write(folder / "sst2" / "train.csv", ['"' + sentence.replace('"', '""') + '",1'])
     assert load_track(*LABELS)[0] == [record]
     assert record.prompt + record.completion == sentence
+
+
+def test_a_blank_before_a_quoted_cell_is_not_part_of_it(folder):
+    text = 'it is, as they say, a film that is really, really "long"'
+    write(folder / "sst2/train.csv", ["label, sentence", '1, "{}"'.format(text.replace('"', '""'))])
+    [record], _ = load_track(*LABELS)
+    assert record.prompt + record.completion == text
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_tsv_file_that_a_program_has_quoted(folder, quoting):
+    texts = [f"{i} times they asked why the tram is late and got no answer" for i in range(200)]
+    texts[60] = 'a "tram" is late and "why?" is what they asked all day'
+    (folder / "sst2").mkdir()
+    with open(folder / "sst2/train.tsv", "w", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", quoting=quoting)
+        rows.writerows([["sentence", "label"], *([text, 1] for text in texts)])
+    write(folder / "sst2/dev.jsonl", SST2[:1])
+    records, _ = load_track(*LABELS)
+    assert [record.prompt + record.completion for record in records] == texts
 
 
 def test_a_mark_of_the_byte_order_and_long_cells_are_no_trouble(folder):
@@ -148,6 +174,19 @@ def test_other_rows_stand_in_only_where_there_are_none_of_its_own_and_the_report
     for split in ("train", "heldout"):
         records, report = load_track("instruct", "comparisons", split)
         assert report.place == f"local: {PAIRWISE}/train.jsonl" and len(records) < 50
+
+
+def test_files_that_are_not_read_are_named(folder):
+    write(folder / "sst2/train.jsonl", SST2)
+    others = ("sst2/train.csv", "sst2/train-00001.jsonl", "sst2.train.tsv.gz")
+    for more, name in zip(("", " and 1 more", " and 2 more"), others):
+        write(folder / name, ["sentence,label"])
+        first = others[0] + more
+        assert load_track(*LABELS)[1].place == f"local: sst2/train.jsonl, ignoring {first}"
+    for name in ("validation", "dev"):  # and "validation" only once
+        write(folder / f"sst2/{name}.jsonl", SST2[:5])
+    _, report = load_track("sentiment", "labels", "heldout")
+    assert report.place == "local: sst2/validation.jsonl, ignoring sst2/dev.jsonl"
 
 
 def test_cut_posts_are_counted(folder):
@@ -241,6 +280,25 @@ def test_a_column_named_twice_is_refused(folder):
     assert report.left_out == {"two columns rejected": 1}
 
 
+@pytest.mark.parametrize("before", [["", " "], ["sep=;"], ["", "SEP=\t", ""], ['"sep=,"']])
+def test_lines_before_the_names_that_are_no_rows(folder, before):
+    mark = next((line.strip('"')[-1] for line in before if "=" in line), ",")
+    lines = [f"No, {i}.{mark}Why {i}?{mark}Yes".replace(", ", " ") for i in range(60)]
+    header = mark.join(("rejected", "prompt", "chosen"))
+    path = folder / PAIRWISE / "train.csv"
+    write(path, [*before, header, *lines, header, "x"])
+    records, report = load_track("instruct", "comparisons", "train")
+    assert {record.chosen for record in records} == {" Yes"} and len(records) > 40
+    assert report.left_out == {"line names the columns again": 1, "line has not 3 cells": 1}
+    assert report.read == 62 == report.used + report.elsewhere + 2
+    assert report.first == f"line {len(before) + 62} of train.csv in {PAIRWISE}/"
+    write(path, ["# of May 3", *before, header, *lines])
+    line = f"train.csv in {PAIRWISE}/ names columns in line {len(before) + 2}: only the first can"
+    assert mark != "," or refused("instruct", "comparisons", "train") == line
+    write(path, [*before, header, *lines, mark.join(("prompt", "chosen", "rejected"))])
+    assert "names columns in line" in refused("instruct", "comparisons", "train")
+
+
 def test_a_table_of_texts_has_no_header_unless_it_names_them(folder):
     write(
         folder / "fineweb-edu/train.csv", ['"Once upon a time, it rained."'] * 2 + ["It stopped."]
@@ -293,10 +351,11 @@ def test_a_table_in_another_encoding_and_a_file_of_rubbish(folder):
     (folder / "sst2" / "train.tsv").write_bytes("naïve films\t1\n".encode("latin-1"))
     assert "no row can be used" in (message := refused(*LABELS))
     assert "(line is not UTF-8: 1); the first that can't be read is line 1 of train.tsv" in message
-    for ending in ("tsv", "csv", "jsonl"):
-        (folder / "alpaca").mkdir(exist_ok=True)
+    (folder / "alpaca").mkdir()
+    encodings = ("utf-16", "utf-16-le", "utf-16-be")  # the first with a mark of the byte order
+    for ending, encoding in product(("tsv", "csv", "jsonl"), encodings):
         path = folder / f"alpaca/train.{ending}"
-        path.write_text("instruction\tinput\toutput\n", encoding="utf-16")
+        path.write_text("instruction\tinput\toutput\n", encoding=encoding)
         message = refused(*DEMONSTRATIONS, "train")
         assert message == f"train.{ending} in alpaca/ is UTF-16: save it as UTF-8"
         path.unlink()
@@ -330,3 +389,15 @@ def test_the_embedded_world_is_what_it_was(monkeypatch):
 def test_unknown_names_list_the_known_ones(names, valid):
     with pytest.raises((SettingsError, ValueError), match=valid):
         load_track(*names)
+
+
+@pytest.mark.parametrize("word", ["Text", "TEXT"])
+def test_a_document_may_be_a_column_s_name(folder, word):
+    """A file of one column is read on: nothing can be in the wrong place."""
+    texts = [f"Document number {i}." for i in range(40)]
+    path = folder / "fineweb-edu" / "train.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["text", *texts, word, "text"]) + "\n")
+    records, report = load_track("tldr", "documents", "train")
+    assert report.read == 42 == report.used + report.elsewhere + report.left_out.total()
+    assert report.left_out["line names the columns again"] == 1

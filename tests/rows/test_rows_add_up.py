@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,14 @@ def test_an_open_quotation_mark_costs_its_own_line(tmp_path):
         assert report.left_out == {"quotation mark is not closed, or not doubled": bad}
         assert report.read == 1000 + damaged.endswith("open")
         assert report.first.startswith("line 302 of train.csv")
+
+
+@pytest.mark.parametrize("line", ['x","y,z', 'x","y","z'])
+def test_many_open_quotation_marks_take_linear_time(tmp_path, line):
+    good = '"why\n, ""is"" it?","two\nlines, or ""three""\n\n","no"\n'
+    header = "prompt,chosen,rejected\n"
+    write(tmp_path, "csv", (header + good + f"{line}\n" * 20_000 + good).encode())
+    started = time.perf_counter()
+    _, report = load_track("instruct", "comparisons", "train", "local", data_dir=tmp_path)
+    assert time.perf_counter() - started < 8
+    assert report.left_out.total() >= 20_000

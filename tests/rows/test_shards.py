@@ -100,7 +100,8 @@ def test_shards_are_whole_documents_in_shuffled_order(tmp_path):
     total = sum(map(len, shards))
     assert lines[-2] == f"train-00004.bin: {len(shards[4]):,} tokens, {total:,} of 22,000"
     for what in ("heldout", "train"):
-        assert f"{what} rows left out: 1 line is not JSON, 1 empty text" in lines
+        place = "fineweb-edu/train-000.jsonl.gz"
+        assert f"{what} rows left out of {place}: 1 line is not JSON, 1 empty text" in lines
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["made_from"]["tokenizer"] == TOKENIZER.fingerprint
     for shard, ids in zip((manifest["heldout"], *manifest["shards"]), (held, *shards), strict=True):
@@ -297,6 +298,23 @@ def test_another_tokenizer_or_setting_is_refused(shards):
     assert "made with source 'local', not 'embedded'" in refused(made, folder, source="embedded")
 
 
+def test_changed_rows_are_refused(rows, tmp_path):
+    made(tmp_path / "out", 8_000)
+    old = read_manifest(tmp_path / "out")["made_from"]["rows"]
+    write(rows.with_name("train.csv"), ["text"])  # it would be read first
+    assert (
+        "made with data 'fineweb-edu/train-000.jsonl.gz', not 'fineweb-edu/train.csv'"
+        in refused(made, tmp_path / "out")
+    )
+    rows.with_name("train.csv").unlink()
+    others = ({"text": text} for text in TEXTS), ({"text": text} for text in TEXTS[9:])
+    for name, texts in zip(("valid.jsonl", rows.name), others):
+        write(rows.with_name(name), list(texts))
+        line = refused(made, tmp_path / "out")
+        assert f"was made with rows {old!r}, not '" in line
+        rows.with_name(name).unlink()
+
+
 def test_a_vocabulary_that_does_not_fit_16_bits(tmp_path):
     huge = Tokenizer(TOKENIZER.path)
     huge.vocab_size = 70_000
@@ -343,6 +361,10 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
 
     with pytest.raises(SystemExit, match="shards: No tokenizer at .*nowhere"):
         run("--tokenizer", "nowhere")
+    for content in ("{}", "no JSON"):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(SystemExit, match=r"shards: .*bad\.json is damaged or no tokenizer"):
+            run("--tokenizer", str(tmp_path / "bad.json"))
     with pytest.raises(SystemExit, match="shards: tokens must be 1 or more, not -5"):
         run(*FILE, "--tokens=-5")
     run(*FILE, "--tokens=4k", "--heldout-tokens=1k", "--shard-tokens=2k")
@@ -351,6 +373,19 @@ def test_the_command_line_fails_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("RLHF_DATA_DIR")
     with pytest.raises(SystemExit, match="RLHF_DATA_DIR is not set"):
         run(*FILE)
+
+
+def test_a_folder_selects_the_source_local(rows, tmp_path, monkeypatch):
+    def source(*options: str) -> str:
+        sizes = ("--tokens=2k", "--heldout-tokens=1k")
+        out = tmp_path / "".join(options).replace("/", "")
+        shards_command(["--out", str(out), *FILE, *sizes, *options])
+        return json.loads((out / "manifest.json").read_text())["made_from"]["source"]
+
+    monkeypatch.delenv("RLHF_DATA_DIR")
+    folder = f"--data-dir={rows.parent.parent}"
+    assert [source(), source(folder)] == ["embedded", "local"]
+    assert source(folder, "--source=embedded") == "embedded"
 
 
 def test_numbers_of_tokens():

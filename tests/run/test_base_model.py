@@ -1,6 +1,7 @@
 """The base model of a run: the learner's own, or external weights, imported once and named."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers.run.base_model import load_base
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.course import Course
 from helpers.run.import_weights import WeightsError
+from helpers.run.setup import setup
 from tests.support.courses import course_in
 from tests.support.foreign_weights import nanogpt, nanogpt_args, theirs
 from tests.support.gpt2_files import small_gpt2
@@ -119,3 +121,31 @@ def test_the_learners_own_is_the_checkpoint_of_0_pretrain(course):
     assert info["stage"] == "pretrain" and torch.equal(loaded.wte.weight, model.wte.weight)
     with pytest.raises(CheckpointError, match="holds stage 'pretrain', not 'base'"):
         load_stage(run.folder("pretrain"), stage="base", track="sentiment")
+
+
+def test_only_sft_may_change_the_base_model(course, tmp_path):
+    """Later stages refuse another one, or none, in their first line: nothing is imported."""
+    write_gpt2(tmp_path / "b", seed=1)
+    run = course(str(tmp_path / "gpt2"))
+    model, info = load_base(run)
+    save(run.folder(), model, run.tokenizer, track="sentiment", parent=run.base_folder)
+    local = {"source": "local", "data_dir": str(tmp_path), "track": "sentiment", "threads": 1}
+    local |= {"out": str(run.out), "preset": "smoke"}
+    for notebook in ("2-RM-Training", "3-PPO"):
+        later = setup(notebook, init=str(tmp_path / "gpt2"), **local)
+        assert torch.equal(load_base(later)[0].wte.weight, model.wte.weight)
+        for init, asks in ((str(tmp_path / "b"), r"b \(\w{8}\)"), ("pretrain", "pretrain")):
+            says = rf"sft was trained from gpt2 \(\w{{8}}\), but this run asks for {asks}: name"
+            with pytest.raises(CheckpointError, match=says):
+                setup(notebook, init=init, **local)
+    assert json.loads((run.base_folder / "stage.json").read_text()) == info
+    load_base(course(str(tmp_path / "b")))  # 1-SFT begins again, and is stopped
+    setup("2-RM-Training", init=str(tmp_path / "gpt2"), **local)
+    with pytest.raises(CheckpointError, match="was trained from another base checkpoint"):
+        load_stage(run.folder(), stage="sft", track="sentiment")
+    shutil.rmtree(run.base_folder)
+    with pytest.raises(CheckpointError, match=r"from gpt2 \(\w{8}\), but there is no .*base: rest"):
+        setup("2-RM-Training", init=str(tmp_path / "gpt2"), **local)
+    with pytest.raises(CheckpointError, match="no checkpoint at .*base: run 1-SFT.ipynb first"):
+        load_base(later)
+    assert not run.base_folder.exists()

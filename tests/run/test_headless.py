@@ -20,6 +20,7 @@ from helpers.run.folders import NOTEBOOKS
 from helpers.run.notebook import CellFailure, run_notebook, write_notebook
 from helpers.run.report import IDENTITY
 from helpers.run.settings import Settings
+from helpers.run.unfinished import listing
 from tools.notebooks import from_text
 
 
@@ -140,6 +141,18 @@ def test_what_an_unfinished_course_did_is_not_taken_for_something_else(toys, cap
     assert run_course(toys, "--no-resume") == 1 and "[1/4]" in capsys.readouterr().out
     assert run_course(toys, "--stages", "pretrain") == 0
     assert run_course(toys) == 1 and "[1/3] 1-SFT" in capsys.readouterr().out
+
+
+def test_rows_behind_a_link_are_rows_of_the_course(tmp_path):
+    rows, elsewhere = tmp_path / "rows", tmp_path / "elsewhere"
+    (rows / "tldr").mkdir(parents=True)
+    (elsewhere / "sst2").mkdir(parents=True)
+    (rows / "sst2").symlink_to(elsewhere / "sst2", target_is_directory=True)
+    for link in (rows / "tldr/round", elsewhere / "sst2/round"):
+        link.symlink_to(rows, target_is_directory=True)
+    before = listing(rows)
+    (elsewhere / "sst2/train.jsonl").write_text("{}")
+    assert before != listing(rows) == listing(rows)
 
 
 def test_a_second_course_in_the_same_folder_is_refused(toys, capsys):

@@ -151,6 +151,15 @@ def test_settings_that_ours_can_not_obey_are_refused(tmp_path, changes, says):
     assert says in refusal(tmp_path, {"model": STATE, "model_args": ARGS | changes})
 
 
+@pytest.mark.parametrize(
+    "name", ["attention_window_tokens", "softcap_precision", "rope_init", "norm_eps_version"]
+)
+def test_a_word_of_training_excuses_no_other_mathematics(tmp_path, name):
+    content = {"model": STATE, "config": ARGS | {name: 2}}
+    assert f"its config has what GPT-2 does not have: {name} 2" in refusal(tmp_path, content)
+    assert load(tmp_path, {"model": STATE, "config": ARGS | {"max_grad_norm": 1.0}})
+
+
 @pytest.mark.parametrize("beside", [{}, {"model_args": {}}, {"config": {"lr": 0.1, "n_head": 4}}])
 def test_every_dict_of_settings_is_read(tmp_path, beside):
     content = {"model": STATE, "model_config": {"n_head": 4, "rope": True}} | beside
@@ -187,6 +196,8 @@ ATTACKS = {
     "ln_f.weight holds complex64": STATE | {LAST: torch.ones(64, dtype=torch.complex64)},
     "ln_f.weight holds float8_e5m2": STATE | {LAST: torch.ones(64).to(torch.float8_e5m2)},
     "ln_f.weight is no ordinary tensor": STATE | {LAST: torch.ones(64).to_sparse()},
+    "ln_f.weight is no ordinary tensor with": STATE
+    | {LAST: torch.nested.nested_tensor([torch.ones(4), torch.ones(5)])},
     "wpe.weight is no ordinary": STATE | {"wpe.weight": torch.ones(64, device="meta")},
     "wte.weight is no ordinary": STATE | {"wte.weight": torch.ones(1).expand(10**7, 10**7)},
     "its head (lm_head.weight) is not its token": STATE | {"lm_head.weight": torch.ones(60, 64)},
@@ -242,3 +253,16 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         with pytest.raises(WeightsError, match="can't be read as weights alone") as error:
             load_nanogpt(path)
         assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_a_changed_or_missing_end_is_damage(tmp_path):
+    path = tmp_path / "raw.pt"
+    torch.save({"model": STATE, "model_args": ARGS}, path)
+    whole = bytearray(path.read_bytes())
+    path.write_bytes(whole[:8000])
+    with pytest.raises(WeightsError, match=r"raw\.pt is damaged: it ends too early$"):
+        load_nanogpt(path)
+    whole[len(whole) // 2] ^= 4  # one bit of one number
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"raw\.pt is damaged \(checksum mismatch in raw/data/"):
+        load_nanogpt(path)

@@ -218,3 +218,13 @@ def test_no_report_is_left_when_something_is_missing(tmp_path, write_metrics):
     with pytest.raises(ReportError):
         write_report(tmp_path)
     assert not (tmp_path / "report.json").exists() and not (tmp_path / "report.html").exists()
+
+
+def test_too_few_prompts_for_an_interval_are_said(tmp_path, write_metrics):
+    few = [None, None]
+    changes = {("ppo", "gold_gain_ci95"): few, ("reward", "accuracy_ci95"): few}
+    write_report(write_metrics(tmp_path, changes))
+    assert "+0.400 over SFT (too few prompts for an interval)" in final_table(assemble(tmp_path))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "PPO has too few prompts to tell about the gold reward: +0.400 against SFT" in page
+    assert "None" not in page and "nan" not in page

@@ -101,6 +101,12 @@ def test_weights_are_found_from_the_current_folder(tmp_path, monkeypatch):
     assert read_settings({"init": "model/best.pt"}).init == str(tmp_path / "model/best.pt")
     for name in ("gpt2", "model", "openai-community/gpt2", "none.pt"):
         assert read_settings({"init": name}).init == name
+    assert read_settings({"init": "./model"}).init == str(tmp_path / "model")
+    for name in ("model", "pretrain"):  # "pretrain" is always the model of 0-Pretrain
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").touch()
+    assert read_settings({"init": "model"}).init == str(tmp_path / "model")
+    assert read_settings({"init": "pretrain"}).init == "pretrain"
 
 
 def test_a_folder_with_rows_is_the_source(monkeypatch):
@@ -150,7 +156,9 @@ def test_times(name, text, seconds):
     assert getattr(read_settings({name: text}), name) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h", "5m1h"])
+@pytest.mark.parametrize(
+    "text", ["", "0s", "-5m", "30", "h", "1h30", "soon", "1.2.3h", "5m1h", "9" * 400 + "h"]
+)
 def test_impossible_times(text):
     with pytest.raises(SettingsError, match="RLHF_STOP_AFTER .*: must be a time above 0, such as"):
         seconds_of(text, "RLHF_STOP_AFTER")
@@ -169,6 +177,9 @@ def test_impossible_times(text):
         ("seed", "1.5", "seed '1.5': must be a whole number"),
         ("seed", "two", "seed 'two': must be a whole number"),
         ("seed", "9" * 20, "seed '9+': must be a whole number, 4294967294 or less"),
+        ("seed", "9" * 5000, "^seed '9{39}: must be a whole number, 4294967294 or less"),
+        ("threads", "1025", "threads '1025': must be a whole number, 1024 or less"),
+        ("threads", "4294967294", "threads '4294967294': must be a whole number, 1024 or less"),
         ("threads", "0", "threads '0': must be a whole number, 1 or more"),
         ("steps", "-3", "steps '-3': must be a whole number, 0 or more"),
         ("sed", "1", "no setting 'sed'; did you mean seed?"),
@@ -289,5 +300,7 @@ def test_an_unknown_variable_is_refused(monkeypatch, variable, says):
 def test_openmp_threads_count_unless_ours_are_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert read_settings().threads == 3 and read_settings({"threads": 2}).threads == 2
-    monkeypatch.setenv("RLHF_THREADS", "4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # the second is that of loops inside loops
     assert read_settings().threads == 4
+    monkeypatch.setenv("RLHF_THREADS", "5")
+    assert read_settings().threads == 5

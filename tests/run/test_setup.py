@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,9 +12,10 @@ from safetensors import SafetensorError
 from helpers.engine.files import plain, write_json, write_text
 from helpers.engine.parser import SettingsError
 from helpers.model import GPT, GPTConfig
-from helpers.records import Demonstration
+from helpers.records import Demonstration, Document
 from helpers.run import checkpoints, session
 from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.folders import NOTEBOOKS
 from helpers.run.presets import load_config
 from helpers.run.report import ReportError
 from helpers.run.setup import setup
@@ -233,6 +235,15 @@ def test_a_run_goes_on_only_with_the_settings_it_began_with(tmp_path):
     assert not {"micro_batch", "dtype", "threads", "device"} & settings.keys()
 
 
+@pytest.mark.parametrize("stage", NOTEBOOKS)
+def test_a_run_goes_on_only_with_the_tokenizer_it_began_with(stage, tmp_path):
+    fingerprints = [
+        course_in(tmp_path, stage, track=track).snapshots().settings["tokenizer"]
+        for track in ("tldr", "tldr", "sentiment")
+    ]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2] and len(fingerprints[0]) == 12
+
+
 def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
     """As many rows with other contents are other rows."""
 
@@ -242,11 +253,24 @@ def test_a_run_goes_on_only_with_the_rows_it_began_with(tmp_path, monkeypatch):
         course = course_in(tmp_path, "sft")
         course.rows("demonstrations", "train")
         course.rows("demonstrations", "heldout")
-        course.rows("documents", "train")  # 1-SFT reads them, but doesn't train on them
+        course.rows("documents", "train")  # 1-SFT reads them, but rarely trains on them
         return course.snapshots().settings
 
     assert settings("c") == settings("c") != settings("d")
     assert len(settings("c")["fingerprint of the demonstrations"]) == 12
+    assert "fingerprint of the documents" not in settings("c")
+
+
+def test_a_run_that_adapts_its_base_model_goes_on_only_with_its_documents(tmp_path, monkeypatch):
+    adapts = replace(load_config("sft", "smoke", "tldr", 0), adapt_epochs=1.0)
+
+    def settings(text: str) -> dict:
+        monkeypatch.setattr("helpers.rows.load.load_track", lambda *args: ([Document(text)], "1"))
+        course = course_in(tmp_path, "sft", config=adapts)
+        course.rows("documents", "train")
+        return course.snapshots("copying").settings
+
+    assert settings("c") == settings("c") != settings("d")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +318,8 @@ def test_starting_over_deletes_the_snapshots(tmp_path):
 
 def test_a_stage_ends_once(tmp_path):
     """Its checkpoint and its record say the same, and its snapshots go; curves are not saved."""
-    course = course_in(tmp_path, "sft")
+    course = course_in(tmp_path, "sft", dtype=torch.bfloat16)
+    course.loop()
     (course.snapshots_folder / "sft" / "step-00000003").mkdir(parents=True)
     (course.out / "snapshots" / "ppo").mkdir(parents=True)
     model = GPT(GPTConfig(course.tokenizer.vocab_size, 32, 1, 2, 16))
@@ -304,6 +329,7 @@ def test_a_stage_ends_once(tmp_path):
     assert torch.equal(saved.wte.weight, model.wte.weight)
     assert info["metrics"] == {"heldout_loss": 1.5, "stop_rate": 0.5}
     assert info["data_fingerprint"] == "abc" and info["config"] == plain(course.facts())
+    assert info["config"]["dtypes"] == {"sft": ["bfloat16"]}
     assert course.facts()["preset"] == "smoke" and course.facts()["lr"] == course.config.lr
     recorded = course.metrics()
     assert recorded["curves"] == {"loss": {}} and recorded["heldout_loss"] == 1.5
