@@ -29,26 +29,21 @@ HISTORY = {
     "place": ("All of this happens in {place}.", "We live in {place}."),
     "tried": ("I already {tried}, but nothing changed.", "Last week I {tried}."),
 }
-# A sentence that names a false value of a fact, without being about the problem. Those about the
-# two options differ, so that a reader can tell which of the two a hasty writer takes it for.
+# A sentence about the author's cousin names a false value of a fact, and has nothing to do with the
+# problem. Those about the two options differ, so that a reader can tell which of the two a hasty
+# writer takes it for.
 MENTIONS = {
-    "who": ("Yesterday I met the {who} of my cousin.", "The {who} of my cousin is very funny."),
+    "who": ("My cousin met a nice {who}.", "My cousin has a funny {who}."),
     "deed": (
-        "I had a dream about {deed} a giant statue.",
-        "In a cartoon a ghost was {deed} a giant statue.",
+        "My cousin had a dream about {deed} a giant statue.",
+        "My cousin wrote a song about {deed} a giant statue.",
     ),
-    "thing": ("My cousin got a new {thing}.", "In a shop I saw a beautiful {thing}."),
-    "since": ("My cousin looks forward to {since}.", "I like nothing more than {since}."),
-    "place": ("My cousin lives in {place}.", "I once spent a day in {place}."),
-    "tried": ("Years ago my cousin {tried}.", "In a novel the hero {tried}."),
-    "option": (
-        "The first wish of my cousin is to {option}.",
-        "At the start of a novel the hero has to {option}.",
-    ),
-    "other": (
-        "The second wish of my cousin is to {other}.",
-        "At the end of a novel the hero has to {other}.",
-    ),
+    "thing": ("My cousin got a new {thing}.", "My cousin saw a beautiful {thing}."),
+    "since": ("My cousin looks forward to {since}.", "My cousin likes nothing more than {since}."),
+    "place": ("My cousin lives in {place}.", "My cousin once spent a day in {place}."),
+    "tried": ("My cousin once {tried}.", "My cousin recently {tried}."),
+    "option": ("My cousin's first wish is to {option}.", "My cousin first had to {option}."),
+    "other": ("My cousin's second wish is to {other}.", "My cousin then had to {other}."),
 }
 MOODS = ("I am {age} and I feel {feeling}.", "At {age}, I feel {feeling} about it.")
 CHOICES = (
