@@ -8,6 +8,8 @@
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
 #   make data       write the embedded data again, bit for bit
 #   make bench      ours against transformers, side by side: docs/results.md; make bench BENCH_ARGS=--with-trl also TRL
+#   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;
+#                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
 #   make clean      remove environments and caches (runs/ stays)
 #
@@ -22,6 +24,7 @@ PYTEST_ARGS ?=
 LAB_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+EVIDENCE_ARGS ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -32,7 +35,7 @@ INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course test lab notebooks data bench gpu clean
+.PHONY: help course test lab notebooks data bench evidence gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +65,9 @@ data: $(STAMP)
 bench: $(STAMP)
 	@$(PY) -m benchmarks $(BENCH_ARGS)
 	@$(PY) -m tools.bench_table
+
+evidence: $(STAMP)
+	@$(PY) -m benchmarks.evidence $(EVIDENCE_ARGS)
 
 # On a machine that has torch and its friends already, nothing is installed.
 gpu:

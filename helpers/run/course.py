@@ -60,6 +60,7 @@ class Course:
     rows_kept: dict[tuple, list] = field(default_factory=dict, repr=False)
     # the number formats of each training run; more than one if it was resumed in another
     dtypes: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    warnings: list[str] = field(default_factory=list, repr=False)  # of `expect`
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -311,7 +312,25 @@ class Course:
         if {name: recorded.get(name) for name in identity} != identity:
             recorded = {}  # left by other settings in the same folder
         cost = {"seconds": round(time.perf_counter() - self.started, 1), "threads": self.threads}
-        write_json(path, {**recorded, **identity, **cost, **plain(metrics)})
+        found = {**cost, "warnings": self.warnings, **plain(metrics)}
+        write_json(path, {**recorded, **identity, **found})
+
+    @property
+    def typical(self) -> bool:
+        """Whether the results should come near those of docs/results.md: in an embedded world, at
+        full size.
+        """
+        return self.source == "embedded" and self.preset != "smoke"
+
+    def expect(self, holds: bool, advice: str) -> None:
+        """Where a `typical` run falls short, say so and put it into the report; the lesson goes on.
+
+        advice: what fell short, and what to do.
+        """
+        if self.typical and not holds:
+            print(f"WARNING: {advice}")
+            self.warnings.append(advice)
+            self.record()
 
     def metrics(self, stage: str | None = None) -> dict[str, Any]:
         """What a stage has recorded. FileNotFoundError, naming the notebook, if nothing yet;

@@ -52,9 +52,9 @@ def required(stage: str, source: str) -> dict[str, str]:
 def assemble(out: Path) -> dict[str, Any]:
     """The report of the run folder `out`, from its metrics/*.json.
 
-    Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "pretrain": {...}, "sft":
-    {...}, ...}. On one machine only `seconds` differs between two runs with the same settings and
-    threads. Raises a ReportError that names all that is missing.
+    Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "warnings": [...],
+    "pretrain": {...}, "sft": {...}, ...}. On one machine only `seconds` differs between two runs
+    with the same settings and threads. Raises a ReportError that names all that is missing.
     """
     metrics = read_metrics(out)
     missing = [
@@ -75,7 +75,12 @@ def assemble(out: Path) -> dict[str, Any]:
         raise ReportError(f"the stages were run with different settings: {listed}")
     report: dict[str, Any] = dict(zip(IDENTITY, settings.pop()))
     report["seconds"] = {stage: values.get("seconds") for stage, values in metrics.items()}
-    elsewhere = {"stage", "seconds", "curves", *IDENTITY}
+    report["warnings"] = [
+        f"{NOTEBOOKS[stage]}: {text}"
+        for stage, values in metrics.items()
+        for text in values.get("warnings") or ()
+    ]
+    elsewhere = {"stage", "seconds", "curves", "warnings", *IDENTITY}
     for stage, values in metrics.items():
         report[stage] = {name: value for name, value in values.items() if name not in elsewhere}
     return report
@@ -162,7 +167,8 @@ def final_table(report: dict[str, Any]) -> str:
     seconds = report["seconds"]
     minutes = " + ".join(map(duration, seconds.values()))
     time = f"time          {minutes} = {total_duration(seconds)}"
-    return "\n".join([*blocks, *stage_lines(report), time])
+    warnings = [f"WARNING in {text}" for text in report["warnings"]]
+    return "\n".join([*blocks, *stage_lines(report), time, *warnings])
 
 
 def stage_lines(report: dict[str, Any]) -> list[str]:

@@ -126,6 +126,13 @@ def finish(
             if key in history[0]
         },
     )
+    if "gain_over_cooled_sft_ci95" in metrics:
+        course.expect(
+            metrics["gain_over_cooled_sft_ci95"][0] > 0,
+            "PPO's policy is not better than the SFT model at its best temperature. Look at the "
+            "score: where it does not rise, try more `iterations` or a smaller `kl_coef`; where it "
+            "rises alone, the reward model is to blame.",
+        )
     return metrics
 
 

@@ -12,6 +12,7 @@ from helpers.model import RewardModel
 from helpers.records import Comparison, Labelled, fingerprint
 from helpers.run.checkpoints import load_stage
 from helpers.run.course import Course
+from helpers.run.report import way_to_bayes
 from helpers.stages.cli import loss_curve, stage_main
 from helpers.stages.judge import set_apart, train_judge
 from helpers.stages.preferences import (
@@ -23,6 +24,8 @@ from helpers.stages.preferences import (
     measure_facts,
     measure_labels,
 )
+
+LEAST_WAY, LEAST_FACT = 0.85, 0.9  # what a reward model that reads the prompt has at least
 
 
 def run(course: Course) -> None:
@@ -85,7 +88,26 @@ def finish(
         curves={f"{name} loss": curve},
         **recorded,
     )
+    warn(course, metrics)
     return metrics
+
+
+def warn(course: Course, metrics: dict) -> None:
+    """Say so where the reward model has not learned to read in time."""
+    remedy = "train it on more comparisons (`comparisons`), or with another seed"
+    if "bayes_accuracy" in metrics:
+        way = way_to_bayes(metrics["accuracy"], metrics["bayes_accuracy"])
+        course.expect(
+            way >= LEAST_WAY,
+            f"the reward model came {way:.0%} of the way from chance to the Bayes accuracy, and "
+            f"{LEAST_WAY:.0%} or more is usual. PPO can gain less from it: {remedy}.",
+        )
+    for fact, share in metrics.get("accuracy_by_fact", {}).items():
+        course.expect(
+            share >= LEAST_FACT,
+            f"the reward model is right on {share:.0%} of the pairs that differ in {fact!r}. A "
+            f"policy may get it wrong unpunished: {remedy}.",
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

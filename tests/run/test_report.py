@@ -64,7 +64,7 @@ def write_real(write_metrics):
 
 def test_fields(tmp_path, write_metrics):
     assembled = assemble(write_metrics(tmp_path))
-    assert list(assembled) == [*report.IDENTITY, "seconds", *report.REQUIRED]
+    assert list(assembled) == [*report.IDENTITY, "seconds", "warnings", *report.REQUIRED]
     assert assembled["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
     for stage in report.REQUIRED:
         assert set(required(stage, "embedded")) <= set(assembled[stage])
@@ -127,6 +127,18 @@ def test_a_dash_stands_for_what_was_not_recorded(tmp_path, write_metrics):
     ((_, body),) = tables(assemble(write_metrics(tmp_path, {("ppo", "table"): rows})))
     assert [row[0] for row in body] == list(rows)
     assert body[0] == ["base", "0.500", "-", "-", "-"] and body[3][2] == "50.0%"
+
+
+def test_warnings_are_told_with_their_notebook(tmp_path, write_metrics):
+    out = write_metrics(tmp_path, {("reward", "warnings"): ["it <hardly> reads"]})
+    assembled = write_report(out)
+    assert assembled["warnings"] == ["2-RM-Training: it <hardly> reads"]
+    assert "warnings" not in assembled["reward"]
+    assert final_table(assembled).endswith("\nWARNING in 2-RM-Training: it <hardly> reads")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<strong>Warning</strong> from 2-RM-Training: it &lt;hardly&gt; reads" in page
+    write_report(write_metrics(tmp_path / "b"))
+    assert "Warning" not in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_stands_alone(tmp_path, write_metrics):
