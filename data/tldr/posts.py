@@ -14,8 +14,8 @@ TITLES = (
     "My {who} is always {deed} my {thing} in {place}",
     "My {who} keeps {deed} my {thing} since {since}",
     "My {who} keeps {deed} my {thing}, so I {tried}",
-    "Problem with my {who} in {place} since {since}",
-    "Trouble with my {thing} in {place} since {since}",
+    "Problem with my {who} in {place}",
+    "Trouble with my {thing} since {since}",
     "Problem in {place} since {since}: my {who} and my {thing}",
     "Should I {option} or {other}?",
 )
@@ -40,7 +40,7 @@ MENTIONS = {
     ),
     "thing": ("My cousin got a new {thing}.", "My cousin saw a beautiful {thing}."),
     "since": ("My cousin looks forward to {since}.", "My cousin likes nothing more than {since}."),
-    "place": ("My cousin lives in {place}.", "My cousin once spent a day in {place}."),
+    "place": ("My cousin comes from {place}.", "My cousin dreams of {place}."),
     "tried": ("My cousin once {tried}.", "My cousin recently {tried}."),
     "option": ("My cousin's first wish is to {option}.", "My cousin first had to {option}."),
     "other": ("My cousin's second wish is to {other}.", "My cousin then had to {other}."),
@@ -108,7 +108,6 @@ class Post:
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
-    statements: tuple[str, ...]  # the sentences that state the facts
     small_talk: tuple[str, ...]
     mention: Mention
     logprob: float  # of everything before "TL;DR:", in nats
@@ -194,8 +193,7 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
     header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
     sentences = " ".join([problem, *order, choice])
     prompt = f"{header}\n\nPOST: {sentences}{draws.pick(THANKS)}\n\nTL;DR:"
-    statements = (problem, *history, choice)
-    return Post(facts, prompt, statements, tuple(small_talk), mention, draws.logprob)
+    return Post(facts, prompt, tuple(small_talk), mention, draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:

@@ -25,7 +25,6 @@ ENDINGS = (
     "I chose to {option}.",
     "I did not {option} after all.",
 )
-AGREEMENTS = ("That is the point.", "This is what it is about.", "That is hard.")
 OBJECTIONS = ("What has that to do with it?", "Why do you tell us this?", "Who cares?")
 STORIES = (
     "Once in {place}, somebody kept {deed} the {thing}. It was the {who}.",
@@ -72,11 +71,6 @@ def _story(draws: Draws, post: Post) -> str:
     )
 
 
-def _agreement(draws: Draws, post: Post) -> str:
-    """A reader quotes a sentence that states facts."""
-    return f'COMMENT: "{draws.pick(post.statements)}" {draws.pick(AGREEMENTS)}'
-
-
 def _objection(draws: Draws, post: Post) -> str:
     """A reader quotes a sentence that has nothing to do with the problem."""
     quoted = draws.pick((*post.small_talk, post.mention.sentence))
@@ -87,9 +81,8 @@ def _objection(draws: Draws, post: Post) -> str:
 FOLLOWERS = {
     "nothing": (_update, (0,)),
     "comments": (_comment, (1, 2, 3)),
-    "agreements": (_agreement, (2, 3)),
     "objections": (_objection, (1, 2)),
     "update": (_update, (1,)),
     "story": (_story, (1,)),
 }
-SHARES = (0.02, 0.58, 0.16, 0.10, 0.05, 0.09)
+SHARES = (0.02, 0.74, 0.10, 0.05, 0.09)
