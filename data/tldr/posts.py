@@ -52,6 +52,7 @@ CHOICES = (
     "Should I {option}, or should I {other}?",
 )
 THANKS = ("", " Thanks for reading.", " Please help.", " Any advice is welcome.")
+ONE_SENTENCE = 0.7  # of the posts have one sentence of small talk, the others two
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def draw_small_talk(draws: Draws) -> list[str]:
     """One or two sentences of different kinds that have nothing to do with the problem."""
     sentences = []
     for kind in (
-        sorted(draws.sample(tuple(SMALL_TALK), 1)) if draws.flip(0.7) else _two_kinds(draws)
+        sorted(draws.sample(tuple(SMALL_TALK), 1))
+        if draws.flip(ONE_SENTENCE)
+        else _two_kinds(draws)
     ):
         words, templates = SMALL_TALK[kind]
         sentences.append(draws.pick(templates).format(draws.pick(words)))

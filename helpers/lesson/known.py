@@ -4,7 +4,7 @@ In an embedded world the probability of the texts, their writers and the quality
 known. For rows that people wrote a function shows what can be counted instead.
 """
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +12,8 @@ import torch
 
 from data.draws import Draws
 from data.tldr import summaries
-from data.tldr.posts import draw_split_post
+from data.tldr.gold import SLOT_OF
+from data.tldr.posts import Facts, draw_split_post, find_mention
 from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
@@ -47,10 +48,15 @@ def show_ladder(losses: Mapping[str, float | None]) -> None:
 # ---------------------------------------------------------------- demonstrations and their writers
 
 
+def flaws_note(item: Demonstration) -> str:
+    """What is known of a demonstration: its flaws, or in other worlds its writer."""
+    if item.flaws is not None:
+        return f"flaws: {', '.join(item.flaws) or 'none'}"
+    return f"writer: {item.writer}" if item.writer else "flaws: not known"
+
+
 def show_writers(demonstrations: Sequence[Demonstration]) -> None:
-    """An example by every writer; in the world of posts how often each flaw comes, and three
-    examples with their flaws; of rows that people wrote three examples and the lengths.
-    """
+    """An example by every writer, or where they have no names three examples and the lengths."""
     writers = [item.writer for item in demonstrations]
     if any(writers):
         for writer in dict.fromkeys(writers):
@@ -59,11 +65,7 @@ def show_writers(demonstrations: Sequence[Demonstration]) -> None:
             print(f"{writer} ({share:.0%}): {example.prompt[-60:]!r} ->{example.completion}\n")
         return
     for item in demonstrations[1:4]:
-        print(f"... {item.prompt[-60:]!r} ->{item.completion}")
-        print("" if item.flaws is None else f"flaws: {', '.join(item.flaws) or 'none'}\n")
-    counts = Counter(flaw for item in demonstrations for flaw in item.flaws or ())
-    for flaw, count in counts.most_common():
-        print(f"{flaw:16} {count / len(demonstrations):.0%}")
+        print(f"... {item.prompt[-60:]!r} ->{item.completion}\n({flaws_note(item)})\n")
     lengths = sorted(len(item.completion.split()) for item in demonstrations)
     low, middle, high = (lengths[len(lengths) * share // 100] for share in (5, 50, 95))
     print(
@@ -151,9 +153,27 @@ def flaw_rates(
     return {"writers": (writers, 0), "SFT model": (rates, number)}
 
 
+def false_values(responses: Responses) -> dict[str, float]:
+    """Shares of responses to posts of the embedded world with the false value that the post
+    mentions, and with another one, which no writer would take. {} in other worlds.
+    """
+    if not responses.known or responses.prompts[0].world != "tldr":
+        return {}
+    mentioned = other = 0
+    for prompt, text in zip(responses.prompts, responses.texts, strict=True):
+        facts = Facts(**prompt.facts)
+        named = SLOT_OF.keys() & set(re.findall(r"[A-Za-z]+", text))
+        false = {value for value in named if value not in facts.values(SLOT_OF[value])}
+        taken = {find_mention(facts, prompt.prompt).value}
+        mentioned += bool(false & taken)
+        other += bool(false - taken)
+    number = len(responses.texts)
+    return {"mentioned in the post": mentioned / number, "another": other / number}
+
+
 def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | None]:
-    """The mean gold reward on these posts of complete summaries without a flaw, and with each flaw
-    alone; and that of the writers. ({}, None) unless these are the held-out posts of the embedded
+    """The mean gold reward on these posts of the best summary and of the same one with each flaw;
+    and that of the writers. ({}, None) unless these are the held-out posts of the embedded
     world, whose writers can be simulated.
     """
     if prompts[0].facts is None or prompts[0].world != "tldr":
@@ -168,7 +188,7 @@ def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | N
         return sum(judged) / len(judged)
 
     alone = {"no flaw": mean([summaries.best_summary(post.facts) for post in posts])}
-    for flaw in summaries.FLAW_SHARES:
+    for flaw in summaries.flaw_rates():
         plans = [summaries.with_flaw(summaries.BEST, flaw, post, draws) for post in posts]
         texts = [plan.text(post) for plan, post in zip(plans, posts, strict=True)]
         alone[flaw.replace("_", " ")] = mean(texts)

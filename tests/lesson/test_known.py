@@ -2,11 +2,19 @@
 
 import pytest
 
-from data.tldr.posts import draw_split_post
+from data.tldr.posts import Post, draw_split_post
 from data.tldr.summaries import best_summary, flaw_rates
+from data.tldr.vocabulary import PLACE
 from helpers.evaluation import Responses
-from helpers.lesson.known import flaw_rates as rates_of, floor_of, show_writers, writers_gold
-from helpers.records import Document
+from helpers.lesson.known import (
+    false_values,
+    flaw_rates as rates_of,
+    flaws_note,
+    floor_of,
+    show_writers,
+    writers_gold,
+)
+from helpers.records import Demonstration, Document
 from helpers.rows.embedded import load_rows
 
 
@@ -20,18 +28,43 @@ def test_each_flaw_alone_costs_what_the_formula_says():
     alone, mixture = writers_gold(load_rows("prompts", "heldout", limit=200))
     assert alone["no flaw"] == 5.0 and alone["hallucination"] == pytest.approx(2.5)
     assert alone["missing question"] == pytest.approx(3.0)
+    assert alone["dropped details"] == pytest.approx(4.5)
     assert mixture < min(alone.values()) - 1
     assert writers_gold(load_rows("prompts", "heldout", "sentiment", limit=1)) == ({}, None)
 
 
+def heldout_posts(number: int) -> list[Post]:
+    names = [f"prompts/heldout/{i}" for i in range(number)]
+    return [draw_split_post(name, held_out=True)[1] for name in names]
+
+
 def test_the_writers_rates_are_beside_those_of_the_model():
     prompts = load_rows("prompts", "heldout", limit=4)
-    posts = [draw_split_post(f"prompts/heldout/{i}", held_out=True)[1] for i in range(4)]
-    texts = [best_summary(post.facts) for post in posts]
+    texts = [best_summary(post.facts) for post in heldout_posts(4)]
     responses = Responses(prompts, [[0]] * 4, texts, [True] * 4)
     rates = rates_of(responses, responses)
     assert rates["writers"] == (flaw_rates(), 0)
     assert rates["SFT model"] == (dict.fromkeys(rates["writers"][0], 0.0), 4)
+
+
+def test_a_false_value_of_the_post_is_told_from_another():
+    prompts, posts = load_rows("prompts", "heldout", limit=4), heldout_posts(4)
+    true, wrong, slip, both = posts
+    texts = [
+        best_summary(true.facts),
+        best_summary(wrong.facts.misread(wrong.mention)),
+        best_summary(slip.facts) + f" {another_than(slip)}",
+        best_summary(both.facts) + f" {both.mention.value} {another_than(both)}",
+    ]
+    shares = false_values(Responses(prompts, [[0]] * 4, texts, [True] * 4))
+    assert shares == {"mentioned in the post": 0.5, "another": 0.5}
+    elsewhere = load_rows("prompts", "heldout", "sentiment", limit=1)
+    assert false_values(Responses(elsewhere, [[0]], [""], [True])) == {}
+
+
+def another_than(post: Post) -> str:
+    """A place that is neither the post's nor mentioned in it."""
+    return next(place for place in PLACE if place not in (post.facts.place, post.mention.value))
 
 
 def test_demonstrations_are_shown_with_their_flaws(capsys):
@@ -40,3 +73,6 @@ def test_demonstrations_are_shown_with_their_flaws(capsys):
     shown = capsys.readouterr().out
     assert all(row.completion in shown for row in rows[1:4])
     assert f"flaws: {', '.join(rows[1].flaws) or 'none'}" in shown and "hallucination" in shown
+    assert flaws_note(Demonstration("a", " b", "cold")) == "writer: cold"
+    assert flaws_note(Demonstration("a", " b", flaws=[])) == "flaws: none"
+    assert flaws_note(Demonstration("a", " b")) == "flaws: not known"

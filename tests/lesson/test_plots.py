@@ -99,11 +99,11 @@ def test_figures_of_sft_draw(tokenizer, demonstration, prompts):
         [
             sft.mask_figure(tokens, kinds),
             sft.loss_figure(tokens, [0.1] * len(row)),
-            sft.judged_figure({"good": " My aunt."}, Facts(**prompts[0].facts)),
+            sft.judged_figure({"no flaw": " My aunt."}, Facts(**prompts[0].facts)),
             sft.results_figure({name: {"loss": 3.0, "words": 9.0} for name in ("base", "SFT")}),
             sft.flaw_figure({"writers": (FLAWS, 0), "SFT model": (FLAWS, 50)}),
             sft.flaw_figure({}),
-            sft.writer_figure({"good": 4.0, "verbose": 3.0}, 3.5, {"base": -1.0, "SFT": 3.0}),
+            sft.writer_figure({"no flaw": 5.0, "padding": 4.0}, 0.5, {"base": -1.0, "SFT": 0.0}),
             lora.values_figure(torch.randn(40).clamp(-1, 1), [i / 8 - 1 for i in range(16)]),
             lora.cost_figure({"full": 1.0}, 2.0, sizes, "memory"),
         ]

@@ -37,7 +37,7 @@ WORD_COLOURS = {
 }
 MODEL, WRITERS = BLUE, ORANGE
 COLUMNS = 108  # characters in a line of text
-NAME_WIDTH = 14  # characters, for the names in `judged_figure`
+NAME_WIDTH = 16  # characters, for the names in `judged_figure`
 
 
 def draw_pieces(
@@ -179,9 +179,12 @@ def flaw_figure(rates: Mapping[str, tuple[Mapping[str, float], int]]) -> Figure:
 
 
 def writer_figure(gold: Mapping[str, float], mixture: float, models: Mapping[str, float]) -> Figure:
-    """Mean gold reward of summaries with one flaw (bars), of the writers and the models (lines)."""
-    fig, ax = plt.subplots(figsize=(7.2, 2.8))
-    ax.bar(gold.keys(), gold.values(), 0.6, color="#e3b593", label="complete, with one flaw")
+    """Mean gold reward: the best summary without and with one flaw (bars), the writers and the
+    models (lines).
+    """
+    fig, ax = plt.subplots(figsize=(8.4, 2.8))
+    names = [name.replace(" ", "\n", 1) for name in gold]
+    ax.bar(names, gold.values(), 0.6, color="#e3b593", label="best, with one flaw")
     ax.axhline(mixture, color=WRITERS, ls="--", label="the writers")
     for (name, value), style in zip(models.items(), (":", "-"), strict=False):
         ax.axhline(value, color=MODEL, ls=style, lw=1.6, label=name)
