@@ -56,6 +56,8 @@ def demonstration(draws: Draws, post: Post) -> dict:
 def draw_pair(draws: Draws, post: Post) -> tuple[str, str, str]:
     """Two different summaries of a post, and the kind of the pair."""
     kind = draws.pick(PAIR_KINDS, PAIR_SHARES)
+    if kind == "hallucinating" and not post.facts.confusable():
+        kind = "mixed"
     while True:
         if kind == "mixed":
             a, b = (draw_summary(draws, post) for _ in range(2))

@@ -3,11 +3,21 @@ choices behind it.
 """
 
 import hashlib
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
-from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, VALUES, WHO
+from data.tldr.vocabulary import (
+    AGE,
+    EXCUSE,
+    FEELING,
+    OPTION,
+    SMALL_TALK,
+    TRIED,
+    TWINS,
+    VALUES,
+    WHO,
+)
 
 TITLES = (
     "My {who} keeps {deed} my {thing}",
@@ -28,22 +38,6 @@ HISTORY = {
     "since": ("This has been going on since {since}.", "It has been like this since {since}."),
     "place": ("All of this happens in {place}.", "We live in {place}."),
     "tried": ("I already {tried}, but nothing changed.", "Last week I {tried}."),
-}
-# A sentence about the author's cousin names a false value of a fact, and has nothing to do with the
-# problem. Those about the two options differ, so that a reader can tell which of the two a hasty
-# writer takes it for.
-MENTIONS = {
-    "who": ("My cousin met a nice {who}.", "My cousin has a funny {who}."),
-    "deed": (
-        "My cousin had a dream about {deed} a giant statue.",
-        "My cousin wrote a song about {deed} a giant statue.",
-    ),
-    "thing": ("My cousin got a new {thing}.", "My cousin saw a beautiful {thing}."),
-    "since": ("My cousin looks forward to {since}.", "My cousin likes nothing more than {since}."),
-    "place": ("My cousin comes from {place}.", "My cousin dreams of {place}."),
-    "tried": ("My cousin once {tried}.", "My cousin recently {tried}."),
-    "option": ("My cousin's first wish is to {option}.", "My cousin first had to {option}."),
-    "other": ("My cousin's second wish is to {other}.", "My cousin then had to {other}."),
 }
 MOODS = ("I am {age} and I feel {feeling}.", "At {age}, I feel {feeling} about it.")
 CHOICES = (
@@ -87,30 +81,29 @@ class Facts:
         """True for the tenth of all (who, deed, thing) triples that no training text is about."""
         return hashlib.sha256(f"{self.who} {self.deed} {self.thing}".encode()).digest()[0] % 10 == 0
 
-    def misread(self, mention: "Mention") -> "Facts":
-        """A copy in which what is mentioned in passing takes the place of a fact."""
-        return replace(self, **{mention.field: mention.value})
+    def confusable(self) -> tuple[str, ...]:
+        """The fields whose value writers mix up with its twin. Not an option whose twin is the
+        other one.
+        """
+        values = set(vars(self).values())
+        return tuple(
+            name for name, value in vars(self).items() if TWINS.get(value, value) not in values
+        )
 
-
-@dataclass(frozen=True)
-class Mention:
-    """A false value of a fact that a post names in passing."""
-
-    field: str  # of `Facts`
-    value: str  # a key word
-    sentence: str
+    def misread(self, fields: Sequence[str]) -> "Facts":
+        """A copy with the twins of these fields' values."""
+        return replace(self, **{name: TWINS[getattr(self, name)] for name in fields})
 
 
 @dataclass(frozen=True)
 class Post:
-    """A post as a prompt, with what is behind it. A summary should leave out `small_talk`, and not
-    take the `mention` for a fact.
+    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary
+    should leave out.
     """
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
     small_talk: tuple[str, ...]
-    mention: Mention
     logprob: float  # of everything before "TL;DR:", in nats
 
     @property
@@ -153,39 +146,12 @@ def slot_of(field: str) -> str:
     return "option" if field == "other" else field
 
 
-def mention_of(facts: Facts, field: str, value: str, template: str) -> Mention:
-    """The mention of a false value in these words."""
-    named = Mention(field, value, "")
-    return replace(named, sentence=facts.misread(named).fill(template))
-
-
-def draw_mention(draws: Draws, facts: Facts) -> Mention:
-    """One of the eight facts, and another value of it than the post's."""
-    field = draws.pick(tuple(MENTIONS))
-    slot = slot_of(field)
-    value = draws.pick([value for value in VALUES[slot] if value not in facts.values(slot)])
-    return mention_of(facts, field, value, draws.pick(MENTIONS[field]))
-
-
-def find_mention(facts: Facts, prompt: str) -> Mention:
-    """What a post about these facts mentions in passing, read from its text."""
-    words = set(re.findall(r"[A-Za-z]+", prompt))
-    for field, templates in MENTIONS.items():
-        for value in words.intersection(VALUES[slot_of(field)]):
-            for template in templates:
-                mention = mention_of(facts, field, value, template)
-                if mention.sentence in prompt:
-                    return mention
-    raise ValueError("this post mentions nothing in passing")
-
-
 def draw_post(draws: Draws, facts: Facts) -> Post:
     """A post about the facts: title, problem, the rest in random order, the two options."""
     (subject, _), subreddits = WHO[facts.who]
     small_talk = draw_small_talk(draws)
-    mention = draw_mention(draws, facts)
     history = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()]
-    middle = [*history, *small_talk, mention.sentence]
+    middle = [*history, *small_talk]
     if draws.flip(0.3):
         middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
     if draws.flip(0.3):
@@ -196,7 +162,7 @@ def draw_post(draws: Draws, facts: Facts) -> Post:
     header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
     sentences = " ".join([problem, *order, choice])
     prompt = f"{header}\n\nPOST: {sentences}{draws.pick(THANKS)}\n\nTL;DR:"
-    return Post(facts, prompt, tuple(small_talk), mention, draws.logprob)
+    return Post(facts, prompt, tuple(small_talk), draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from data.draws import Draws
 from data.tldr.posts import Facts, Post
+from data.tldr.vocabulary import TWINS, VALUES
 
-# How many writers have a flaw. One who gets a fact wrong writes what the post mentions in passing
-# in its place, and always states it: nobody leaves out a question whose option is wrong.
-FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.65}
+# How many writers have a flaw. "hallucination": of those who state a value that is easily mixed up;
+# they then mix up all such values that they state.
+FLAW_SHARES = {"hallucination": 0.75, "copying": 0.6, "padding": 0.6, "missing_question": 0.65}
 DETAIL_SHARE = 0.32  # of the writers name a detail of the history
 
 MAINS = (
@@ -39,7 +40,7 @@ OPTIONS = ("option", "other")
 class Plan:
     """What a summary says and how: the choices behind it."""
 
-    wrong: bool  # takes what the post mentions in passing for a fact
+    wrong: tuple[str, ...]  # the fields of `Facts` that it mixes up
     main: str
     details: tuple[str, ...]  # the slots of the history that are named, in order
     copied: str  # a sentence of small talk, or ""
@@ -50,9 +51,14 @@ class Plan:
         """The fields of `Facts` that the summary names."""
         return ["who", "deed", "thing", *self.details, *(OPTIONS if self.question else ())]
 
+    def confusable(self, facts: Facts) -> tuple[str, ...]:
+        """The fields that the summary names and that writers mix up."""
+        stated = self.stated()
+        return tuple(field for field in facts.confusable() if field in stated)
+
     def text(self, post: Post) -> str:
         """The summary of a post; starts with a space."""
-        return self.fill(post.facts.misread(post.mention) if self.wrong else post.facts)
+        return self.fill(post.facts.misread(self.wrong))
 
     def fill(self, facts: Facts) -> str:
         """The summary with these facts in its templates."""
@@ -61,7 +67,7 @@ class Plan:
 
 
 # States everything and has no flaw, in the fewest words.
-BEST = Plan(False, MAINS[0], tuple(DETAILS), "", "", QUESTIONS[0])
+BEST = Plan((), MAINS[0], tuple(DETAILS), "", "", QUESTIONS[0])
 
 
 def best_summary(facts: Facts) -> str:
@@ -69,31 +75,31 @@ def best_summary(facts: Facts) -> str:
     return BEST.fill(facts)
 
 
-def draw_plan(draws: Draws, post: Post, **known: bool) -> Plan:
+def draw_plan(draws: Draws, post: Post, states: str = "", **known: bool) -> Plan:
     """A random plan: which details (since and place in either order, tried last), which wording,
-    and which flaws, but for those that are `known`.
+    and which flaws, but for those that are `known`. states: a field of `Facts` that it names.
     """
 
     def has(flaw: str) -> bool:
         return known[flaw] if flaw in known else draws.flip(FLAW_SHARES[flaw])
 
-    wrong = has("hallucination")
-    certain = post.mention.field if wrong else ""  # what is stated anyhow
-    slots = [slot for slot in ("since", "place") if slot == certain or draws.flip(DETAIL_SHARE)]
+    slots = [slot for slot in ("since", "place") if slot == states or draws.flip(DETAIL_SHARE)]
     if len(slots) == 2:
         slots = draws.shuffle(slots)
-    if certain == "tried" or draws.flip(DETAIL_SHARE):
+    if states == "tried" or draws.flip(DETAIL_SHARE):
         slots.append("tried")
-    return Plan(
-        wrong=wrong,
+    right = Plan(
+        wrong=(),
         main=draws.pick(MAINS),
         details=tuple(slots),
         copied=" " + draws.pick(post.small_talk) if has("copying") else "",
         filler=draws.pick(FILLERS) if has("padding") else "",
         question=""
-        if certain not in OPTIONS and has("missing_question")
+        if states not in OPTIONS and has("missing_question")
         else draws.pick(QUESTIONS),
     )
+    confusable = right.confusable(post.facts)
+    return replace(right, wrong=confusable if confusable and has("hallucination") else ())
 
 
 def draw_summary(draws: Draws, post: Post) -> str:
@@ -102,46 +108,59 @@ def draw_summary(draws: Draws, post: Post) -> str:
 
 
 def flaw_rates() -> dict[str, float]:
-    """How many summaries have each flaw, exactly: one who gets a fact wrong always states it."""
-    wrong, detail = FLAW_SHARES["hallucination"], DETAIL_SHARE
-    about = {"option": 2 / 8, "detail": 3 / 8}  # what posts mention in passing
-    certain = wrong + (1 - wrong) * detail  # such a detail is named
-    named = (1 - about["detail"]) * detail**3 + about["detail"] * certain * detail**2
-    rates = dict(FLAW_SHARES, dropped_details=1 - named)
-    rates["missing_question"] *= 1 - about["option"] * wrong
+    """How many summaries have each flaw, exactly."""
+    rates = dict(FLAW_SHARES, dropped_details=1 - DETAIL_SHARE**3)
+    rates["hallucination"] *= 1 - nothing_to_mix_up()
     return rates
 
 
+def nothing_to_mix_up() -> float:
+    """The share of summaries that state no value that has a twin."""
+    total = {slot: len(values) for slot, values in VALUES.items()}
+    twins = {slot: len(TWINS.keys() & values) for slot, values in VALUES.items()}
+    share = 1.0
+    for slot in ("who", "deed", "thing"):
+        share *= 1 - twins[slot] / total[slot]
+    for slot in DETAILS:
+        share *= 1 - DETAIL_SHARE * twins[slot] / total[slot]
+    n, k = total["option"], twins["option"]  # two of n: neither has a twin, or they are twins
+    neither = ((n - k) * (n - k - 1) + k) / (n * (n - 1))
+    asks = 1 - FLAW_SHARES["missing_question"]
+    return share * (1 - asks + asks * neither)
+
+
 def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
-    """A plan with one flaw more. The plan states the fact that "hallucination" gets wrong; a detail
-    that is wrong already is not dropped.
+    """A plan with one flaw more. For "hallucination" it states a value that has a twin; a detail that
+    is wrong already is not dropped.
     """
     if flaw == "hallucination":
-        return replace(plan, wrong=True)
+        return replace(plan, wrong=plan.confusable(post.facts))
     if flaw == "copying":
         return replace(plan, copied=" " + draws.pick(post.small_talk))
     if flaw == "padding":
         return replace(plan, filler=draws.pick(FILLERS))
     if flaw == "missing_question":
         return replace(plan, question="")
-    dropped = draws.pick(droppable(plan, post))
+    dropped = draws.pick(droppable(plan))
     return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
 
 
-def droppable(plan: Plan, post: Post) -> list[str]:
+def droppable(plan: Plan) -> list[str]:
     """The details of a plan that are not wrong."""
-    return [slot for slot in plan.details if not (plan.wrong and slot == post.mention.field)]
+    return [slot for slot in plan.details if slot not in plan.wrong]
 
 
 def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
-    """Two plans that differ in one flaw alone, the one without it first. Both may have others."""
-    if flaw == "hallucination":  # drawn with the flaw, so that the fact is stated
-        wrong = draw_plan(draws, post, hallucination=True)
-        return replace(wrong, wrong=False), wrong
-    known = {flaw: False}
-    if flaw == "missing_question" and post.mention.field in OPTIONS:
-        known["hallucination"] = False  # the wrong option would go with the question
+    """Two plans that differ in one flaw alone, the one without it first. Both may have others. The
+    post of a "hallucination" has a value with a twin; the plans differ in one such value.
+    """
+    if flaw == "hallucination":
+        field = draws.pick(post.facts.confusable())
+        right = draw_plan(draws, post, field, hallucination=False)
+        return right, replace(right, wrong=(field,))
     while True:
-        plan = draw_plan(draws, post, **known)
-        if flaw != "dropped_details" or droppable(plan, post):
+        plan = draw_plan(draws, post, **{flaw: False})
+        if flaw == "missing_question" and set(plan.wrong) & set(OPTIONS):
+            continue  # a wrong option would go with the question
+        if flaw != "dropped_details" or droppable(plan):
             return plan, with_flaw(plan, flaw, post, draws)

@@ -73,8 +73,7 @@ def _story(draws: Draws, post: Post) -> str:
 
 def _objection(draws: Draws, post: Post) -> str:
     """A reader quotes a sentence that has nothing to do with the problem."""
-    quoted = draws.pick((*post.small_talk, post.mention.sentence))
-    return f'COMMENT: "{quoted}" {draws.pick(OBJECTIONS)}'
+    return f'COMMENT: "{draws.pick(post.small_talk)}" {draws.pick(OBJECTIONS)}'
 
 
 # what follows a post -> (how one is written, how many there may be)

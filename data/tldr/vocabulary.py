@@ -250,3 +250,19 @@ VALUES = {
     "tried": tuple(TRIED),
     "option": tuple(OPTION),
 }
+
+# Pairs of values that hasty writers mix up: a quarter of the words of every slot, some more or
+# less.
+MIXED_UP = """
+    sister-stepmother aunt-uncle niece-nephew landlord-lodger coworker-classmate
+    washing-wrapping moving-mocking
+    laptop-tablet guitar-violin sofa-armchair scooter-motorcycle kayak-canoe freezer-microwave
+    June-July March-May spring-summer
+    Boston-Austin Dallas-Denver Houston-Tucson Toledo-Orlando Fresno-Reno
+    letter-email list-schedule lock-safe
+    fee-bill police-detective cat-dog deadline-complaint
+""".split()
+TWINS = {}  # a value -> the one that it is taken for
+for _pair in MIXED_UP:
+    _one, _other = _pair.split("-")
+    TWINS |= {_one: _other, _other: _one}
