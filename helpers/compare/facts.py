@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from data.tldr.posts import MENTIONS, draw_split_post
+from data.tldr.posts import Facts, draw_split_post
 from data.tldr.summaries import BEST, best_summary
 from helpers.model import RewardModel
 from helpers.records import Comparison
@@ -11,16 +11,16 @@ from helpers.tokenizer import Tokenizer
 
 
 def fact_pairs(number: int) -> dict[str, list[Comparison]]:
-    """{fact: so many pairs}: the best summary of a held-out post, and the same one with what the
-    post mentions in passing in place of this fact.
+    """{fact: so many pairs}: the best summary of a held-out post, and the same one with this fact
+    mixed up, as hasty writers do.
     """
-    pairs: dict[str, list[Comparison]] = {fact: [] for fact in MENTIONS}
+    pairs: dict[str, list[Comparison]] = {field: [] for field in Facts.__dataclass_fields__}
     for i in count():
         _, post = draw_split_post(f"pair of facts {i}", held_out=True)
-        of_fact = pairs[post.mention.field]
-        if len(of_fact) < number:
-            wrong = BEST.fill(post.facts.misread(post.mention))
-            of_fact.append(Comparison(post.prompt, best_summary(post.facts), wrong))
+        wanted = [field for field in post.facts.confusable() if len(pairs[field]) < number]
+        if wanted:
+            wrong = BEST.fill(post.facts.misread(wanted[:1]))
+            pairs[wanted[0]].append(Comparison(post.prompt, best_summary(post.facts), wrong))
         elif all(len(some) == number for some in pairs.values()):
             return pairs
 

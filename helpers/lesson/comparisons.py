@@ -174,9 +174,7 @@ def options_of(text: str) -> list[str]:
 
 
 def with_swapped_options(c: Comparison) -> Comparison:
-    """The same summaries under a post in which the options of the rejected one are true, and those
-    of the chosen one are mentioned in passing.
-    """
+    """The same summaries under a post in which the options of the rejected one are true."""
     other = {}
     for true, false in zip(options_of(c.chosen), options_of(c.rejected)):
         other |= {OPTION[true]: OPTION[false], OPTION[false]: OPTION[true]}

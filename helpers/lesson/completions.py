@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.tldr.gold import SMALL_TALK_WORDS
-from data.tldr.posts import Facts, find_mention
+from data.tldr.posts import Facts
 from data.tldr.summaries import BEST, FILLERS
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
@@ -27,14 +27,15 @@ def summary_versions(prompt: Prompt) -> dict[str, str]:
     facts = Facts(**prompt.facts)
     sentences = re.split(r"(?<=[.?]) ", prompt.prompt.split("POST: ")[1].split("\n")[0])
     small_talk = next(s for s in sentences if SMALL_TALK_WORDS & set(re.findall(r"[A-Za-z]+", s)))
-    wrong = facts.misread(find_mention(facts, prompt.prompt))
     plans = {
         "small talk copied": replace(BEST, copied=f" {small_talk}"),
         "question left out": replace(BEST, question=""),
         "padded out": replace(BEST, filler=FILLERS[0]),
         "details dropped": replace(BEST, details=()),
     }
-    versions = {"good": BEST.fill(facts), "a fact invented": BEST.fill(wrong)}
+    versions = {"good": BEST.fill(facts)}
+    if mixed_up := facts.confusable()[:1]:
+        versions["a fact mixed up"] = BEST.fill(facts.misread(mixed_up))
     return versions | {name: plan.fill(facts) for name, plan in plans.items()}
 
 

@@ -13,7 +13,8 @@ import torch
 from data.draws import Draws
 from data.tldr import summaries
 from data.tldr.gold import SLOT_OF
-from data.tldr.posts import Facts, draw_split_post, find_mention
+from data.tldr.posts import Facts, draw_split_post
+from data.tldr.vocabulary import TWINS
 from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
@@ -154,21 +155,21 @@ def flaw_rates(
 
 
 def false_values(responses: Responses) -> dict[str, float]:
-    """Shares of responses to posts of the embedded world with the false value that the post
-    mentions, and with another one, which no writer would take. {} in other worlds.
+    """Shares of responses to posts of the embedded world with a value that writers take for the
+    true one, and with another false one, which no writer would take. {} in other worlds.
     """
     if not responses.known or responses.prompts[0].world != "tldr":
         return {}
-    mentioned = other = 0
+    mixed_up = other = 0
     for prompt, text in zip(responses.prompts, responses.texts, strict=True):
         facts = Facts(**prompt.facts)
         named = SLOT_OF.keys() & set(re.findall(r"[A-Za-z]+", text))
         false = {value for value in named if value not in facts.values(SLOT_OF[value])}
-        taken = {find_mention(facts, prompt.prompt).value}
-        mentioned += bool(false & taken)
-        other += bool(false - taken)
+        twins = {TWINS[getattr(facts, field)] for field in facts.confusable()}
+        mixed_up += bool(false & twins)
+        other += bool(false - twins)
     number = len(responses.texts)
-    return {"mentioned in the post": mentioned / number, "another": other / number}
+    return {"mixed up": mixed_up / number, "another": other / number}
 
 
 def writers_gold(prompts: Sequence[Prompt]) -> tuple[dict[str, float], float | None]:
