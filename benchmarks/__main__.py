@@ -21,12 +21,11 @@ import subprocess
 import sys
 import venv
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 from benchmarks import comparisons, processes
-from benchmarks.rounds import ROOT
+from benchmarks.rounds import ROOT, cpu_name
 from helpers.engine.hardware import cpu_has_bfloat16, physical_cores
 from helpers.engine.parser import Parser
 
@@ -65,18 +64,8 @@ def trl_python(make: bool) -> str | None:
 
 def machine() -> dict:
     """What the figures depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        if cpuinfo.exists()
-        else []
-    )
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": cpu_name(),
         "cores": physical_cores(),
         "fast_bfloat16": cpu_has_bfloat16(),
         "system": platform.system(),

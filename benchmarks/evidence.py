@@ -13,7 +13,6 @@ It writes evidence.json and the table between the marks of docs/results.md.
 
 import argparse
 import json
-import platform
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from statistics import mean
 
 import torch
 
-from benchmarks.rounds import ROOT
+from benchmarks.rounds import ROOT, cpu_name
 from helpers.engine.hardware import choose_dtype
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.report import read_metrics
@@ -172,7 +171,7 @@ def main() -> None:
         whole = job["seed"] not in {r["seed"] for r in runs if r["track"] == job["track"]}
         runs.append(run_job(job, whole, options.folder, options.preset, say))
     results = {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "torch": torch.__version__,
         "preset": options.preset,
         "seeds": options.seeds,

@@ -8,6 +8,7 @@ process, hardly depends on what else runs; wall time stands beside it.
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
 
 
 class Worker:
