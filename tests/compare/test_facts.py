@@ -7,19 +7,29 @@ import pytest
 import torch
 
 from data.tldr.gold import HIGHEST, SLOT_OF
-from data.tldr.posts import MENTIONS, slot_of
+from data.tldr.posts import Facts, slot_of
+from data.tldr.vocabulary import TWINS
 from helpers.compare import facts
 from helpers.compare.facts import accuracy_by_fact, fact_pairs
 
 
-def test_the_rejected_summary_says_what_the_post_mentions_in_passing():
+def test_the_rejected_summary_mixes_up_one_fact_and_is_right_in_all_others():
     pairs = fact_pairs(4)
-    assert list(pairs) == list(MENTIONS) and {len(some) for some in pairs.values()} == {4}
+    assert list(pairs) == list(Facts.__dataclass_fields__)
+    assert {len(some) for some in pairs.values()} == {4}
     for fact, some in pairs.items():
+        assert len({pair.prompt for pair in some}) == 4
         for pair in some:
-            chosen, rejected = (set(re.findall(r"\w+", t)) for t in (pair.chosen, pair.rejected))
-            false = [word for word in rejected - chosen if word in SLOT_OF]
-            assert [SLOT_OF[word] for word in false] == [slot_of(fact)] and false[0] in pair.prompt
+            chosen, rejected, post = (
+                [word for word in re.findall(r"\w+", text) if word in SLOT_OF]
+                for text in (pair.chosen, pair.rejected, pair.prompt)
+            )
+            assert set(chosen) == set(post) and len(chosen) == len(rejected) == 8
+            # the best summary names the eight facts in their order
+            sides = zip(pairs, chosen, rejected, strict=True)
+            ((field, true, false),) = (side for side in sides if side[1] != side[2])
+            assert field == fact and SLOT_OF[true] == slot_of(fact)
+            assert false == TWINS[true] and false not in post
     assert HIGHEST == 5
 
 

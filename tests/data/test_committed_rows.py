@@ -21,6 +21,7 @@ from data.tldr import build as tldr, gold as tldr_gold, posts, summaries, vocabu
 from data.tldr.posts import Facts, draw_facts as draw_post_facts, draw_split_post
 from helpers.rows.embedded import load_rows, load_tokenizer
 from helpers.rows.tracks import TRACKS
+from tests.support.mixed_up import shares_of_confusable_fields
 
 BUILDS = {"tldr": tldr, "sentiment": sentiment, "assistant": advice}
 GOLDS = {"tldr": tldr_gold.gold, "sentiment": sentiment_gold.gold, "assistant": advice_gold.gold}
@@ -112,8 +113,8 @@ def test_labels_come_as_often_as_their_probability_says():
 
 @pytest.mark.parametrize(("track", "kind"), [("tldr", "hallucinating"), ("assistant", "inventing")])
 def test_a_rule_that_never_reads_the_prompt_is_at_chance_on_false_facts(track, kind):
-    """False values are drawn like true ones, so how often a word was preferred says nothing on
-    other pairs.
+    """A value is as often taken for its twin as its twin for it (or drawn like a true one), so how
+    often a word was preferred says nothing on other pairs.
     """
 
     def halves(split: str) -> list[tuple[set[str], set[str]]]:
@@ -165,7 +166,12 @@ def test_demonstrations_have_the_stated_writers(track):
 
 @tracks
 def test_pairs_are_of_the_stated_kinds(track):
+    """But that a post with nothing to mix up has mixed pairs in place of hallucinating ones."""
     shares = dict(zip(BUILDS[track].PAIR_KINDS, BUILDS[track].PAIR_SHARES))
+    if track == "tldr":
+        nothing = shares["hallucinating"] * shares_of_confusable_fields()[()]
+        shares["hallucinating"] -= nothing
+        shares["mixed"] += nothing
     check_shares(Counter(row.kind for row in load_rows("comparisons", "heldout", track)), shares)
 
 
@@ -182,14 +188,24 @@ def test_the_flaws_of_a_demonstration_are_those_of_its_gold_reward():
 
 
 def test_false_facts_are_spread_evenly_over_the_eight():
-    """Of the pairs that differ in a false fact one in eight is about each, two about an option."""
+    """Of the pairs that differ in a false fact about one in eight is about each, two about an
+    option; exactly, each of a post's facts with a twin is as likely.
+    """
+    shares, expected = shares_of_confusable_fields(), Counter()
+    for fields, share in shares.items():
+        for field in fields:
+            expected[posts.slot_of(field)] += share / len(fields) / (1 - shares[()])
+    for slot in vocabulary.SLOTS:
+        eighths = 2 if slot == "option" else 1
+        assert expected[slot] / eighths == pytest.approx(1 / 8, abs=0.03)
     pairs = [row for row in load_rows("comparisons", "train") if row.kind == "hallucinating"]
-    false = [words_of(row.chosen) ^ words_of(row.rejected) for row in pairs]
-    slots = Counter(
-        next(tldr_gold.SLOT_OF[w] for w in words if w in tldr_gold.SLOT_OF) for words in false
-    )
-    shares = dict.fromkeys(vocabulary.SLOTS, 1 / 8) | {"option": 2 / 8}
-    check_shares(slots, shares)
+    slots: Counter = Counter()
+    for row in pairs:
+        different = words_of(row.chosen) ^ words_of(row.rejected)
+        one, other = different & tldr_gold.SLOT_OF.keys()
+        assert vocabulary.TWINS[one] == other
+        slots[tldr_gold.SLOT_OF[one]] += 1
+    check_shares(slots, expected)
 
 
 def test_prompts_leave_the_sentiment_open():
@@ -310,12 +326,8 @@ def test_prompt_rows_carry_the_facts_of_their_prompt():
     for row in load_rows("prompts", "heldout", limit=100):
         facts = Facts(**row.facts)
         assert facts.held_out()
-        mention = posts.find_mention(facts, row.prompt)
         for slot in vocabulary.SLOTS:
-            passing = {mention.value} if posts.slot_of(mention.field) == slot else set()
-            assert (
-                words_of(row.prompt) & set(vocabulary.VALUES[slot]) == facts.values(slot) | passing
-            )
+            assert words_of(row.prompt) & set(vocabulary.VALUES[slot]) == facts.values(slot)
     for row in load_rows("prompts", "heldout", "instruct", limit=100):
         facts, said = advice_gold.Facts(**row.facts), words_of(row.prompt)
         assert facts.held_out()

@@ -117,7 +117,9 @@ def all_summaries(post):
     history = ("since", "place"), ("place", "since"), ("since",), ("place",), ()
     details = [(*slots, *tried) for slots in history for tried in ((), ("tried",))]
     copied = ("", *(" " + sentence for sentence in post.small_talk))
-    choices = (False, True), MAINS, details, copied, ("", FILLERS[0]), ("", *QUESTIONS)
+    confusable = post.facts.confusable()
+    wrong = {(), confusable, *((field,) for field in confusable)}
+    choices = wrong, MAINS, details, copied, ("", FILLERS[0]), ("", *QUESTIONS)
     return [Plan(*choice).text(post) for choice in itertools.product(*choices)]
 
 
@@ -153,8 +155,14 @@ def longest(phrases: dict[str, str], number: int) -> list[str]:
 
 @pytest.mark.parametrize("flaw", [*FLAW_SHARES, "dropped_details"])
 def test_every_flaw_costs_and_is_reported_alone(flaw):
-    for i in range(100):
-        draws, post = draw_split_post(f"flaw/{i}", held_out=False)
+    """A word with a twin is mixed up wherever there is one; each costs 2, and what it hides 0.5."""
+    drawn = (draw_split_post(f"flaw/{i}", held_out=False) for i in range(120))
+    able = [(draws, post) for draws, post in drawn if post.facts.confusable()]
+    assert len(able) > 90
+    for draws, post in able:
         judged = gold(post.facts, with_flaw(BEST, flaw, post, draws).text(post))
         assert judged.flaw_names == [flaw] and judged.reward < HIGHEST
-        assert judged.invented == (flaw == "hallucination")
+        mixed_up = len(post.facts.confusable()) if flaw == "hallucination" else 0
+        assert judged.invented == mixed_up
+        if mixed_up:
+            assert judged.reward == pytest.approx(HIGHEST - 2.5 * mixed_up)

@@ -10,17 +10,27 @@ import pytest
 from data.draws import Draws
 from data.tldr import build, posts, summaries, threads, vocabulary
 from data.tldr.gold import PADDING, gold
-from data.tldr.posts import Facts, draw_facts, draw_post, draw_split_post, find_mention
-from data.tldr.summaries import FLAW_SHARES, draw_summary
+from data.tldr.posts import Facts, Post, draw_facts, draw_post, draw_split_post
+from data.tldr.summaries import DETAIL_SHARE, DETAILS, FLAW_SHARES, OPTIONS, draw_summary
 from data.tldr.threads import FOLLOWERS, SHARES, draw_document
+from data.tldr.vocabulary import TWINS
 from tests.support.enumeration import (
     articles_that_do_not_fit,
     check_frequencies,
     exact_texts,
     words_in,
 )
+from tests.support.mixed_up import PLAIN, confusable_in, shares_of_confusable_fields
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
+MAIN = ("who", "deed", "thing")
+
+# Which fields of a post have values that writers mix up: each kind of field, some, all.
+several_facts = pytest.mark.parametrize(
+    "fields",
+    [(), ("deed",), ("place",), ("other",), tuple(DETAILS), OPTIONS, tuple(vars(PLAIN))],
+    ids=lambda fields: "-".join(fields) or "none",
+)
 
 
 # ---------------------------------------------------------------- the engine
@@ -55,25 +65,13 @@ def test_sample_and_shuffle_are_uniform():
 # ---------------------------------------------------------------- small sub-grammars
 
 
-def shrink(
-    monkeypatch,
-    *,
-    history=(),
-    wording=1,
-    small_talk=1,
-    mention=("place",),
-    ways_to_mention=1,
-    **sizes,
-) -> None:
+def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None:
     """Cut the world down: `sizes` values a slot (else 1; 2 options), `wording` templates of each
     sort, and so on.
 
-    history: the sentences kept; small_talk: words and templates of each of two kinds; mention: the
-    facts that are mentioned in passing, which need a false value too.
+    history: the sentences kept; small_talk: words and templates of each of two kinds.
     """
     least = dict.fromkeys(posts.VALUES, 1) | {"option": 2}
-    for slot in {posts.slot_of(field) for field in mention}:
-        least[slot] += 1
     values = {slot: tuple(v[: sizes.get(slot, least[slot])]) for slot, v in posts.VALUES.items()}
     who = {
         name: (pronouns, subreddits[: sizes.get("subreddits", 1)])
@@ -84,9 +82,8 @@ def shrink(
         for kind, (words, templates) in list(posts.SMALL_TALK.items())[:2]
     }
     kept = {slot: posts.HISTORY[slot][:wording] for slot in history}
-    mentions = {field: posts.MENTIONS[field][:ways_to_mention] for field in mention}
     small = {"VALUES": values, "WHO": who, "SMALL_TALK": talk, "HISTORY": kept}
-    for name, value in (small | {"MENTIONS": mentions}).items():
+    for name, value in small.items():
         monkeypatch.setattr(posts, name, value)
     for name in ("AGE", "FEELING", "EXCUSE", "MOODS"):
         monkeypatch.setattr(posts, name, getattr(posts, name)[: sizes.get("mood", 1)])
@@ -100,14 +97,15 @@ def shrink(
             monkeypatch.setattr(module, name, getattr(module, name)[:few])
 
 
+# Each sentence more multiplies the orders: a case has no more of the history than it is about.
 GRAMMARS = {
-    "facts": dict(history=("since",), who=2, thing=2, since=2, option=3),
+    "main facts": dict(who=2, deed=2, thing=2, option=3),
+    "since": dict(history=("since",), since=3, option=3),
     "history": dict(history=("place", "tried"), place=2, tried=2),
     "ways to tell the history": dict(history=("place",), place=2, wording=2),
-    "order": dict(history=("since", "tried")),
-    "subreddits": dict(history=("tried",), subreddits=3, tried=3),
+    "order": dict(history=("since", "place", "tried")),
+    "subreddits": dict(who=3, subreddits=3, option=3),
     "wording": dict(wording=9),
-    "mentions": dict(mention=("who", "option", "other"), option=4, ways_to_mention=2),
     "moods and small talk": dict(mood=2, small_talk=2),
 }
 
@@ -127,16 +125,6 @@ def test_every_post_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatc
         assert math.exp(post.logprob) == pytest.approx(found[post.prompt])
 
 
-def test_every_mention_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch):
-    """Of all values of all facts, in every wording: none is another's."""
-    values = posts.VALUES
-    shrink(monkeypatch, mention=tuple(posts.MENTIONS), ways_to_mention=9)
-    monkeypatch.setattr(posts, "VALUES", values)
-    found = exact_texts(lambda draws: posts.draw_mention(draws, FACTS).sentence)
-    sizes = [len(values[posts.slot_of(field)]) for field in posts.MENTIONS]
-    assert len(found) == sum(2 * (size - 1) for size in sizes) - 4  # neither option for the other
-
-
 def test_posts_come_as_often_as_they_should(monkeypatch):
     shrink(monkeypatch, history=("since",), since=2)
     check_frequencies(post_text, exact_texts(post_text), 20_000)
@@ -146,13 +134,10 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[A-Za-z]+", text))
 
 
-def a_post(small_talk: int, field: str = "place"):
-    """A post about FACTS with one or two sentences of small talk, and another value of a field."""
-    for seed in range(1000):
-        post = draw_post(Draws(f"post {seed}"), FACTS)
-        if len(post.small_talk) == small_talk and post.mention.field == field:
-            return post
-    raise AssertionError("no such post")
+def a_post(small_talk: int, facts: Facts = FACTS) -> Post:
+    """A post about these facts with one or two sentences of small talk."""
+    drawn = (draw_post(Draws(f"post {seed}"), facts) for seed in range(1000))
+    return next(post for post in drawn if len(post.small_talk) == small_talk)
 
 
 def only(monkeypatch, **numbers: tuple[int, ...]) -> None:
@@ -195,20 +180,23 @@ def test_posts_with_what_follows_them_have_one_derivation(monkeypatch):
     assert row["logprob"] == pytest.approx(math.log(found[row["text"]]), abs=1e-4)
 
 
+@several_facts
 @pytest.mark.parametrize("small_talk", [1, 2])
-@pytest.mark.parametrize("field", posts.MENTIONS)
-def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(field, small_talk):
+def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(fields, small_talk):
     """Of the grammar as it is: a post has a few thousand summaries."""
-    post = a_post(small_talk, field)
+    post = a_post(small_talk, confusable_in(fields))
     found = exact_texts(lambda draws: draw_summary(draws, post))
-    assert 1000 < len(found) < 10_000
+    right = 450 * (1 + small_talk)  # of which those that state a value with a twin come twice
+    assert right + bool(fields) <= len(found) <= 2 * right
+    if set(MAIN) & set(fields) or not fields:  # all of them state one, or none does
+        assert len(found) == (2 * right if fields else right)
     for seed in range(50):
         row = build.demonstration(Draws(seed), post)
         assert row["logprob"] == pytest.approx(math.log(found[row["completion"]]), abs=1e-4)
 
 
 def test_summaries_come_as_often_as_they_should(monkeypatch):
-    post = a_post(2, "place")
+    post = a_post(2)
     shrink(monkeypatch, wording=1)
 
     def program(draws):
@@ -217,38 +205,54 @@ def test_summaries_come_as_often_as_they_should(monkeypatch):
     check_frequencies(program, exact_texts(program), 20_000)
 
 
-@pytest.mark.parametrize("field", posts.MENTIONS)
-def test_each_flaw_comes_as_often_as_stated(field):
-    """In the exact distribution over the summaries of a post; a wrong fact is always stated."""
-    post = a_post(1, field)
-    shares: Counter = Counter()
+def states_one_of(fields: tuple[str, ...]) -> float:
+    """How likely a summary names one of these fields."""
+    if set(MAIN) & set(fields):
+        return 1.0
+    asks = 1 - FLAW_SHARES["missing_question"] if set(OPTIONS) & set(fields) else 0.0
+    return 1 - (1 - DETAIL_SHARE) ** len(DETAILS.keys() & set(fields)) * (1 - asks)
+
+
+@several_facts
+def test_each_flaw_comes_as_often_as_stated(fields):
+    """In the exact distribution over the summaries of a post. A writer mixes up all or nothing."""
+    post, shares = a_post(1, confusable_in(fields)), Counter()
+    true = {getattr(post.facts, field) for field in fields}
     for text, p in exact_texts(lambda draws: draw_summary(draws, post)).items():
-        judged = gold(post.facts, text)
-        assert judged.invented == (post.mention.value in words_of(text))
+        judged, named = gold(post.facts, text), words_of(text)
+        right, wrong = true & named, {TWINS[value] for value in true} & named
+        assert not (right and wrong) and judged.invented == len(wrong)
         shares.update(dict.fromkeys(judged.flaw_names, p))
-    expected = dict(FLAW_SHARES)
-    if field in summaries.OPTIONS:
-        expected["missing_question"] *= 1 - FLAW_SHARES["hallucination"]
+    expected = dict(FLAW_SHARES, dropped_details=1 - DETAIL_SHARE**3)
+    expected["hallucination"] *= states_one_of(fields)
     assert {name: shares[name] for name in expected} == pytest.approx(expected)
-    assert min(FLAW_SHARES.values()) > 0.5 > summaries.DETAIL_SHARE
+    assert min(FLAW_SHARES.values()) > 0.5 > DETAIL_SHARE
 
 
-def test_the_stated_rates_are_means_over_what_is_mentioned():
-    rates: Counter = Counter()
-    for field in posts.MENTIONS:
-        post = a_post(1, field)
+def test_the_stated_rates_are_exact_means_over_all_facts(monkeypatch):
+    """The wording is cut down: no flaw depends on it."""
+    for name in ("MAINS", "QUESTIONS", "FILLERS"):
+        monkeypatch.setattr(summaries, name, getattr(summaries, name)[:1])
+    one, rates, total, nothing = a_post(1), Counter(), 0.0, 0.0
+    for fields, share in shares_of_confusable_fields().items():
+        post = replace(one, facts=confusable_in(fields))
+        assert post.facts.confusable() == fields
+        total += share
+        nothing += share * (1 - states_one_of(fields))
         for text, p in exact_texts(lambda draws, post=post: draw_summary(draws, post)).items():
-            rates.update(dict.fromkeys(gold(post.facts, text).flaw_names, p / len(posts.MENTIONS)))
+            rates.update(dict.fromkeys(gold(post.facts, text).flaw_names, share * p))
+    assert total == pytest.approx(1.0)
     assert dict(rates) == pytest.approx(summaries.flaw_rates())
+    assert nothing == pytest.approx(summaries.nothing_to_mix_up())
 
 
-@pytest.mark.parametrize("field", posts.MENTIONS)
+@several_facts
 @pytest.mark.parametrize("small_talk", [1, 2])
-def test_the_likeliest_continuation_has_every_flaw(field, small_talk):
-    """Where texts part, go on with the letter that most of the probability goes on with: the text
-    at temperature 0 has all flaws, and the false value of the fact that the post mentions.
+def test_the_likeliest_continuation_has_every_flaw(fields, small_talk):
+    """Where texts part, go on with the word that most of the probability goes on with: the text at
+    temperature 0 has all flaws. It mixes up the words with twins that it states, and no others.
     """
-    post = a_post(small_talk, field)
+    post = a_post(small_talk, confusable_in(fields))
     rest = exact_texts(lambda draws: draw_summary(draws, post) + "\n")
     text = ""
     while not text.endswith("\n"):
@@ -257,10 +261,12 @@ def test_the_likeliest_continuation_has_every_flaw(field, small_talk):
             following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
         text += following.most_common(1)[0][0]
         rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
-    flaws = {"hallucination", "copying", "padding", "dropped_details"}
-    flaws |= set() if field in summaries.OPTIONS else {"missing_question"}
-    assert set(gold(post.facts, text).flaw_names) == flaws
-    assert post.mention.value in words_of(text)
+    judged, mixed_up = gold(post.facts, text), set(MAIN) & set(fields)
+    flaws = {"copying", "padding", "dropped_details", "missing_question"}
+    assert set(judged.flaw_names) == flaws | ({"hallucination"} if mixed_up else set())
+    assert (judged.dropped, judged.invented) == (3, len(mixed_up))
+    said = post.facts.misread(tuple(mixed_up))
+    assert words_of(text) >= {getattr(said, field) for field in MAIN}
 
 
 # ---------------------------------------------------------------- English
@@ -270,7 +276,8 @@ def template_words() -> set[str]:
     """Every word that stands in a template, a phrase beside its key word, a filler, a feeling or a
     subreddit.
     """
-    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "AGE", "FLAW_SHARES"}
+    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "TWINS"}
+    slots |= {"AGE", "FLAW_SHARES"}
     texts = [
         value
         for module in (posts, threads, summaries)
@@ -356,44 +363,53 @@ def test_there_are_600_words_and_a_trillion_posts(sample_texts):
 # ---------------------------------------------------------------- facts
 
 
-def test_every_post_mentions_one_false_value_of_one_fact_in_passing():
-    """Evenly over the eight facts and, within a slot, over its values."""
-    fields: Counter = Counter()
-    values: Counter = Counter()
-    for i in range(4000):
-        _, post = draw_split_post(f"mention/{i}", held_out=False)
-        facts, mention = post.facts, post.mention
-        slot = posts.slot_of(mention.field)
-        false = {
-            word
-            for each, those in vocabulary.VALUES.items()
-            for word in words_of(post.body) & set(those) - facts.values(each)
-        }
-        assert false == {mention.value} and mention.value in vocabulary.VALUES[slot]
-        assert post.body.count(mention.sentence) == 1 and mention.sentence not in post.small_talk
-        assert find_mention(facts, post.prompt) == mention
-        misread = facts.misread(mention)
-        assert replace(misread, **{mention.field: getattr(facts, mention.field)}) == facts
-        assert misread.option != misread.other
-        fields[mention.field] += 1
-        values[mention.value] += slot == "place"
-    assert fields.keys() == vars(facts).keys()
-    error = math.sqrt(4000 * 7 / 64)
-    assert all(abs(count - 500) < 4 * error for count in fields.values())
-    places = [values[place] for place in vocabulary.VALUES["place"]]
-    mean = sum(places) / len(places)
-    assert all(abs(count - mean) < 4 * math.sqrt(mean) for count in places)
+def test_a_post_names_its_facts_and_no_other_value():
+    for i in range(2000):
+        _, post = draw_split_post(f"facts/{i}", held_out=False)
+        named = words_of(post.body)
+        for slot, values in vocabulary.VALUES.items():
+            assert named & set(values) == post.facts.values(slot)
 
 
-def test_a_mention_and_a_fact_are_told_apart_by_their_sentences():
-    """No sentence that states a fact can be read as a mention, nor the other way round."""
-    stated = [*posts.TITLES, *posts.PROBLEMS, *sum(posts.HISTORY.values(), ()), *posts.CHOICES]
-    frames = [re.sub(r"\{\w+\}", "_", text) for text in stated]
-    mentioned = [re.sub(r"\{\w+\}", "_", text) for text in sum(posts.MENTIONS.values(), ())]
-    assert len(set(frames + mentioned)) == len(frames) + len(mentioned)
-    for text in mentioned:
-        before, _, after = text.partition("_")
-        assert not any(before in frame and after in frame for frame in frames), text
+def test_a_quarter_of_the_values_of_each_slot_have_a_twin_there():
+    assert len(TWINS) == 2 * len(vocabulary.MIXED_UP)  # no value is in two pairs
+    assert TWINS.keys() <= set(sum(vocabulary.VALUES.values(), ()))
+    assert all(TWINS[twin] == value != twin for value, twin in TWINS.items())
+    for values in vocabulary.VALUES.values():
+        twins = TWINS.keys() & set(values)
+        assert {TWINS[value] for value in twins} == twins
+        assert 0.2 <= len(twins) / len(values) <= 0.3
+
+
+def test_confusable_fields_are_those_with_a_twin_that_is_false():
+    for seed in range(2000):
+        facts = draw_facts(Draws(seed))
+        fields = facts.confusable()
+        assert fields == tuple(
+            field
+            for field, value in vars(facts).items()
+            if value in TWINS and TWINS[value] not in facts.values(posts.slot_of(field))
+        )
+        wrong = facts.misread(fields)
+        for field, value in vars(facts).items():
+            assert getattr(wrong, field) == (TWINS[value] if field in fields else value)
+        judged = gold(facts, summaries.best_summary(wrong))
+        assert (judged.covered, judged.invented) == (8 - len(fields), len(fields))
+    assert replace(PLAIN, option="cat", other="dog").confusable() == ()
+    assert replace(PLAIN, option="cat", other="fee").confusable() == OPTIONS
+
+
+def test_what_is_mixed_up_in_one_post_is_mixed_up_back_in_another():
+    """To take any field's value for its twin pairs all facts off, one with one: in as many posts
+    `a` is true and `b` false as the other way round, so a rule that scores words without reading
+    the post is right on half of the pairs.
+    """
+    for seed in range(2000):
+        facts = draw_facts(Draws(seed))
+        for field in facts.confusable():
+            other = facts.misread((field,))
+            assert other.misread((field,)) == facts != other
+            assert other.confusable() == facts.confusable()
 
 
 def test_padding_is_known_by_its_first_word():
@@ -403,11 +419,25 @@ def test_padding_is_known_by_its_first_word():
     assert PADDING not in words_in(texts) | set(sum(vocabulary.VALUES.values(), ()))
 
 
-@pytest.mark.parametrize("flaw", [*FLAW_SHARES, "dropped_details"])
+PART_OF = {  # the part of a plan that has each flaw
+    "hallucination": "wrong",
+    "copying": "copied",
+    "padding": "filler",
+    "missing_question": "question",
+    "dropped_details": "details",
+}
+
+
+@pytest.mark.parametrize("flaw", PART_OF)
 def test_a_pair_differs_in_one_flaw_alone(flaw):
-    for i in range(200):
-        draws, post = draw_split_post(f"pair/{i}", held_out=False)
+    drawn = (draw_split_post(f"pair/{i}", held_out=False) for i in range(250))
+    able = [(draws, post) for draws, post in drawn if post.facts.confusable()]
+    assert len(able) > 200
+    for draws, post in able:
         good, bad = summaries.draw_one_flaw(draws, post, flaw)
+        assert [name for name in vars(good) if getattr(good, name) != getattr(bad, name)] == [
+            PART_OF[flaw]
+        ]
         judged = [gold(post.facts, plan.text(post)) for plan in (good, bad)]
         less, more = (set(one.flaw_names) for one in judged)
         if flaw == "dropped_details":
@@ -415,4 +445,31 @@ def test_a_pair_differs_in_one_flaw_alone(flaw):
             assert less | {flaw} == more
         else:
             assert more - less == {flaw} and not less - more
+        assert judged[1].invented == judged[0].invented + (flaw == "hallucination")
         assert (judged[0].reward > judged[1].reward) or flaw == "dropped_details"
+
+
+def test_a_hallucinating_pair_differs_in_any_value_that_has_a_twin():
+    """One of a post's, all alike; both summaries state it, and one of them is right."""
+    post = a_post(1, confusable_in(("deed", "place", "tried", "other")))
+    counts: Counter = Counter()
+    for seed in range(2000):
+        good, bad = summaries.draw_one_flaw(Draws(seed), post, "hallucination")
+        (field,) = bad.wrong
+        assert not good.wrong and field in good.stated()
+        assert getattr(post.facts, field) in words_of(good.text(post)) - words_of(bad.text(post))
+        counts[field] += 1
+    assert counts.keys() == set(post.facts.confusable())
+    assert all(abs(count - 500) < 4 * math.sqrt(2000 * 3 / 16) for count in counts.values())
+
+
+@pytest.mark.parametrize("fields", [(), ("place",)])
+def test_a_pair_of_a_post_with_nothing_to_mix_up_is_mixed(fields):
+    post = a_post(1, confusable_in(fields))
+    kinds = Counter(build.draw_pair(Draws(seed), post)[2] for seed in range(2000))
+    shares = dict(zip(build.PAIR_KINDS, build.PAIR_SHARES))
+    if not fields:
+        shares["mixed"] += shares.pop("hallucinating")
+    assert kinds.keys() == shares.keys()
+    for kind, share in shares.items():
+        assert abs(kinds[kind] - 2000 * share) < 4 * math.sqrt(2000 * share * (1 - share))

@@ -37,8 +37,8 @@ def history(steps: int, *missing: str) -> list[dict]:
     return [{"step": i + 1, **{name: 0.1 * i for name in names}} for i in range(steps)]
 
 
-def reward_history(loss: str = "pairwise") -> list[dict]:
-    return [{loss: 0.7 - 0.01 * i, "accuracy": 0.5 + 0.01 * i} for i in range(20)]
+def reward_history(start: float = 0.7) -> list[dict]:
+    return [{"loss": start - 0.01 * i, "accuracy": 0.5 + 0.01 * i} for i in range(20)]
 
 
 def texts_of(legend) -> list[str]:
@@ -121,6 +121,7 @@ def test_figures_of_reward_training_draw(tokenizer, comparisons):
             reward.bradley_terry(20.0, 0.0),
             reward.pair_mask(batch.attention_mask[0], list(range(T)), [0] * T),
             reward.training(reward_history(), 0.5, 5),
+            reward.learning_curves({"a": reward_history(), "b": reward_history()}, 0.5),
             reward.accuracies({"length": INTERVAL, "model": INTERVAL}, 0.8),
             reward.by_kind({"mixed": INTERVAL}, {"mixed": 0.7}),
             reward.calibration([0.6, 0.9], [0.5, 0.8], [0.6, 0.7], [10, 300]),
@@ -177,9 +178,11 @@ def test_temperatures_are_compared_by_what_is_known():
 
 
 def test_figures_of_reward_training_leave_out_what_is_not_known():
-    loss, _ = reward.training(reward_history("label"), NAN, 5).axes
+    loss, _ = reward.training(reward_history(), NAN, 5, "label").axes
     assert loss.get_ylabel() == "label loss (nats)"
     assert texts_of(loss.get_legend()) == ["coin: ln 2"]
+    (ax,) = reward.learning_curves({"a": reward_history()}, NAN).axes
+    assert texts_of(ax.get_legend()) == ["a", "coin: ln 2"]
     (ax,) = reward.accuracies({"model": INTERVAL}, NAN).axes
     assert [text.get_text().strip() for text in ax.texts] == ["chance"]
     (ax,) = reward.calibration([0.6, 0.9], [0.5, 0.8], [NAN] * 2, [10, 300]).axes
@@ -187,6 +190,17 @@ def test_figures_of_reward_training_leave_out_what_is_not_known():
     curves = {"a": (*THREE, "score"), "b": (*THREE, "words")}
     left, right = reward.best_of_n([1, 2, 4], [0.0, 0.2, 0.6], curves).axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("score of the pick", "words of the pick")
+
+
+def test_learning_curves_are_means_over_ten_steps():
+    histories = {"a": reward_history(), "b": reward_history(0.6)}
+    (ax,) = reward.learning_curves(histories, 0.5).axes
+    for (name, history), line in zip(histories.items(), ax.lines):
+        losses = [step["loss"] for step in history]
+        means = [sum(losses[end - 10 : end]) / 10 for end in range(10, 21)]
+        assert line.get_label() == name and list(line.get_xdata()) == [*range(10, 21)]
+        assert list(line.get_ydata()) == pytest.approx(means)
+    assert texts_of(ax.get_legend())[2:] == ["coin: ln 2", "floor: the annotators' own noise"]
 
 
 def test_without_a_gold_reward_its_panel_says_so_and_its_line_is_missing():
