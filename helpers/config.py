@@ -89,14 +89,13 @@ class SFTConfig(AdapterConfig):
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which completion annotators prefer."""
 
-    comparisons: int = 4_000
+    comparisons: int = 8_000
     epochs: float = 1.0
     # Pairs per step: learning to match words between post and summary takes a low-noise gradient.
     batch_size: int = 32
     micro_batch: int = 0  # pairs in memory at once (0: the whole batch)
-    lr: float = 3e-3
-    # Fact checking is learned suddenly; at this rate early in the run, whatever the rounding.
-    muon_lr: float = 1.4e-2
+    lr: float = 2e-3
+    muon_lr: float = 8e-3
     pointwise: bool = False  # learn from single labelled texts (records "labels"), not from pairs
     # The surprise weight's start (`RewardModel`); 0: a scalar head alone.
     surprise_weight: float = 0.3

@@ -259,7 +259,7 @@ MIXED_UP = """
     laptop-tablet guitar-violin sofa-armchair scooter-motorcycle kayak-canoe freezer-microwave
     June-July March-May spring-summer
     Boston-Austin Dallas-Denver Houston-Tucson Toledo-Orlando Fresno-Reno
-    letter-email list-schedule lock-safe
+    note-letter contract-lawsuit trade-bribe
     fee-bill police-detective cat-dog deadline-complaint
 """.split()
 TWINS = {}  # a value -> the one that it is taken for
