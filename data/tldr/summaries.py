@@ -12,8 +12,8 @@ from data.tldr.vocabulary import TWINS, VALUES
 
 # How many writers have a flaw. "hallucination": of those who state a value that is easily mixed up;
 # they then mix up all such values that they state.
-FLAW_SHARES = {"hallucination": 0.75, "copying": 0.6, "padding": 0.6, "missing_question": 0.65}
-DETAIL_SHARE = 0.32  # of the writers name a detail of the history
+FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.6}
+DETAIL_SHARE = 0.4  # of the writers name a detail of the history
 
 MAINS = (
     "My {who} keeps {deed} my {thing}",
