@@ -7,17 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
-from data.tldr.vocabulary import (
-    AGE,
-    EXCUSE,
-    FEELING,
-    OPTION,
-    SMALL_TALK,
-    TRIED,
-    TWINS,
-    VALUES,
-    WHO,
-)
+from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, TWINS, VALUES, WHO
 
 TITLES = (
     "My {who} keeps {deed} my {thing}",

@@ -13,7 +13,7 @@ from data.tldr.vocabulary import TWINS, VALUES
 # How many writers have a flaw. "hallucination": of those who state a value that is easily mixed up;
 # they then mix up all such values that they state.
 FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.6}
-DETAIL_SHARE = 0.4  # of the writers name a detail of the history
+DETAIL_SHARE = 0.32  # of the writers name a detail of the history
 
 MAINS = (
     "My {who} keeps {deed} my {thing}",
@@ -94,9 +94,7 @@ def draw_plan(draws: Draws, post: Post, states: str = "", **known: bool) -> Plan
         details=tuple(slots),
         copied=" " + draws.pick(post.small_talk) if has("copying") else "",
         filler=draws.pick(FILLERS) if has("padding") else "",
-        question=""
-        if states not in OPTIONS and has("missing_question")
-        else draws.pick(QUESTIONS),
+        question="" if states not in OPTIONS and has("missing_question") else draws.pick(QUESTIONS),
     )
     confusable = right.confusable(post.facts)
     return replace(right, wrong=confusable if confusable and has("hallucination") else ())
@@ -130,8 +128,8 @@ def nothing_to_mix_up() -> float:
 
 
 def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
-    """A plan with one flaw more. For "hallucination" it states a value that has a twin; a detail that
-    is wrong already is not dropped.
+    """A plan with one flaw more. For "hallucination" it states a value that has a twin; a detail
+    that is wrong already is not dropped.
     """
     if flaw == "hallucination":
         return replace(plan, wrong=plan.confusable(post.facts))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import TWINS, VALUES
 
-PLAIN = Facts("boss", "hiding", "piano", "Easter", "Miami", "note", "away", "revenge")  # no twins
+PLAIN = Facts("boss", "hiding", "piano", "Easter", "Miami", "fence", "away", "revenge")  # no twins
 TWINNED = Facts("sister", "moving", "guitar", "June", "Boston", "letter", "fee", "cat")  # eight
 
 
