@@ -334,10 +334,11 @@ class RewardModel(nn.Module):
         """The head's value at every token, (B, T) float32; arguments as in `GPT.hidden`."""
         return self.head(self.gpt.hidden(ids, attention_mask, position_ids, keep=keep))
 
-    def head_and_logprob(
+    def head_and_logprobs(
         self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The head's value at the last token, and log p(completion | prompt): (B,) each.
+        """The head's value at the last token, (B,), and the log-probability of every token of the
+        completion given what precedes it, (B, T), 0 elsewhere.
 
         ids: (B, T), with pads on either side. attention_mask, completion_mask: (B, T), 1 on real
         tokens, and on those of the completion with its end of text.
@@ -349,13 +350,23 @@ class RewardModel(nn.Module):
         last = F.one_hot(last_real_token(attention_mask), ids.size(1)).bool()
         keep = predicts | last
         hidden = self.gpt.hidden(ids, attention_mask if pads_left else None, keep=keep)  # (N, C)
-        tokens = self.gpt.logprobs(hidden[predicts[keep]], ids.roll(-1, 1)[predicts])
-        rows = predicts.nonzero()[:, 0]
-        return self.head(hidden[last[keep]]), tokens.new_zeros(len(ids)).index_add(0, rows, tokens)
+        found = self.gpt.logprobs(hidden[predicts[keep]], ids.roll(-1, 1)[predicts])
+        logprobs = found.new_zeros(ids.shape).masked_scatter(predicts.roll(1, 1), found)
+        return self.head(hidden[last[keep]]), logprobs
+
+    def by_token(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """What each token adds to the score, (B, T): its surprise, and the last one also the rest.
+        Arguments as in `head_and_logprobs`.
+        """
+        head, logprobs = self.head_and_logprobs(ids, attention_mask, completion_mask)
+        rest = head - self.surprise_weight * self.logprob_mean  # (B,)
+        last = F.one_hot(last_real_token(attention_mask), ids.size(1))
+        return self.surprise_weight * logprobs + rest[:, None] * last
 
     def forward(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
-        """Scores (B,); arguments as in `head_and_logprob`."""
-        return self.combine(*self.head_and_logprob(ids, attention_mask, completion_mask))
+        """Scores (B,); arguments as in `head_and_logprobs`."""
+        head, logprobs = self.head_and_logprobs(ids, attention_mask, completion_mask)
+        return self.combine(head, logprobs.sum(1))
 
     @torch.no_grad()
     def normalise(self, heads: Tensor, logprobs: Tensor) -> tuple[float, float]:

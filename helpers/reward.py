@@ -180,7 +180,8 @@ def heads_and_logprobs(
     both = torch.empty(2, len(texts), device=device)
     for index in batch_plan([len(text) for text in texts], batch_size, 1, seed=0):
         batch = text_batch([texts[i] for i in index], pad_id)
-        both[:, index] = torch.stack(model.head_and_logprob(*moved(batch, device)))
+        heads, logprobs = model.head_and_logprobs(*moved(batch, device))
+        both[:, index] = torch.stack([heads, logprobs.sum(1)])
     return both[0], both[1]
 
 

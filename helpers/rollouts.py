@@ -88,6 +88,7 @@ class Rollout:
 
     batch: Batch
     scores: Tensor  # (B,): the reward model's, replaced where the EOS is missing
+    earned: Tensor  # the part of the score that each token has earned
     stopped: Tensor  # (B,): True = the response has an EOS
     logprobs: Tensor  # of the policy that sampled the response
     ref_logprobs: Tensor  # of the reference
@@ -148,7 +149,7 @@ def collect(
     batch = full_batch.rows(rows)
     reference_batch = batch.to_device_of(models.reference)
     with autocast(ids.device, models.dtype):
-        scores = models.reward(  # (B,)
+        by_token = models.reward.by_token(  # (B, P + R)
             reference_batch.ids, reference_batch.mask, reference_batch.completion_mask
         )
         ref_logprobs = token_logprobs(  # without a name for the logits, their memory is freed here
@@ -156,10 +157,12 @@ def collect(
         )
         logits = response_logits(models.policy, batch)  # (B, R, V)
         values = response_values(models.value, batch)
-    scores = missing_eos_scores(scores.to(ids.device), samples.stopped, config.missing_eos_score)
+    earned = by_token[:, batch.P :].to(ids.device)  # (B, R)
+    scores = missing_eos_scores(earned.sum(1), samples.stopped, config.missing_eos_score)
     return Rollout(
         full_batch,
         scores=gather_rows(scores),
+        earned=gather_rows(earned),
         stopped=gather_rows(samples.stopped),
         logprobs=gather_rows(token_logprobs(logits, batch.response)),
         ref_logprobs=gather_rows(ref_logprobs.to(ids.device)),
@@ -173,9 +176,10 @@ def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Roll
 
     Returns are computed before whitening, so that the value model's targets keep their units.
     """
-    mask = rollout.batch.response_mask
+    mask, earned = rollout.batch.response_mask, rollout.earned
     logprobs, ref_logprobs = rollout.logprobs, rollout.ref_logprobs
-    rewards = token_rewards(rollout.scores, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
+    rest = rollout.scores - earned.sum(1)  # 0, but where the EOS is missing
+    rewards = earned + token_rewards(rest, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
     advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
     return replace(rollout, advantages=whiten(advantages, mask), returns=returns)
 

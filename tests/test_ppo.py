@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import ppo
-from helpers.compare.samples import Sampler
+from helpers.compare.samples import TEMPERATURES, Sampler, name_at
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots
 from helpers.losses import (
@@ -411,8 +411,10 @@ def test_policies_are_compared_on_the_same_prompts(models, moved, tokenizer, tmp
     needed = {"score", "stop_rate", "words", "hallucination_drop_ci95"}
     assert needed <= metrics.keys()
     table = metrics["table"]
-    assert list(table) == ["base", "SFT", "SFT, greedy", "best of 8", "PPO", "PPO, greedy"]
-    assert [table[name]["prompts"] for name in table] == [16, 10, 10, 16, 10, 10]
+    sft, ppo = ([name_at(name, t) for t in TEMPERATURES] for name in ("SFT", "PPO"))
+    assert list(table) == ["base", *sft, "best of 8", *ppo]
+    assert {table[name]["prompts"] for name in ("base", "best of 8")} == {16}
+    assert {table[name]["prompts"] for name in (*sft, *ppo)} == {10}
     assert all(len(row["gold_ci95"]) == 2 for row in table.values())
     scores = score_responses(moved.reward, tokenizer, both["PPO"])
     scores = missing_eos_scores(scores, torch.tensor(both["PPO"].stopped), -7.0)

@@ -56,11 +56,12 @@ class ToyReward(nn.Module):
         table = torch.randn(2, LONGEST, 8, generator=torch.Generator().manual_seed(0))
         self.table = table
 
-    def forward(self, ids: Tensor, mask: Tensor, _: Tensor | None) -> Tensor:
+    def by_token(self, ids: Tensor, mask: Tensor, _: Tensor | None) -> Tensor:
         question = (ids[:, 1] == QUESTIONS["two"][-1]).long()  # prompts are two tokens wide
         response, real = ids[:, 2:], mask[:, 2:]
         place = torch.arange(response.size(1))
-        return (self.table[question[:, None], place, response] * real).sum(1)
+        added = self.table[question[:, None], place, response] * real
+        return torch.cat([torch.zeros_like(ids[:, :2]), added], dim=1)
 
 
 def every_response() -> list[list[int]]:
@@ -77,7 +78,9 @@ class Exact:
         prompts, mask = left_pad([QUESTIONS["two"], self.prompt], PAD)
         responses, real = right_pad(self.responses, PAD)
         ids = torch.cat([prompts[1:].expand(len(responses), -1), responses], 1)
-        scores = models.reward(ids, torch.cat([mask[1:].expand(len(real), -1), real], 1), None)
+        scores = models.reward.by_token(
+            ids, torch.cat([mask[1:].expand(len(real), -1), real], 1), None
+        ).sum(1)
         stopped = torch.tensor([response[-1] == EOS for response in self.responses])
         self.scores = torch.where(stopped, scores, config.missing_eos_score).double()
         self.ref = self.logprobs(models.reference)

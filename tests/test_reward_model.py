@@ -84,13 +84,15 @@ def test_normalise_changes_every_score_and_nothing_else():
     model = tiny_reward()
     ids, mask = right_pad(ROWS, 1)
     before, state = model(ids, mask, mask), set(model.state_dict())
-    heads, logprobs = model.head_and_logprob(ids, mask, mask)
+    heads, logprobs = model.head_and_logprobs(ids, mask, mask)
+    logprobs = logprobs.sum(1)
     mean, std = model.normalise(heads[1:], logprobs[1:])
     assert (mean, std) == pytest.approx((before[1:].mean().item(), before[1:].std().item()))
     after = model(ids, mask, mask)
     torch.testing.assert_close(after, (before - mean) / std, atol=1e-5, rtol=1e-5)
     assert set(model.state_dict()) == state
-    heads, logprobs = model.head_and_logprob(ids, mask, mask)
+    heads, logprobs = model.head_and_logprobs(ids, mask, mask)
+    logprobs = logprobs.sum(1)
     assert heads[1:].mean().item() == pytest.approx(0, abs=1e-5)  # where the value model starts
     model.normalise(heads, logprobs)  # again, on others
     assert model(ids, mask, mask).std().item() == pytest.approx(1, abs=1e-5)

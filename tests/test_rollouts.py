@@ -125,7 +125,11 @@ def test_returns_and_advantages_equal_double_sums(moved, prompts, tokenizer):
             plain_logprobs(m, prompt, response) for m in (moved.policy, moved.reference)
         )
         rewards = (-config.kl_coef * (policy - reference)).tolist()
-        rewards[-1] += rollout.scores[i].item()
+        # each token is paid for its surprise, the last one also the rest of the score
+        logprobs = plain_logprobs(moved.reward.gpt, prompt, response)
+        weight = moved.reward.surprise_weight.item()
+        rewards = [r + weight * x for r, x in zip(rewards, logprobs.tolist(), strict=True)]
+        rewards[-1] += rollout.scores[i].item() - weight * logprobs.sum().item()
         values = [*rollout.values[i, :T].tolist(), 0.0]
         deltas = [rewards[t] + 0.9 * values[t + 1] - values[t] for t in range(T)]
         found = [sum((0.9 * 0.8) ** (s - t) * deltas[s] for s in range(t, T)) for t in range(T)]
@@ -188,7 +192,7 @@ def test_the_end_of_text_is_no_word_of_a_response(tokenizer):
     for words, gold in ((24, 0.0), (26, -0.1)):
         ids = torch.tensor([[5] + [word] * words + [tokenizer.eos_id]] * 2)
         none, batch = torch.zeros(2), Batch(ids, torch.ones_like(ids, dtype=torch.bool), 1)
-        rollout = Rollout(batch, none, torch.ones(2, dtype=torch.bool), none, none, none, none)
+        rollout = Rollout(batch, none, none, torch.ones(2, dtype=torch.bool), *[none] * 4)
         assert gold_rewards(rollout, prompts, tokenizer) == pytest.approx(gold)
 
 

@@ -1,10 +1,10 @@
 """The gold reward: what a summary is worth, as a deterministic function of the post's facts and the
 summary's text.
 
-    gold = 0.5 facts covered - 2 facts invented - small talk copied + question kept
+    gold = facts covered - 2 facts invented - small talk copied + question kept
            - 0.1 words over 25
 
-A summary that covers all eight facts, keeps the question and has no flaw earns 5, in any wording of
+A summary that covers all eight facts, keeps the question and has no flaw earns 9, in any wording of
 the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`).
 Annotators follow it, the reward model learns from the annotators, and PPO from the reward model;
 none of them ever sees the formula.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
-COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 0.5, -2.0, -1.0, 1.0, -0.1, 25
+COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 1.0, -2.0, -1.0, 1.0, -0.1, 25
 HIGHEST = 8 * COVERED + QUESTION  # what the best summary of any post earns
 DETAILS = {"since", "place", "tried"}
 PADDING = "Honestly"  # the word with which padding begins

@@ -27,16 +27,27 @@ class GoldReward(nn.Module):
         self.prompts = {tuple(tokenizer.encode(prompt.prompt)): prompt for prompt in prompts}
         self.mean, self.std = samples.gold.mean().item(), samples.gold.std().item()
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
-        """Scores (B,); arguments as in `RewardModel.forward`. Raises KeyError for a prompt that is
-        not known.
+    def by_token(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """What each token adds to the score, (B, T); arguments as in `RewardModel.by_token`. Raises
+        KeyError for a prompt that is not known.
         """
-        golds = []
-        for row, real, of_completion in zip(ids, attention_mask.bool(), completion_mask.bool()):
+        added = torch.zeros(ids.shape)
+        eos = self.tokenizer.eos_id
+        for row, real, of_completion, to in zip(
+            ids, attention_mask.bool(), completion_mask.bool(), added, strict=True
+        ):
             prompt = self.prompts[tuple(row[real & ~of_completion].tolist())]
-            text = [id_ for id_ in row[of_completion].tolist() if id_ != self.tokenizer.eos_id]
-            golds.append(judge(prompt, self.tokenizer.decode(text)).reward)
-        return (torch.tensor(golds, device=ids.device) - self.mean) / self.std
+            text = row[of_completion].tolist()
+            golds = [0.0]  # so that the sum is the score of the whole text
+            for end in range(1, len(text) + 1):
+                so_far = self.tokenizer.decode([id_ for id_ in text[:end] if id_ != eos])
+                golds.append((judge(prompt, so_far).reward - self.mean) / self.std)
+            to[of_completion.cpu()] = torch.tensor(golds).diff()
+        return added.to(ids.device)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """Scores (B,); arguments as in `RewardModel.forward`."""
+        return self.by_token(ids, attention_mask, completion_mask).sum(1)
 
 
 def best_by_gold(samples: Responses, n_max: int) -> dict[str, list]:

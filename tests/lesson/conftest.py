@@ -41,9 +41,11 @@ def rollout(tokenizer):
     mask = ids != tokenizer.pad_id
     logprobs, ref, values = (torch.randn(2, R) for _ in range(3))
     advantages, returns = gae(torch.randn(2, R), values, mask[:, 2:])
+    earned = torch.randn(2, R) * mask[:, 2:]
     return rollouts.Rollout(
         batch=rollouts.Batch(ids, mask, 2),
-        scores=torch.tensor([1.5, -0.5]),
+        scores=earned.sum(1),
+        earned=earned,
         stopped=torch.tensor([True, True]),
         logprobs=logprobs,
         ref_logprobs=ref,

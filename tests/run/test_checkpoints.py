@@ -103,7 +103,8 @@ def test_transformers_opens_the_head_of_a_reward_model_normalised_or_not(tmp_pat
         save(tmp_path / name, model, "reward")
         theirs = opened(AutoModelForSequenceClassification, tmp_path / name)
         heads = theirs(ids, attention_mask=mask.long()).logits.squeeze(1)
-        ours, logprobs = model.head_and_logprob(ids, mask, mask)
+        ours, logprobs = model.head_and_logprobs(ids, mask, mask)
+        logprobs = logprobs.sum(1)
         torch.testing.assert_close(heads - model.head_mean, ours, atol=1e-4, rtol=1e-5)
         model.normalise(ours, logprobs)
 
