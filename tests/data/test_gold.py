@@ -31,7 +31,7 @@ def test_gold_of_a_complete_summary_by_hand():
     judged = gold(FACTS, GOOD)  # 8 facts, 23 words, a question
     assert (judged.covered, judged.invented, judged.copied, judged.question) == (8, 0, 0, True)
     assert judged.words == len(GOOD.replace(",", "").replace(".", "").split()) == 23
-    assert judged.reward == pytest.approx(8 * 0.5 + 1.0)
+    assert judged.reward == pytest.approx(8 * 1.0 + 1.0)
     flaws = ("hallucination", "copying", "missing_question", "padding", "dropped_details")
     assert judged.flaws == dict.fromkeys(flaws, False) and judged.flaw_names == []
 
@@ -40,33 +40,33 @@ def test_gold_of_a_complete_summary_by_hand():
     ("text", "reward", "flaws"),
     [
         ("", 0.0, {"missing_question"}),
-        (" My sister keeps hiding my piano.", 1.5, {"missing_question"}),
-        (" My sister keeps hiding my piano. Should I move away or call the police?", 3.5, set()),
+        (" My sister keeps hiding my piano.", 3.0, {"missing_question"}),
+        (" My sister keeps hiding my piano. Should I move away or call the police?", 6.0, set()),
         (
             " My sister keeps hiding my piano?",
-            1.5,
+            3.0,
             {"missing_question"},
         ),  # a question mark, but no option
         (
             " My brother keeps hiding my piano. Should I move away or call the police?",
-            1.0,
+            3.0,
             {"hallucination"},
         ),
         (
             " My sister keeps hiding my piano. Should I move away or get a dog?",
-            1.0,
+            3.0,
             {"hallucination"},
         ),
         (
             " My sister keeps hiding my piano. It was foggy. Should I move away or call the "
             "police?",
-            2.5,
+            5.0,
             {"copying"},
         ),
         (" My brother keeps washing my sofa.", -6.0, {"hallucination", "missing_question"}),
         (
             " My sister keeps hiding my piano. My sister keeps hiding my piano.",
-            1.5,
+            3.0,
             {"missing_question"},
         ),
         (" My brother, my brother, my brother.", -2.0, {"hallucination", "missing_question"}),
@@ -100,7 +100,7 @@ def test_a_detail_is_dropped_if_none_of_its_values_is_named(text, dropped):
 
 
 def test_gold_charges_words_over_the_limit():
-    for fillers, reward in ((10, 0.5), (23, 0.5), (24, 0.4), (30, 0.5 - 0.1 * 7)):
+    for fillers, reward in ((10, 1.0), (23, 1.0), (24, 0.9), (30, 1.0 - 0.1 * 7)):
         judged = gold(FACTS, " My sister." + " so" * fillers)
         assert judged.words == 2 + fillers and judged.reward == pytest.approx(reward)
 
