@@ -171,15 +171,21 @@ def collect(
     )
 
 
+def rewards_of(rollout: Rollout, kl_coef: float) -> Tensor:
+    """What each token is paid, (B, R): what it has earned of the score, minus the KL penalty. What
+    the score lacks then, where the EOS is missing, comes with the last token.
+    """
+    earned, logprobs = rollout.earned, (rollout.logprobs, rollout.ref_logprobs)
+    rest = rollout.scores - earned.sum(1)  # (B,)
+    return earned + token_rewards(rest, *logprobs, rollout.batch.response_mask, kl_coef)
+
+
 def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Rollout:
     """The rollout with advantages and returns: rewards with the KL penalty, GAE, whitening.
 
     Returns are computed before whitening, so that the value model's targets keep their units.
     """
-    mask, earned = rollout.batch.response_mask, rollout.earned
-    logprobs, ref_logprobs = rollout.logprobs, rollout.ref_logprobs
-    rest = rollout.scores - earned.sum(1)  # 0, but where the EOS is missing
-    rewards = earned + token_rewards(rest, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
+    mask, rewards = rollout.batch.response_mask, rewards_of(rollout, kl_coef)
     advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
     return replace(rollout, advantages=whiten(advantages, mask), returns=returns)
 

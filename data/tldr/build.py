@@ -30,7 +30,7 @@ PAIR_FLAWS = {
     "incomplete": "dropped_details",
 }
 PAIR_KINDS = tuple(PAIR_FLAWS)
-PAIR_SHARES = (0.20, 0.50, 0.08, 0.08, 0.08, 0.06)
+PAIR_SHARES = (0.20, 0.40, 0.08, 0.08, 0.08, 0.16)
 
 
 def document(draws: Draws, post: Post) -> dict:

@@ -21,6 +21,9 @@ MAINS = (
     "My {who} never stops {deed} my {thing}",
 )
 DETAILS = {"since": " since {since}", "place": " in {place}", "tried": ", so I {tried}"}
+# Every choice of details, in the orders in which writers name them.
+BOTH = ("since",), ("place",), ("since", "place"), ("place", "since")
+NAMED = (("tried",), *BOTH, *((*some, "tried") for some in BOTH))
 # One opening, so that to ask is a single choice.
 QUESTIONS = (" Should I {option} or {other}?", " Should I {option}, or {other}?")
 FILLERS = (
@@ -139,13 +142,8 @@ def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
         return replace(plan, filler=draws.pick(FILLERS))
     if flaw == "missing_question":
         return replace(plan, question="")
-    dropped = draws.pick(droppable(plan))
+    dropped = draws.pick([slot for slot in plan.details if slot not in plan.wrong])
     return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
-
-
-def droppable(plan: Plan) -> list[str]:
-    """The details of a plan that are not wrong."""
-    return [slot for slot in plan.details if slot not in plan.wrong]
 
 
 def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
@@ -156,9 +154,11 @@ def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
         field = draws.pick(post.facts.confusable())
         right = draw_plan(draws, post, field, hallucination=False)
         return right, replace(right, wrong=(field,))
+    if flaw == "dropped_details":  # of as many as there may be: writers seldom name them all
+        right = replace(draw_plan(draws, post), details=draws.pick(NAMED), wrong=())
+        return right, with_flaw(right, flaw, post, draws)
     while True:
         plan = draw_plan(draws, post, **{flaw: False})
         if flaw == "missing_question" and set(plan.wrong) & set(OPTIONS):
             continue  # a wrong option would go with the question
-        if flaw != "dropped_details" or droppable(plan):
-            return plan, with_flaw(plan, flaw, post, draws)
+        return plan, with_flaw(plan, flaw, post, draws)

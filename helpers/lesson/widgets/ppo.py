@@ -9,8 +9,8 @@ from torch import Tensor
 
 from helpers.lesson.plots.advantages import advantages_of, clip_curves, gae_figure
 from helpers.lesson.widgets.core import follow, menu, picture, png, slider, token_html
-from helpers.losses import clipped_policy_loss, token_rewards
-from helpers.rollouts import Rollout
+from helpers.losses import clipped_policy_loss
+from helpers.rollouts import Rollout, rewards_of
 from helpers.tokenizer import Tokenizer
 
 
@@ -19,12 +19,6 @@ def pieces(rollout: Rollout, row: int, tokenizer: Tokenizer) -> list[str]:
     batch = rollout.batch
     ids = batch.response[row][batch.response_mask[row]].tolist()
     return [tokenizer.decode([id_]) for id_ in ids]
-
-
-def rewards_of(rollout: Rollout, kl_coef: float) -> Tensor:
-    """The reward (B, R) of each token."""
-    mask = rollout.batch.response_mask
-    return token_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, kl_coef)
 
 
 def response_menu(rollout: Rollout, tokenizer: Tokenizer) -> widgets.Dropdown:
