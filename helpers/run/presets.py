@@ -39,7 +39,7 @@ SMOKE: Differences = {  # on top, on every embedded world
     "pretrain": dict(documents=7_200, epochs=1.0),
     "sft": dict(demonstrations=4_000, eval_prompts=100),
     "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
-    "ppo": dict(iterations=8, kl_coef=0.6, eval_prompts=200),
+    "ppo": dict(iterations=8, epochs=2, eval_prompts=200),
 }
 SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
     "sentiment": {"pretrain": dict(documents=3_000)}  # short, and soon learned
@@ -48,25 +48,26 @@ SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
 # ---------------------------------------------------------------- real rows: two cores
 
 SMALL_GPT = dict(layers=6, channels=256, eval_documents=40)  # six million parameters
-SMALL_ROLLOUTS = dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3, kl_coef=0.1)
+GENTLE = dict(epochs=2, lr=1e-3, muon_lr=2e-3, kl_coef=0.1)
+SMALL_ROLLOUTS = GENTLE | dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3)
 REAL_ADVICE: Differences = {
     "pretrain": SMALL_GPT | dict(context=256, documents=2_000),
     "sft": dict(demonstrations=6_000),
-    "reward": dict(comparisons=6_000, muon_lr=1e-2),
+    "reward": dict(comparisons=6_000, lr=3e-3, muon_lr=1e-2),
     "ppo": SMALL_ROLLOUTS,
 }
 REAL: dict[str, Differences] = {  # preset cpu
     "tldr": {
         "pretrain": SMALL_GPT | dict(context=512, documents=2_600, batch_size=8),
         "sft": dict(demonstrations=100_000, copying_rows=8_000, adapt_epochs=3.0),
-        "reward": dict(comparisons=100_000, epochs=2.0, muon_lr=1e-2),
+        "reward": dict(comparisons=100_000, epochs=2.0, lr=3e-3, muon_lr=1e-2),
         "ppo": SMALL_ROLLOUTS,
     },
     "sentiment": {
         "pretrain": SMALL_GPT | dict(context=128, documents=1_300, batch_size=32),
         "sft": dict(demonstrations=100_000, epochs=3.0, batch_size=32),
-        "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, muon_lr=1e-2),
-        "ppo": dict(iterations=40, kl_coef=0.1),
+        "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, lr=3e-3, muon_lr=1e-2),
+        "ppo": GENTLE | dict(iterations=40),
         "responses": dict(response_tokens=48),
     },
     "assistant": REAL_ADVICE,
@@ -99,7 +100,8 @@ T4: Differences = {  # every track; micro_batch is what fits
     "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5),
     "ppo": ADAMW
     | LORA
-    | dict(iterations=150, rollout_size=32, minibatch_size=8, lr=1e-5, value_lr=1e-5, kl_coef=0.05),
+    | dict(iterations=150, rollout_size=32, minibatch_size=8, epochs=2)
+    | dict(lr=1e-5, value_lr=1e-5, kl_coef=0.05),
 }
 H100: Differences = {  # on top of T4
     "pretrain": dict(documents=80_000, eval_documents=500, batch_size=64, micro_batch=32),
