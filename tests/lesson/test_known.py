@@ -30,13 +30,13 @@ def test_the_floor_is_counted_per_token_and_only_where_it_is_known():
 
 
 def test_each_flaw_alone_costs_what_the_formula_says():
-    """A mixed-up value is a fact less and a false one more, 2.5 in all; a post has about two."""
+    """A mixed-up value is a fact less and a false one more, 3 in all; a post has about two."""
     alone, _ = writers_gold(load_rows("prompts", "heldout", limit=200))
     words = sum(len(post.facts.confusable()) for post in heldout_posts(200)) / 200
-    assert alone["no flaw"] == 5.0
-    assert alone["hallucination"] == pytest.approx(5.0 - 2.5 * words) and 1.5 < words < 2.5
-    assert alone["missing question"] == pytest.approx(3.0)
-    assert alone["dropped details"] == pytest.approx(4.5)
+    assert alone["no flaw"] == 9.0
+    assert alone["hallucination"] == pytest.approx(9.0 - 3 * words) and 1.5 < words < 2.5
+    assert alone["missing question"] == pytest.approx(6.0)
+    assert alone["dropped details"] == pytest.approx(8.0)
     assert writers_gold(load_rows("prompts", "heldout", "sentiment", limit=1)) == ({}, None)
 
 

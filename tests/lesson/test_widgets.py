@@ -319,7 +319,7 @@ def test_rollout_explorer_steps_through_both_responses(rollout, tokenizer):
     box = ppo.explore_rollout(rollout, 0.05, tokenizer)
     row, place = controls(box).values()
     (first,) = shown(box)
-    assert "+1.50" in first and f"{rollout.logprobs[0, 0]:+.3f}" in first
+    assert f"{rollout.scores[0]:+.2f}" in first and f"{rollout.logprobs[0, 0]:+.3f}" in first
     place.value = place.max
     assert shown(box)[0] != first
     assert f"{rollout.advantages[0, place.max]:+.3f}" in shown(box)[0]
