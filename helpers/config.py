@@ -115,7 +115,7 @@ class RewardConfig:
 class PPOConfig(AdapterConfig):
     """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
-    iterations: int = 28
+    iterations: int = 30
     rollout_size: int = 64  # prompts per iteration, with one response each
     minibatch_size: int = 32  # responses per gradient step
     micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
@@ -125,7 +125,7 @@ class PPOConfig(AdapterConfig):
     # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3
-    kl_coef: float = 0.03  # weight of the per-token KL penalty in the reward (score units per nat)
+    kl_coef: float = 0.08  # weight of the per-token KL penalty in the reward (score units per nat)
     # Nats per response: kl_coef is adapted until the KL is near this target; 0: kl_coef is fixed.
     kl_target: float = 0.0
     kl_horizon: int = 640  # responses in which kl_coef can grow by a fifth
