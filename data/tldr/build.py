@@ -28,9 +28,10 @@ PAIR_FLAWS = {
     "questionless": "missing_question",
     "verbose": "padding",
     "incomplete": "dropped_details",
+    "bare": "missing_problem",
 }
 PAIR_KINDS = tuple(PAIR_FLAWS)
-PAIR_SHARES = (0.20, 0.40, 0.08, 0.08, 0.08, 0.16)
+PAIR_SHARES = (0.16, 0.40, 0.08, 0.08, 0.08, 0.16, 0.04)
 
 
 def document(draws: Draws, post: Post) -> dict:

@@ -1,10 +1,11 @@
 """The gold reward: what a summary is worth, as a deterministic function of the post's facts and the
 summary's text.
 
-    gold = facts covered - 2 facts invented - small talk copied + question kept
+    gold = facts covered + details covered - 2 facts invented - small talk copied + question kept
            - 0.1 words over 25
 
-A summary that covers all eight facts, keeps the question and has no flaw earns 9, in any wording of
+The details are three of the facts (since when, where, what was tried), so they count twice. A
+summary that covers all eight facts, keeps the question and has no flaw earns 12, in any wording of
 the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`).
 Annotators follow it, the reward model learns from the annotators, and PPO from the reward model;
 none of them ever sees the formula.
@@ -17,8 +18,8 @@ from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
 COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 1.0, -2.0, -1.0, 1.0, -0.1, 25
-HIGHEST = 8 * COVERED + QUESTION  # what the best summary of any post earns
 DETAILS = {"since", "place", "tried"}
+HIGHEST = (8 + len(DETAILS)) * COVERED + QUESTION  # what the best summary of any post earns
 PADDING = "Honestly"  # the word with which padding begins
 SLOT_OF = {value: slot for slot in SLOTS for value in VALUES[slot]}
 SMALL_TALK_WORDS = frozenset(word for words, _ in SMALL_TALK.values() for word in words)
@@ -63,11 +64,13 @@ def gold(facts: Facts, summary: str) -> Gold:
     words = re.findall(r"[A-Za-z]+", summary)
     named = set(words)
     pairs = {(SLOT_OF[word], word) for word in named if word in SLOT_OF}
-    covered = sum(value in facts.values(slot) for slot, value in pairs)
+    right = [slot for slot, value in pairs if value in facts.values(slot)]
+    covered = len(right)
     copied = len(named & SMALL_TALK_WORDS)
     question = "?" in summary and any(slot == "option" for slot, _ in pairs)
     invented = len(pairs) - covered
-    reward = COVERED * covered + INVENTED * invented + COPIED * copied + QUESTION * question
+    worth = covered + sum(slot in DETAILS for slot in right)
+    reward = COVERED * worth + INVENTED * invented + COPIED * copied + QUESTION * question
     reward += PER_WORD * max(0, len(words) - FREE_WORDS)
     dropped = len(DETAILS - {slot for slot, _ in pairs})
     return Gold(reward, covered, invented, copied, question, len(words), PADDING in named, dropped)

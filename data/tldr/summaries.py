@@ -44,7 +44,7 @@ class Plan:
     """What a summary says and how: the choices behind it."""
 
     wrong: tuple[str, ...]  # the fields of `Facts` that it mixes up
-    main: str
+    main: str  # a template, or "": nothing but the question
     details: tuple[str, ...]  # the slots of the history that are named, in order
     copied: str  # a sentence of small talk, or ""
     filler: str  # or ""
@@ -52,7 +52,8 @@ class Plan:
 
     def stated(self) -> list[str]:
         """The fields of `Facts` that the summary names."""
-        return ["who", "deed", "thing", *self.details, *(OPTIONS if self.question else ())]
+        problem = ("who", "deed", "thing", *self.details) if self.main else ()
+        return [*problem, *(OPTIONS if self.question else ())]
 
     def confusable(self, facts: Facts) -> tuple[str, ...]:
         """The fields that the summary names and that writers mix up."""
@@ -65,8 +66,8 @@ class Plan:
 
     def fill(self, facts: Facts) -> str:
         """The summary with these facts in its templates."""
-        head = facts.fill(f" {self.main}{''.join(DETAILS[slot] for slot in self.details)}.")
-        return head + self.copied + self.filler + facts.fill(self.question)
+        head = f" {self.main}{''.join(DETAILS[slot] for slot in self.details)}." if self.main else ""
+        return facts.fill(head) + self.copied + self.filler + facts.fill(self.question)
 
 
 # States everything and has no flaw, in the fewest words.
@@ -142,6 +143,8 @@ def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
         return replace(plan, filler=draws.pick(FILLERS))
     if flaw == "missing_question":
         return replace(plan, question="")
+    if flaw == "missing_problem":
+        return replace(plan, main="", details=(), wrong=(), copied="", filler="")
     dropped = draws.pick([slot for slot in plan.details if slot not in plan.wrong])
     return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
 
@@ -156,6 +159,10 @@ def draw_one_flaw(draws: Draws, post: Post, flaw: str) -> tuple[Plan, Plan]:
         return right, replace(right, wrong=(field,))
     if flaw == "dropped_details":  # of as many as there may be: writers seldom name them all
         right = replace(draw_plan(draws, post), details=draws.pick(NAMED), wrong=())
+        return right, with_flaw(right, flaw, post, draws)
+    if flaw == "missing_problem":  # a good summary, and its question alone
+        known = dict.fromkeys(("hallucination", "copying", "padding", "missing_question"), False)
+        right = draw_plan(draws, post, **known)
         return right, with_flaw(right, flaw, post, draws)
     while True:
         plan = draw_plan(draws, post, **{flaw: False})

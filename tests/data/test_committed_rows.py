@@ -72,6 +72,8 @@ def test_pairs_are_labelled_by_the_gold_reward_and_differ_in_their_flaw(track):
         flaw = track == "tldr" and tldr.PAIR_FLAWS[row.kind]
         if flaw == "dropped_details":
             assert abs(judged[0].dropped - judged[1].dropped) == 1
+        elif flaw == "missing_problem":
+            assert min(row.chosen, row.rejected, key=len).startswith(" Should I ")
         elif flaw:  # both may have others
             assert flaws[0] ^ flaws[1] == {flaw}
         if track == "assistant" and row.kind != "mixed":

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.tldr.gold import FREE_WORDS, HIGHEST, gold
+from data.tldr.gold import DETAILS, FREE_WORDS, HIGHEST, gold
 from data.tldr.posts import Facts, draw_split_post
 from data.tldr.summaries import (
     BEST,
@@ -28,10 +28,10 @@ GOOD = (
 
 
 def test_gold_of_a_complete_summary_by_hand():
-    judged = gold(FACTS, GOOD)  # 8 facts, 23 words, a question
+    judged = gold(FACTS, GOOD)  # 8 facts, of which 3 are details, 23 words, a question
     assert (judged.covered, judged.invented, judged.copied, judged.question) == (8, 0, 0, True)
     assert judged.words == len(GOOD.replace(",", "").replace(".", "").split()) == 23
-    assert judged.reward == pytest.approx(8 * 1.0 + 1.0)
+    assert judged.reward == pytest.approx(5 * 1.0 + 3 * 2.0 + 1.0)
     flaws = ("hallucination", "copying", "missing_question", "padding", "dropped_details")
     assert judged.flaws == dict.fromkeys(flaws, False) and judged.flaw_names == []
 
@@ -42,6 +42,8 @@ def test_gold_of_a_complete_summary_by_hand():
         ("", 0.0, {"missing_question"}),
         (" My sister keeps hiding my piano.", 3.0, {"missing_question"}),
         (" My sister keeps hiding my piano. Should I move away or call the police?", 6.0, set()),
+        (" My sister keeps hiding my piano in Boston.", 5.0, {"missing_question"}),
+        (" My sister keeps hiding my piano in Denver.", 1.0, {"hallucination", "missing_question"}),
         (
             " My sister keeps hiding my piano?",
             3.0,
@@ -132,7 +134,7 @@ def test_no_summary_is_better_than_the_best():
         assert max(rewards.values()) == gold(post.facts, best_summary(post.facts)).reward == HIGHEST
         for text, reward in rewards.items():
             assert (reward == HIGHEST) == (gold(post.facts, text).flaw_names == [])
-    assert HIGHEST == 9.0
+    assert HIGHEST == 12.0
 
 
 def test_the_longest_facts_fit_in_the_words_that_cost_nothing():
@@ -155,14 +157,17 @@ def longest(phrases: dict[str, str], number: int) -> list[str]:
 
 @pytest.mark.parametrize("flaw", [*FLAW_SHARES, "dropped_details"])
 def test_every_flaw_costs_and_is_reported_alone(flaw):
-    """A word with a twin is mixed up wherever there is one; each costs 2, and what it hides 0.5."""
+    """A word with a twin is mixed up wherever there is one; each costs 2, and what it hides 1, or 2
+    if it is a detail.
+    """
     drawn = (draw_split_post(f"flaw/{i}", held_out=False) for i in range(120))
     able = [(draws, post) for draws, post in drawn if post.facts.confusable()]
     assert len(able) > 90
     for draws, post in able:
         judged = gold(post.facts, with_flaw(BEST, flaw, post, draws).text(post))
         assert judged.flaw_names == [flaw] and judged.reward < HIGHEST
-        mixed_up = len(post.facts.confusable()) if flaw == "hallucination" else 0
-        assert judged.invented == mixed_up
+        mixed_up = post.facts.confusable() if flaw == "hallucination" else ()
+        assert judged.invented == len(mixed_up)
         if mixed_up:
-            assert judged.reward == pytest.approx(HIGHEST - 3 * mixed_up)
+            cost = sum(4 if field in DETAILS else 3 for field in mixed_up)
+            assert judged.reward == pytest.approx(HIGHEST - cost)

@@ -449,6 +449,16 @@ def test_a_pair_differs_in_one_flaw_alone(flaw):
         assert (judged[0].reward > judged[1].reward) or flaw == "dropped_details"
 
 
+def test_a_bare_pair_is_a_good_summary_and_its_question_alone():
+    for i in range(50):
+        draws, post = draw_split_post(f"bare/{i}", held_out=False)
+        good, bad = (p.text(post) for p in summaries.draw_one_flaw(draws, post, "missing_problem"))
+        assert good.endswith(bad) and bad in (post.facts.fill(q) for q in summaries.QUESTIONS)
+        judged = gold(post.facts, good)
+        assert set(judged.flaw_names) <= {"dropped_details"}
+        assert gold(post.facts, bad).reward == judged.reward - 3 - 2 * (3 - judged.dropped)
+
+
 def test_a_hallucinating_pair_differs_in_any_value_that_has_a_twin():
     """One of a post's, all alike; both summaries state it, and one of them is right."""
     post = a_post(1, confusable_in(("deed", "place", "tried", "other")))
