@@ -74,7 +74,7 @@ Fargo Madison Milwaukee Albany Buffalo Newark Baltimore Richmond Raleigh Charlot
 Honolulu Juneau
 """.split()
 
-# tried: key word -> phrase in the past tense
+# tried: key word -> phrase in the past tense, each with a verb of its own
 TRIED = {
     phrase.split()[-1]: phrase
     for phrase in (
@@ -83,7 +83,7 @@ TRIED = {
         "offered some money",
         "made a schedule",
         "hired a lawyer",
-        "bought a lock",
+        "changed a lock",
         "called a meeting",
         "wrote a contract",
         "consulted a priest",
@@ -96,16 +96,16 @@ TRIED = {
         "recorded a video",
         "threatened a lawsuit",
         "gave a speech",
-        "drew a map",
-        "sent an email",
-        "made a list",
+        "showed a map",
+        "forwarded an email",
+        "kept a list",
         "bought a safe",
         "paid a bribe",
-        "proposed a truce",
+        "declared a truce",
     )
 }
 
-# option: key word -> phrase in the base form
+# option: key word -> phrase in the base form, each with a verb of its own
 OPTION = {
     phrase.split()[-1]: phrase
     for phrase in (
@@ -123,7 +123,7 @@ OPTION = {
         "file a complaint",
         "find a mediator",
         "buy a replacement",
-        "get some storage",
+        "use some storage",
         "tell everyone",
         "write a poem",
         "throw a party",
@@ -132,7 +132,7 @@ OPTION = {
         "split the bill",
         "draw a boundary",
         "try counseling",
-        "call a locksmith",
+        "phone a locksmith",
         "get a dog",
         "cancel the wedding",
         "skip the reunion",
@@ -144,7 +144,7 @@ OPTION = {
         "keep a diary",
         "learn karate",
         "hire a detective",
-        "buy insurance",
+        "obtain insurance",
     )
 }
 

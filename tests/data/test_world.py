@@ -290,6 +290,13 @@ def template_words() -> set[str]:
     return words_in([*texts, *vocabulary.WHO.values()])
 
 
+@pytest.mark.parametrize("phrases", [vocabulary.TRIED, vocabulary.OPTION])
+def test_every_phrase_has_a_verb_of_its_own(phrases):
+    """A model that has read the verb need not look up the rest."""
+    verbs = [phrase.split()[0] for phrase in phrases.values()]
+    assert len(set(verbs)) == len(verbs)
+
+
 def test_key_words_are_unique_everywhere():
     keys = [key for values in vocabulary.VALUES.values() for key in values]
     keys += [word for words, _ in vocabulary.SMALL_TALK.values() for word in words]

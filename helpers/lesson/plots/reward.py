@@ -12,8 +12,8 @@ from torch import Tensor
 from helpers.lesson.plots.core import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, label_tokens
 
 CHOSEN, REJECTED, GOLD = BLUE, ORANGE, GREEN
-KINDS = ("hallucinating", "questionless", "copying", "verbose", "incomplete", "mixed")
-KIND_COLOURS = dict(zip(KINDS, (ORANGE, BLUE, GREEN, PURPLE, GREY, PALE), strict=True))
+KINDS = ("hallucinating", "questionless", "copying", "verbose", "incomplete", "bare", "mixed")
+KIND_COLOURS = dict(zip(KINDS, (ORANGE, BLUE, GREEN, PURPLE, GREY, INK, PALE), strict=True))
 
 
 def kinds_in(kinds: Iterable[str]) -> list[str]:
