@@ -23,7 +23,7 @@ from helpers.rollouts import (
     with_advantages,
 )
 from helpers.tokenizer import Tokenizer
-from helpers.training import Optimizers, autocast
+from helpers.training import Optimizers, autocast, schedule
 
 
 class KLController:
@@ -164,7 +164,7 @@ def train(
                         loop.add(share, **losses)
                 updates.append(loop.means())
                 for optimizer in (run.policy_optimizer, run.value_optimizer):
-                    optimizer.step(1 - iteration / config.iterations)  # linear decay to 0
+                    optimizer.step(schedule(iteration, config.iterations))
             metrics = iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
             if iteration == 0:
                 rounding = logprob_rounding(models.policy, models.dtype)
