@@ -115,17 +115,17 @@ class RewardConfig:
 class PPOConfig(AdapterConfig):
     """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
-    iterations: int = 30
+    iterations: int = 40
     rollout_size: int = 64  # prompts per iteration, with one response each
     minibatch_size: int = 32  # responses per gradient step
     micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
     epochs: int = 4  # passes over each rollout
-    lr: float = 2e-3
-    muon_lr: float = 6e-3
+    lr: float = 8e-4
+    muon_lr: float = 4e-3
     # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3
-    kl_coef: float = 0.08  # weight of the per-token KL penalty in the reward (score units per nat)
+    kl_coef: float = 0.05  # weight of the per-token KL penalty in the reward (score units per nat)
     # Nats per response: kl_coef is adapted until the KL is near this target; 0: kl_coef is fixed.
     kl_target: float = 0.0
     kl_horizon: int = 640  # responses in which kl_coef can grow by a fifth
