@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
-COVERED, INVENTED, COPIED, QUESTION, PER_WORD, FREE_WORDS = 1.0, -2.0, -1.0, 1.0, -0.1, 25
+COVERED, DETAIL, INVENTED, COPIED, QUESTION = 1.0, 1.0, -2.0, -1.0, 1.0
+PER_WORD, FREE_WORDS = -0.1, 25
 DETAILS = {"since", "place", "tried"}
-HIGHEST = (8 + len(DETAILS)) * COVERED + QUESTION  # what the best summary of any post earns
+HIGHEST = 8 * COVERED + len(DETAILS) * DETAIL + QUESTION  # what the best summary of any post earns
 PADDING = "Honestly"  # the word with which padding begins
 SLOT_OF = {value: slot for slot in SLOTS for value in VALUES[slot]}
 SMALL_TALK_WORDS = frozenset(word for words, _ in SMALL_TALK.values() for word in words)
@@ -65,12 +66,11 @@ def gold(facts: Facts, summary: str) -> Gold:
     named = set(words)
     pairs = {(SLOT_OF[word], word) for word in named if word in SLOT_OF}
     right = [slot for slot, value in pairs if value in facts.values(slot)]
-    covered = len(right)
+    covered, details = len(right), len(DETAILS.intersection(right))
     copied = len(named & SMALL_TALK_WORDS)
     question = "?" in summary and any(slot == "option" for slot, _ in pairs)
     invented = len(pairs) - covered
-    worth = covered + sum(slot in DETAILS for slot in right)
-    reward = COVERED * worth + INVENTED * invented + COPIED * copied + QUESTION * question
-    reward += PER_WORD * max(0, len(words) - FREE_WORDS)
+    reward = COVERED * covered + DETAIL * details + INVENTED * invented + COPIED * copied
+    reward += QUESTION * question + PER_WORD * max(0, len(words) - FREE_WORDS)
     dropped = len(DETAILS - {slot for slot, _ in pairs})
     return Gold(reward, covered, invented, copied, question, len(words), PADDING in named, dropped)

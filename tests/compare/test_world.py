@@ -59,7 +59,7 @@ def test_ppo_is_held_against_the_highest_gold_reward_and_the_oracle(tokenizer, t
     sft, silent = always(town, tokenizer), always(tokenizer.eos_id, tokenizer)
     metrics = evaluated(tmp_path, tokenizer, sft, silent, oracle=silent)
     assert metrics["maximum_gold_reward"] == 12 and metrics["oracle_gold_reward"] == 0
-    assert metrics["share_of_maximum"] == pytest.approx(2 / 11) and metrics["share_of_oracle"] == 1
+    assert metrics["share_of_maximum"] == pytest.approx(2 / 14) and metrics["share_of_oracle"] == 1
     golds = {"1.0": -2.0, "0.7": -2.0, "0.5": -2.0, "0.0": -2.0}
     assert metrics["sft_gold_by_temperature"] == golds
     assert metrics["ppo_gold_by_temperature"] == dict.fromkeys(golds, 0.0)
