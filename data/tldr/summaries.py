@@ -66,8 +66,9 @@ class Plan:
 
     def fill(self, facts: Facts) -> str:
         """The summary with these facts in its templates."""
-        head = f" {self.main}{''.join(DETAILS[slot] for slot in self.details)}." if self.main else ""
-        return facts.fill(head) + self.copied + self.filler + facts.fill(self.question)
+        details = "".join(DETAILS[slot] for slot in self.details)
+        problem = f" {self.main}{details}." if self.main else ""
+        return facts.fill(problem) + self.copied + self.filler + facts.fill(self.question)
 
 
 # States everything and has no flaw, in the fewest words.

@@ -30,8 +30,8 @@ def test_the_floor_is_counted_per_token_and_only_where_it_is_known():
 
 
 def test_each_flaw_alone_costs_what_the_formula_says():
-    """A mixed-up value is a fact less and a false one more, 3 in all, or 4 if it is a detail; a post
-    has about two.
+    """A mixed-up value is a fact less and a false one more, 3 in all, or 4 if it is a detail; a
+    post has about two.
     """
     alone, _ = writers_gold(load_rows("prompts", "heldout", limit=200))
     words = [field for post in heldout_posts(200) for field in post.facts.confusable()]
