@@ -204,7 +204,9 @@ def test_each_iteration_has_prompts_and_minibatches_of_its_own(
     assert len({tuple(one) for one in passes}) == 6 and list(range(12)) not in passes
 
 
-def test_the_rate_follows_the_schedule_of_the_other_stages(models, prompts, tokenizer, monkeypatch, capsys):
+def test_the_rate_follows_the_schedule_of_the_other_stages(
+    models, prompts, tokenizer, monkeypatch, capsys
+):
     factors, step = [], ppo.Optimizers.step
 
     def spy(self, factor=1.0, clip=1.0):
