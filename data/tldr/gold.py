@@ -6,9 +6,10 @@ summary's text.
 
 The details are three of the facts (since when, where, what was tried), so they count twice. A
 summary that covers all eight facts, keeps the question and has no flaw earns 12, in any wording of
-the writers: no summary earns more. The gold reward sees key words only (see `vocabulary.py`).
-Annotators follow it, the reward model learns from the annotators, and PPO from the reward model;
-none of them ever sees the formula.
+the writers: no summary earns more. A text that speaks to the author ("your sister") is no summary
+but a comment, like those below a post, and earns 0 at most. The gold reward sees key words only
+(see `vocabulary.py`). Annotators follow it, the reward model learns from the annotators, and PPO
+from the reward model; none of them ever sees the formula.
 """
 
 import re
@@ -35,6 +36,7 @@ class Gold:
     invented: int  # values of a fact that are not the post's
     copied: int  # key words of small talk
     question: bool
+    comment: bool  # speaks to the author
     words: int
     padded: bool
     dropped: int  # of the three details (since, place, tried), no value is named
@@ -72,5 +74,8 @@ def gold(facts: Facts, summary: str) -> Gold:
     invented = len(pairs) - covered
     reward = COVERED * covered + DETAIL * details + INVENTED * invented + COPIED * copied
     reward += QUESTION * question + PER_WORD * max(0, len(words) - FREE_WORDS)
+    comment = not named.isdisjoint({"your", "Your"})
+    reward = min(reward, 0.0) if comment else reward
     dropped = len(DETAILS - {slot for slot, _ in pairs})
-    return Gold(reward, covered, invented, copied, question, len(words), PADDING in named, dropped)
+    padded, counts = PADDING in named, (covered, invented, copied)
+    return Gold(reward, *counts, question, comment, len(words), padded, dropped)

@@ -18,6 +18,7 @@ from data.tldr.summaries import (
     with_flaw,
 )
 from data.tldr.vocabulary import OPTION, TRIED
+from helpers.rows.embedded import load_rows
 
 FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
 
@@ -99,6 +100,17 @@ def test_gold_by_hand(text, reward, flaws):
 )
 def test_a_detail_is_dropped_if_none_of_its_values_is_named(text, dropped):
     assert gold(FACTS, text).dropped == dropped
+
+
+def test_a_comment_is_no_summary():
+    comment = GOOD.replace(" My ", " Your ").replace(" my ", " your ")
+    assert gold(FACTS, comment).reward == 0
+    assert gold(FACTS, comment + " It was foggy.").reward == 0
+    assert gold(FACTS, " Your piano in Denver. It was foggy.").reward == -2
+    assert gold(FACTS, comment).comment and not gold(FACTS, GOOD).comment
+    for split, number in (("train", 2000), ("heldout", 500)):  # no writer speaks to the author
+        for row in load_rows("demonstrations", split, limit=number):
+            assert not gold(FACTS, row.completion).comment
 
 
 def test_gold_charges_words_over_the_limit():
