@@ -155,7 +155,7 @@ def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]
         ends = [x - 0.36, x + 0.36]
         ax.plot(ends, [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2)
     ax.axhline(0.5, color=GREY, linestyle=":")
-    ax.set_xticks(range(len(bars)), bars)
+    ax.set_xticks(range(len(bars)), bars, fontsize=8)
     ax.set(ylim=(0.3, 1), ylabel="accuracy")
     ax.set_title("dashed: Bayes accuracy of the kind; dotted: chance")
     return fig
