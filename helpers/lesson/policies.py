@@ -54,10 +54,10 @@ def show_policies(metrics: Mapping) -> None:
 
 
 def figure_of_policies(metrics: Mapping) -> Figure:
-    """The table of policies as a figure."""
-    table = metrics["table"]
+    """The table of policies as a figure, without the temperatures between 0 and 1."""
     if "gold_reward" not in metrics:
         return policies_figure(metrics)
+    table = {name: row for name, row in metrics["table"].items() if ", T = " not in name}
     gold = {name: (row["gold_reward"], *row["gold_ci95"]) for name, row in table.items()}
     return comparison_figure(gold, {name: row["flaws"] for name, row in table.items()})
 
@@ -74,7 +74,10 @@ def figure_of_ceiling(
         return label, table[name]["kl"], table[name]["gold_reward"]
 
     def cooled(name: str) -> list[tuple[str, float, float]]:
-        return [place(name_at(name, one), f"T = {one:g}") for one in TEMPERATURES]
+        ends = max(TEMPERATURES), min(TEMPERATURES)
+        labels = [f"T = {one:g}" if one in ends else "" for one in TEMPERATURES]
+        names = [name_at(name, one) for one in TEMPERATURES]
+        return [place(*named) for named in zip(names, labels, strict=True)]
 
     points = {"SFT, cooled": cooled("SFT"), "PPO, cooled": cooled("PPO")}
     points["oracle PPO"] = [place("oracle PPO", "")]

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, grouped_bars
+from helpers.lesson.plots.core import BLUE, GREEN, GREY, ORANGE, PURPLE, grouped_bars
 from helpers.run.policy_table import Cell, all_rows
 
 PANELS = {  # column: (title, dotted line at)
@@ -29,8 +29,8 @@ def comparison_figure(
     gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
 ) -> Figure:
     """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), width_ratios=(2, 3))
-    by_name = {"base": GREY, "SFT": BLUE, "PPO": ORANGE}
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.3), width_ratios=(2, 3))
+    by_name = {"base": GREY, "SFT": BLUE, "PPO": ORANGE, "oracle PPO": PURPLE}
     colours = [by_name.get(name.partition(",")[0], GREEN) for name in gold]
     alphas = [0.5 if "," in name else 1.0 for name in gold]  # paler: greedy
     means = [mean for mean, _, _ in gold.values()]
@@ -41,7 +41,8 @@ def comparison_figure(
     bars = left.bar(list(gold), means, color=colours, width=0.65)
     for bar, alpha in zip(bars, alphas, strict=True):
         bar.set_alpha(alpha)
-    left.tick_params(axis="x", labelsize=8, rotation=30)
+    left.tick_params(axis="x", labelsize=8, rotation=40)
+    right.tick_params(axis="x", labelsize=8)
     left.errorbar(list(gold), means, errors, fmt="none", ecolor="black", capsize=3, lw=1)
     left.axhline(0, color="#999", lw=0.8)
     left.set(title="gold reward, 95% interval", ylabel="gold reward")
@@ -53,7 +54,7 @@ def comparison_figure(
     styles = [{"color": c, "alpha": a} for c, a in zip(colours, alphas, strict=True)]
     grouped_bars(right, percent, step, 0.9 * step, styles)
     right.set(title="responses with a flaw", ylabel="%")
-    right.legend(fontsize=8, loc="upper right")
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig
 
 

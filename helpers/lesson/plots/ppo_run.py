@@ -116,7 +116,7 @@ def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -
     """Score and gold reward of several runs against sqrt(KL), both as gains in SFT standard
     deviations.
 
-    Each row needs "score" and "kl_k3" (never negative, so it has a root); "gold_sd", the gold
+    Each row needs "score" and "kl" (an estimate below 0 counts as 0); "gold_sd", the gold
     reward in the same unit, is drawn where it is known.
     """
     size = (4.4 * len(runs), 3.1)
@@ -126,7 +126,7 @@ def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -
         "gold_sd": {"color": GREEN, "label": "gold: what we want"},
     }
     for ax, (title, history) in zip(axes[0], runs.items(), strict=True):
-        x = [math.sqrt(max(0.0, row["kl_k3"])) for row in history]
+        x = [math.sqrt(max(0.0, row["kl"])) for row in history]
         for name, style in lines.items():
             if name in history[0]:
                 ax.plot(x, [row[name] for row in history], marker=".", **style)
