@@ -63,7 +63,7 @@ def test_gold_is_known_where_the_facts_of_all_prompts_are():
 
 def test_responses_are_counted_by_hand():
     responses = Responses([PROMPT] * 4, [[1], [2], [3], [4]], TEXTS, [True, True, True, False])
-    assert responses.gold.tolist() == [3.5, 1.0, 0.5, 0.0]
+    assert responses.gold.tolist() == [6.0, 3.0, 2.0, 0.0]
     assert [judge(PROMPT, text) for text in TEXTS] == [gold(FACTS, text) for text in TEXTS]
     assert responses.stop_rate == 0.75
     assert responses.words == (14 + 14 + 11 + 0) / 4
@@ -73,7 +73,7 @@ def test_responses_are_counted_by_hand():
     assert responses.flaw("missing_question").tolist() == [0, 0, 1, 1]
     some = responses.subset([3, 1])
     assert (some.ids, some.texts, some.stopped) == ([[4], [2]], [TEXTS[3], TEXTS[1]], [False, True])
-    assert some.gold.tolist() == [0.0, 1.0]
+    assert some.gold.tolist() == [0.0, 3.0]
 
 
 def test_respond_is_deterministic(model, tokenizer):

@@ -25,7 +25,8 @@ class GoldReward(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
         self.prompts = {tuple(tokenizer.encode(prompt.prompt)): prompt for prompt in prompts}
-        self.mean, self.std = samples.gold.mean().item(), samples.gold.std().item()
+        self.mean = samples.gold.mean().item()
+        self.std = samples.gold.std().item() or 1.0  # all alike: scores keep the gold reward's unit
 
     def by_token(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
         """What each token adds to the score, (B, T); arguments as in `RewardModel.by_token`. Raises

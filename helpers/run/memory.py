@@ -103,7 +103,8 @@ def ppo_notebook_bytes(
     """The phases of 3-PPO. `bits`: of the weak reward model's training.
 
     Beside what is trained the notebook holds the base model, and in the end also the first run's
-    reward model, policy and value model.
+    reward model, policy and value model. (In an embedded world, where models are small, also the
+    oracle's policy.)
     """
     one = state_bytes(model, muon=False, trained=False)
     sampling = sampling_bytes(model, length)

@@ -25,7 +25,7 @@ SMALL = {
 }
 PHASES = {  # of the count: a line of the cell
     "training": "history = train(models, prompts, config, tokenizer, course.loop(watch=watch))",
-    "measuring": "metrics, responses = stage.measure(course, models, base)",
+    "measuring": "metrics, responses = stage.measure(course, models, base, oracle)",
     "weak reward model": 'hasty = course.config_of("reward")',
     "no penalty": 'free_history = train(runaway, prompts, free, tokenizer, Loop("no penalty"))',
 }
@@ -90,4 +90,5 @@ def test_3_ppo_takes_what_is_counted(run, capsys):
     assert max(peak for *_, peak in cells) < max(counts.values())
     one = state_bytes(sizes, muon=False, trained=False)
     assert found["training"][0] < 5 * one + SMALL_CHANGE, "base, policy, reference, reward, value"
-    assert found["no penalty"][0] < 6 * one + SMALL_CHANGE, "and the weak reward model"
+    most = 7 * one + SMALL_CHANGE
+    assert found["no penalty"][0] < most, "and the oracle's policy, and the weak reward model"
