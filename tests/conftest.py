@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks' chains first: they take minutes, and nothing else should wait for them."""
+    """The notebooks' chains first, the longest before all: they take minutes, and nothing else
+    should wait for them.
+    """
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     items.sort(key=lambda item: "notebooks" not in item.path.parts)
 
 

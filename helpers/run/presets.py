@@ -39,7 +39,7 @@ SMOKE: Differences = {  # on top, on every embedded world
     "pretrain": dict(documents=7_200, epochs=1.0),
     "sft": dict(demonstrations=4_000, eval_prompts=100),
     "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
-    "ppo": dict(iterations=8, epochs=2, eval_prompts=200),
+    "ppo": dict(iterations=6, epochs=2, eval_prompts=100),
 }
 SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
     "sentiment": {"pretrain": dict(documents=3_000)}  # short, and soon learned
