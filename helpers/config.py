@@ -17,7 +17,7 @@ class PretrainConfig:
     context: int = 256  # tokens: longest document, or prompt and response together
     # Size of the vocabulary trained on real rows; 0: GPT-2's. Embedded worlds bring their own.
     vocabulary: int = 4096
-    documents: int = 16_000  # training documents, each read `epochs` times
+    documents: int = 8_000  # training documents, each read `epochs` times
     eval_documents: int = 500  # held-out documents for the loss
     epochs: float = 1.0
     batch_size: int = 16  # documents per step
@@ -68,7 +68,7 @@ class SFTConfig(AdapterConfig):
 
     # The base model: 0-Pretrain's, or "gpt2", a folder, a .pt file (helpers/run/base_model.py).
     init: str = "pretrain"
-    demonstrations: int = 12_000
+    demonstrations: int = 8_000
     # Before SFT, on real posts: rows of copying practice (helpers/stages/copying.py), and epochs
     # over the posts as documents. SFT then learns the posts' titles as well as their summaries.
     copying_rows: int = 0
@@ -89,7 +89,7 @@ class SFTConfig(AdapterConfig):
 class RewardConfig:
     """2-RM-Training: the SFT model with a scalar head learns which completion annotators prefer."""
 
-    comparisons: int = 12_000
+    comparisons: int = 6_000
     epochs: float = 1.0
     # Pairs per step: learning to match words between post and summary takes a low-noise gradient.
     batch_size: int = 32
@@ -115,11 +115,11 @@ class RewardConfig:
 class PPOConfig(AdapterConfig):
     """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
-    iterations: int = 40
-    rollout_size: int = 64  # prompts per iteration, with one response each
+    iterations: int = 24
+    rollout_size: int = 128  # prompts per iteration, with one response each
     minibatch_size: int = 32  # responses per gradient step
     micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
-    epochs: int = 4  # passes over each rollout
+    epochs: int = 2  # passes over each rollout
     lr: float = 8e-4
     muon_lr: float = 4e-3
     # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.

@@ -14,12 +14,12 @@ from data.tldr.summaries import draw_one_flaw, draw_summary
 from data.tldr.threads import draw_document
 
 ROWS = {
-    "documents": {"train": 16000, "heldout": 500},
-    "demonstrations": {"train": 12000, "heldout": 500},
-    "comparisons": {"train": 15000, "heldout": 2000},
+    "documents": {"train": 10000, "heldout": 500},
+    "demonstrations": {"train": 8000, "heldout": 500},
+    "comparisons": {"train": 10000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
-VOCAB_SIZE = 1536
+VOCAB_SIZE = 1024
 # Kinds of pairs -> the flaw in which the two summaries differ, in "mixed" pairs anything.
 PAIR_FLAWS = {
     "mixed": "",

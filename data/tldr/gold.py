@@ -1,8 +1,8 @@
 """The gold reward: what a summary is worth, as a deterministic function of the post's facts and the
 summary's text.
 
-    gold = facts covered + details covered - 2 facts invented - small talk copied + question kept
-           - 0.1 words over 25
+    gold = facts covered + details covered - 2 facts invented - small talk copied - padded
+           + question kept - 0.1 words over 25
 
 The details are three of the facts (since when, where, what was tried), so they count twice. A
 summary that covers all eight facts, keeps the question and has no flaw earns 12, in any wording of
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import SLOTS, SMALL_TALK, VALUES
 
-COVERED, DETAIL, INVENTED, COPIED, QUESTION = 1.0, 1.0, -2.0, -1.0, 1.0
+COVERED, DETAIL, INVENTED, COPIED, PADDED, QUESTION = 1.0, 1.0, -2.0, -1.0, -1.0, 1.0
 PER_WORD, FREE_WORDS = -0.1, 25
 DETAILS = {"since", "place", "tried"}
 HIGHEST = 8 * COVERED + len(DETAILS) * DETAIL + QUESTION  # what the best summary of any post earns
@@ -71,11 +71,11 @@ def gold(facts: Facts, summary: str) -> Gold:
     covered, details = len(right), len(DETAILS.intersection(right))
     copied = len(named & SMALL_TALK_WORDS)
     question = "?" in summary and any(slot == "option" for slot, _ in pairs)
-    invented = len(pairs) - covered
+    invented, padded = len(pairs) - covered, PADDING in named
     reward = COVERED * covered + DETAIL * details + INVENTED * invented + COPIED * copied
-    reward += QUESTION * question + PER_WORD * max(0, len(words) - FREE_WORDS)
+    reward += PADDED * padded + QUESTION * question
+    reward += PER_WORD * max(0, len(words) - FREE_WORDS)
     comment = not named.isdisjoint({"your", "Your"})
     reward = min(reward, 0.0) if comment else reward
     dropped = len(DETAILS - {slot for slot, _ in pairs})
-    padded, counts = PADDING in named, (covered, invented, copied)
-    return Gold(reward, *counts, question, comment, len(words), padded, dropped)
+    return Gold(reward, covered, invented, copied, question, comment, len(words), padded, dropped)

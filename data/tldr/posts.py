@@ -7,36 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data.draws import Draws, draw_until
-from data.tldr.vocabulary import AGE, EXCUSE, FEELING, OPTION, SMALL_TALK, TRIED, TWINS, VALUES, WHO
+from data.tldr.vocabulary import OPTION, SMALL_TALK, TRIED, TWINS, VALUES, WHO
 
 TITLES = (
     "My {who} keeps {deed} my {thing}",
-    "My {who} is always {deed} my {thing} in {place}",
-    "My {who} keeps {deed} my {thing} since {since}",
-    "My {who} keeps {deed} my {thing}, so I {tried}",
     "Problem with my {who} in {place}",
     "Trouble with my {thing} since {since}",
-    "Problem in {place} since {since}: my {who} and my {thing}",
+    "My {who} and my {thing}",
     "Should I {option} or {other}?",
 )
 PROBLEMS = (
     "My {who} keeps {deed} my {thing}.",
     "My {who} will not stop {deed} my {thing}.",
-    "I have a problem: my {who} is always {deed} my {thing}.",
+    "My {who} is always {deed} my {thing}.",
 )
 HISTORY = {
-    "since": ("This has been going on since {since}.", "It has been like this since {since}."),
-    "place": ("All of this happens in {place}.", "We live in {place}."),
-    "tried": ("I already {tried}, but nothing changed.", "Last week I {tried}."),
+    "since": ("It has been so since {since}.", "This began around {since}."),
+    "place": ("It happens in {place}.", "We live in {place}."),
+    "tried": ("I already {tried}.", "Last week I {tried}."),
 }
-MOODS = ("I am {age} and I feel {feeling}.", "At {age}, I feel {feeling} about it.")
 CHOICES = (
     "Now I could {option} or {other}.",
-    "I do not know whether to {option} or {other}.",
-    "Should I {option}, or should I {other}?",
+    "Should I {option}, or {other}?",
+    "I might {option}, or {other}.",
 )
-THANKS = ("", " Thanks for reading.", " Please help.", " Any advice is welcome.")
-ONE_SENTENCE = 0.7  # of the posts have one sentence of small talk, the others two
 
 
 @dataclass(frozen=True)
@@ -87,13 +81,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Post:
-    """A post as a prompt, with what is behind it. `small_talk` are the sentences that a summary
-    should leave out.
-    """
+    """A post as a prompt, with what is behind it. `small_talk` is what a summary leaves out."""
 
     facts: Facts
     prompt: str  # ends with "TL;DR:"
-    small_talk: tuple[str, ...]
+    small_talk: str
     logprob: float  # of everything before "TL;DR:", in nats
 
     @property
@@ -112,23 +104,10 @@ def draw_facts(draws: Draws) -> Facts:
     return Facts(**single, option=option, other=other)
 
 
-def draw_small_talk(draws: Draws) -> list[str]:
-    """One or two sentences of different kinds that have nothing to do with the problem."""
-    sentences = []
-    for kind in (
-        sorted(draws.sample(tuple(SMALL_TALK), 1))
-        if draws.flip(ONE_SENTENCE)
-        else _two_kinds(draws)
-    ):
-        words, templates = SMALL_TALK[kind]
-        sentences.append(draws.pick(templates).format(draws.pick(words)))
-    return sentences
-
-
-def _two_kinds(draws: Draws) -> tuple[str, str]:
-    # an unordered pair, so that the later shuffle is the only source of order
-    kinds = tuple(SMALL_TALK)
-    return draws.pick([(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]])
+def draw_small_talk(draws: Draws) -> str:
+    """A sentence that has nothing to do with the problem."""
+    words, templates = draws.pick(tuple(SMALL_TALK.values()))
+    return draws.pick(templates).format(draws.pick(words))
 
 
 def slot_of(field: str) -> str:
@@ -138,21 +117,14 @@ def slot_of(field: str) -> str:
 
 def draw_post(draws: Draws, facts: Facts) -> Post:
     """A post about the facts: title, problem, the rest in random order, the two options."""
-    (subject, _), subreddits = WHO[facts.who]
     small_talk = draw_small_talk(draws)
     history = [facts.fill(draws.pick(templates)) for templates in HISTORY.values()]
-    middle = [*history, *small_talk]
-    if draws.flip(0.3):
-        middle.append(draws.pick(MOODS).format(age=draws.pick(AGE), feeling=draws.pick(FEELING)))
-    if draws.flip(0.3):
-        middle.append(draws.pick(EXCUSE).format(subject.capitalize()))
     problem = facts.fill(draws.pick(PROBLEMS))
-    order = draws.shuffle(middle)
+    middle = draws.shuffle([*history, small_talk])
     choice = facts.fill(draws.pick(CHOICES))
-    header = f"SUBREDDIT: r/{draws.pick(subreddits)}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
-    sentences = " ".join([problem, *order, choice])
-    prompt = f"{header}\n\nPOST: {sentences}{draws.pick(THANKS)}\n\nTL;DR:"
-    return Post(facts, prompt, tuple(small_talk), draws.logprob)
+    header = f"SUBREDDIT: r/{draws.pick(WHO[facts.who])}\n\nTITLE: {facts.fill(draws.pick(TITLES))}"
+    prompt = f"{header}\n\nPOST: {' '.join([problem, *middle, choice])}\n\nTL;DR:"
+    return Post(facts, prompt, small_talk, draws.logprob)
 
 
 def draw_split_post(name: str, held_out: bool) -> tuple[Draws, Post]:

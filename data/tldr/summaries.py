@@ -5,6 +5,7 @@ them.
 """
 
 from dataclasses import dataclass, replace
+from itertools import chain, combinations
 
 from data.draws import Draws
 from data.tldr.posts import Facts, Post
@@ -13,7 +14,7 @@ from data.tldr.vocabulary import TWINS, VALUES
 # How many writers have a flaw. "hallucination": of those who state a value that is easily mixed up;
 # they then mix up all such values that they state.
 FLAW_SHARES = {"hallucination": 0.6, "copying": 0.6, "padding": 0.6, "missing_question": 0.6}
-DETAIL_SHARE = 0.32  # of the writers name a detail of the history
+DETAIL_SHARE = 0.3  # of the writers name a detail of the history
 
 MAINS = (
     "My {who} keeps {deed} my {thing}",
@@ -21,20 +22,15 @@ MAINS = (
     "My {who} never stops {deed} my {thing}",
 )
 DETAILS = {"since": " since {since}", "place": " in {place}", "tried": ", so I {tried}"}
-# Every choice of details, in the orders in which writers name them.
-BOTH = ("since",), ("place",), ("since", "place"), ("place", "since")
-NAMED = (("tried",), *BOTH, *((*some, "tried") for some in BOTH))
+# Every choice of one detail or more.
+NAMED = tuple(chain.from_iterable(combinations(DETAILS, n) for n in range(1, len(DETAILS) + 1)))
 # One opening, so that to ask is a single choice.
 QUESTIONS = (" Should I {option} or {other}?", " Should I {option}, or {other}?")
 FILLERS = (
-    " Honestly, I could go on about this for hours and hours, but you know how it is with these"
-    " things.",
-    " Honestly, there is so much more to say about it, and I do not even know where I should"
-    " begin.",
-    " Honestly, it is a really long and complicated matter, and I keep thinking about it day after"
-    " day after day.",
-    " Honestly, all in all it simply is what it is, but then again one never really knows where it"
-    " will lead.",
+    " Honestly, I could go on about this for hours and hours.",
+    " Honestly, there is so much more to say about it.",
+    " Honestly, it is a really long and complicated matter.",
+    " Honestly, one never really knows where it will lead.",
 )
 OPTIONS = ("option", "other")
 
@@ -81,23 +77,18 @@ def best_summary(facts: Facts) -> str:
 
 
 def draw_plan(draws: Draws, post: Post, states: str = "", **known: bool) -> Plan:
-    """A random plan: which details (since and place in either order, tried last), which wording,
-    and which flaws, but for those that are `known`. states: a field of `Facts` that it names.
+    """A random plan: which details, which wording, and which flaws, but for those that are `known`.
+    states: a field of `Facts` that it names.
     """
 
     def has(flaw: str) -> bool:
         return known[flaw] if flaw in known else draws.flip(FLAW_SHARES[flaw])
 
-    slots = [slot for slot in ("since", "place") if slot == states or draws.flip(DETAIL_SHARE)]
-    if len(slots) == 2:
-        slots = draws.shuffle(slots)
-    if states == "tried" or draws.flip(DETAIL_SHARE):
-        slots.append("tried")
     right = Plan(
         wrong=(),
         main=draws.pick(MAINS),
-        details=tuple(slots),
-        copied=" " + draws.pick(post.small_talk) if has("copying") else "",
+        details=tuple(slot for slot in DETAILS if slot == states or draws.flip(DETAIL_SHARE)),
+        copied=" " + post.small_talk if has("copying") else "",
         filler=draws.pick(FILLERS) if has("padding") else "",
         question="" if states not in OPTIONS and has("missing_question") else draws.pick(QUESTIONS),
     )
@@ -139,7 +130,7 @@ def with_flaw(plan: Plan, flaw: str, post: Post, draws: Draws) -> Plan:
     if flaw == "hallucination":
         return replace(plan, wrong=plan.confusable(post.facts))
     if flaw == "copying":
-        return replace(plan, copied=" " + draws.pick(post.small_talk))
+        return replace(plan, copied=" " + post.small_talk)
     if flaw == "padding":
         return replace(plan, filler=draws.pick(FILLERS))
     if flaw == "missing_question":

@@ -11,7 +11,7 @@ from data.tldr.vocabulary import OPTION
 RESTATEMENTS = (
     "So your {who} keeps {deed} your {thing}",
     "Your {who} is still {deed} your {thing}",
-    "Let me see: your {who} will not stop {deed} your {thing}",
+    "Really, your {who} will not stop {deed} your {thing}",
 )
 TAILS = {"since": " since {since}", "place": " in {place}", "tried": ", and you already {tried}"}
 COUNSEL = ("I would {option}.", "Better {option}.", "Please do not {option}.")
@@ -73,7 +73,7 @@ def _story(draws: Draws, post: Post) -> str:
 
 def _objection(draws: Draws, post: Post) -> str:
     """A reader quotes a sentence that has nothing to do with the problem."""
-    return f'COMMENT: "{draws.pick(post.small_talk)}" {draws.pick(OBJECTIONS)}'
+    return f'COMMENT: "{post.small_talk}" {draws.pick(OBJECTIONS)}'
 
 
 # what follows a post -> (how one is written, how many there may be)

@@ -36,10 +36,10 @@ EMBEDDED: dict[str, Differences] = {  # of a track
     "instruct": ADVICE,
 }
 SMOKE: Differences = {  # on top, on every embedded world
-    "pretrain": dict(documents=7_200, epochs=1.0),
-    "sft": dict(demonstrations=4_000, eval_prompts=100),
-    "reward": dict(comparisons=2_400, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
-    "ppo": dict(iterations=6, epochs=2, eval_prompts=100),
+    "pretrain": dict(documents=5_000, epochs=1.0),
+    "sft": dict(demonstrations=3_000, eval_prompts=100),
+    "reward": dict(comparisons=2_000, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
+    "ppo": dict(iterations=6, rollout_size=64, eval_prompts=100),
 }
 SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
     "sentiment": {"pretrain": dict(documents=3_000)}  # short, and soon learned
@@ -48,7 +48,7 @@ SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
 # ---------------------------------------------------------------- real rows: two cores
 
 SMALL_GPT = dict(layers=6, channels=256, eval_documents=40)  # six million parameters
-GENTLE = dict(epochs=2, muon_lr=1.3e-3, kl_coef=0.1)
+GENTLE = dict(muon_lr=1.3e-3, kl_coef=0.1)
 SMALL_ROLLOUTS = GENTLE | dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3)
 REAL_ADVICE: Differences = {
     "pretrain": SMALL_GPT | dict(context=256, documents=2_000),
@@ -67,7 +67,7 @@ REAL: dict[str, Differences] = {  # preset cpu
         "pretrain": SMALL_GPT | dict(context=128, documents=1_300, batch_size=32),
         "sft": dict(demonstrations=100_000, epochs=3.0, batch_size=32),
         "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, lr=3e-3, muon_lr=1e-2),
-        "ppo": GENTLE | dict(iterations=40),
+        "ppo": GENTLE | dict(iterations=40, rollout_size=64),
         "responses": dict(response_tokens=48),
     },
     "assistant": REAL_ADVICE,
@@ -100,7 +100,7 @@ T4: Differences = {  # every track; micro_batch is what fits
     "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5),
     "ppo": ADAMW
     | LORA
-    | dict(iterations=150, rollout_size=32, minibatch_size=8, epochs=2)
+    | dict(iterations=150, rollout_size=32, minibatch_size=8)
     | dict(lr=1e-5, value_lr=1e-5, kl_coef=0.05),
 }
 H100: Differences = {  # on top of T4

@@ -12,6 +12,7 @@ from data.tldr.summaries import (
     FILLERS,
     FLAW_SHARES,
     MAINS,
+    NAMED,
     QUESTIONS,
     Plan,
     best_summary,
@@ -20,10 +21,10 @@ from data.tldr.summaries import (
 from data.tldr.vocabulary import OPTION, TRIED
 from helpers.rows.embedded import load_rows
 
-FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
+FACTS = Facts("sister", "hiding", "lamp", "May", "Boston", "note", "away", "police")
 
 GOOD = (
-    " My sister keeps hiding my piano since May in Boston, I already left a note."
+    " My sister keeps hiding my lamp since May in Boston, I already left a note."
     " Should I move away or call the police?"
 )
 
@@ -41,45 +42,49 @@ def test_gold_of_a_complete_summary_by_hand():
     ("text", "reward", "flaws"),
     [
         ("", 0.0, {"missing_question"}),
-        (" My sister keeps hiding my piano.", 3.0, {"missing_question"}),
-        (" My sister keeps hiding my piano. Should I move away or call the police?", 6.0, set()),
-        (" My sister keeps hiding my piano in Boston.", 5.0, {"missing_question"}),
-        (" My sister keeps hiding my piano in Denver.", 1.0, {"hallucination", "missing_question"}),
+        (" My sister keeps hiding my lamp.", 3.0, {"missing_question"}),
+        (" My sister keeps hiding my lamp. Should I move away or call the police?", 6.0, set()),
+        (" My sister keeps hiding my lamp in Boston.", 5.0, {"missing_question"}),
+        (" My sister keeps hiding my lamp in Denver.", 1.0, {"hallucination", "missing_question"}),
         (
-            " My sister keeps hiding my piano?",
+            " My sister keeps hiding my lamp?",
             3.0,
             {"missing_question"},
         ),  # a question mark, but no option
         (
-            " My brother keeps hiding my piano. Should I move away or call the police?",
+            " My brother keeps hiding my lamp. Should I move away or call the police?",
             3.0,
             {"hallucination"},
         ),
         (
-            " My sister keeps hiding my piano. Should I move away or get a dog?",
+            " My sister keeps hiding my lamp. Should I move away or get a dog?",
             3.0,
             {"hallucination"},
         ),
         (
-            " My sister keeps hiding my piano. It was foggy. Should I move away or call the "
-            "police?",
+            " My sister keeps hiding my lamp. It was foggy. Should I move away or call the police?",
             5.0,
             {"copying"},
         ),
         (" My brother keeps washing my sofa.", -6.0, {"hallucination", "missing_question"}),
         (
-            " My sister keeps hiding my piano. My sister keeps hiding my piano.",
+            " My sister keeps hiding my lamp. My sister keeps hiding my lamp.",
             3.0,
             {"missing_question"},
+        ),
+        (
+            " My sister keeps hiding my lamp. Honestly, so much more.",
+            2.0,
+            {"padding", "missing_question"},
         ),
         (" My brother, my brother, my brother.", -2.0, {"hallucination", "missing_question"}),
         (" foggy foggy windy", -2.0, {"copying", "missing_question"}),
         (
-            " Sister PIANO boston may",
+            " Sister LAMP boston may",
             0.0,
             {"missing_question"},
         ),  # key words are read as they are spelled
-        (" sisters and pianos", 0.0, {"missing_question"}),  # whole words only
+        (" sisters and lamps", 0.0, {"missing_question"}),  # whole words only
     ],
 )
 def test_gold_by_hand(text, reward, flaws):
@@ -93,9 +98,9 @@ def test_gold_by_hand(text, reward, flaws):
     ("text", "dropped"),
     [
         (GOOD, 0),
-        (" My sister keeps hiding my piano since May in Boston.", 1),
-        (" My sister keeps hiding my piano in Denver.", 2),  # wrong, but not left out
-        (" My sister keeps hiding my piano.", 3),
+        (" My sister keeps hiding my lamp since May in Boston.", 1),
+        (" My sister keeps hiding my lamp in Denver.", 2),  # wrong, but not left out
+        (" My sister keeps hiding my lamp.", 3),
     ],
 )
 def test_a_detail_is_dropped_if_none_of_its_values_is_named(text, dropped):
@@ -106,7 +111,7 @@ def test_a_comment_is_no_summary():
     comment = GOOD.replace(" My ", " Your ").replace(" my ", " your ")
     assert gold(FACTS, comment).reward == 0
     assert gold(FACTS, comment + " It was foggy.").reward == 0
-    assert gold(FACTS, " Your piano in Denver. It was foggy.").reward == -2
+    assert gold(FACTS, " Your lamp in Denver. It was foggy.").reward == -2
     assert gold(FACTS, comment).comment and not gold(FACTS, GOOD).comment
     for split, number in (("train", 2000), ("heldout", 500)):  # no writer speaks to the author
         for row in load_rows("demonstrations", split, limit=number):
@@ -128,9 +133,7 @@ def test_gold_does_not_read_the_order_and_accepts_either_option_first():
 
 def all_summaries(post):
     """Every summary that the writers can make of a post, without padding or with one filler."""
-    history = ("since", "place"), ("place", "since"), ("since",), ("place",), ()
-    details = [(*slots, *tried) for slots in history for tried in ((), ("tried",))]
-    copied = ("", *(" " + sentence for sentence in post.small_talk))
+    details, copied = ((), *NAMED), ("", f" {post.small_talk}")
     confusable = post.facts.confusable()
     wrong = {(), confusable, *((field,) for field in confusable)}
     choices = wrong, MAINS, details, copied, ("", FILLERS[0]), ("", *QUESTIONS)
@@ -142,7 +145,7 @@ def test_no_summary_is_better_than_the_best():
     for i in range(20):
         _, post = draw_split_post(f"best/{i}", held_out=False)
         rewards = {text: gold(post.facts, text).reward for text in all_summaries(post)}
-        assert len(rewards) > 500
+        assert len(rewards) >= 288
         assert max(rewards.values()) == gold(post.facts, best_summary(post.facts)).reward == HIGHEST
         for text, reward in rewards.items():
             assert (reward == HIGHEST) == (gold(post.facts, text).flaw_names == [])
@@ -150,16 +153,12 @@ def test_no_summary_is_better_than_the_best():
 
 
 def test_the_longest_facts_fit_in_the_words_that_cost_nothing():
-    """And padding costs something even in the shortest summary."""
     tried, other, option = *longest(TRIED, 1), *longest(OPTION, 2)
-    facts = Facts("sister", "hiding", "piano", "May", "Boston", tried, option, other)
+    facts = Facts("sister", "hiding", "lamp", "May", "Boston", tried, option, other)
     complete = [
         replace(BEST, main=main, question=question) for main in MAINS for question in QUESTIONS
     ]
     assert max(gold(facts, plan.fill(facts)).words for plan in complete) == FREE_WORDS
-    for filler in FILLERS:
-        padded = replace(BEST, details=(), question="", filler=filler)
-        assert gold(facts, padded.fill(facts)).words > FREE_WORDS
 
 
 def longest(phrases: dict[str, str], number: int) -> list[str]:

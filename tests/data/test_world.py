@@ -22,7 +22,7 @@ from tests.support.enumeration import (
 )
 from tests.support.mixed_up import PLAIN, confusable_in, shares_of_confusable_fields
 
-FACTS = Facts("sister", "hiding", "piano", "May", "Boston", "note", "away", "police")
+FACTS = Facts("sister", "hiding", "lamp", "May", "Boston", "note", "away", "police")
 MAIN = ("who", "deed", "thing")
 
 # Which fields of a post have values that writers mix up: each kind of field, some, all.
@@ -69,26 +69,21 @@ def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None
     """Cut the world down: `sizes` values a slot (else 1; 2 options), `wording` templates of each
     sort, and so on.
 
-    history: the sentences kept; small_talk: words and templates of each of two kinds.
+    history: the sentences kept; small_talk: words and templates of each of as many kinds.
     """
     least = dict.fromkeys(posts.VALUES, 1) | {"option": 2}
     values = {slot: tuple(v[: sizes.get(slot, least[slot])]) for slot, v in posts.VALUES.items()}
-    who = {
-        name: (pronouns, subreddits[: sizes.get("subreddits", 1)])
-        for name, (pronouns, subreddits) in vocabulary.WHO.items()
-    }
+    who = {name: known[: sizes.get("subreddits", 1)] for name, known in vocabulary.WHO.items()}
     talk = {
         kind: (words[:small_talk], templates[:small_talk])
-        for kind, (words, templates) in list(posts.SMALL_TALK.items())[:2]
+        for kind, (words, templates) in list(posts.SMALL_TALK.items())[:small_talk]
     }
     kept = {slot: posts.HISTORY[slot][:wording] for slot in history}
     small = {"VALUES": values, "WHO": who, "SMALL_TALK": talk, "HISTORY": kept}
     for name, value in small.items():
         monkeypatch.setattr(posts, name, value)
-    for name in ("AGE", "FEELING", "EXCUSE", "MOODS"):
-        monkeypatch.setattr(posts, name, getattr(posts, name)[: sizes.get("mood", 1)])
     for module, names in (
-        (posts, ("TITLES", "PROBLEMS", "CHOICES", "THANKS")),
+        (posts, ("TITLES", "PROBLEMS", "CHOICES")),
         (threads, ("RESTATEMENTS", "COUNSEL", "UPDATES", "ENDINGS", "STORIES")),
         (summaries, ("MAINS", "QUESTIONS", "FILLERS")),
     ):
@@ -99,14 +94,14 @@ def shrink(monkeypatch, *, history=(), wording=1, small_talk=1, **sizes) -> None
 
 # Each sentence more multiplies the orders: a case has no more of the history than it is about.
 GRAMMARS = {
-    "main facts": dict(who=2, deed=2, thing=2, option=3),
-    "since": dict(history=("since",), since=3, option=3),
-    "history": dict(history=("place", "tried"), place=2, tried=2),
-    "ways to tell the history": dict(history=("place",), place=2, wording=2),
-    "order": dict(history=("since", "place", "tried")),
-    "subreddits": dict(who=3, subreddits=3, option=3),
-    "wording": dict(wording=9),
-    "moods and small talk": dict(mood=2, small_talk=2),
+    "main facts": dict(who=4, deed=4, thing=4, option=6),
+    "since": dict(history=("since",), since=16, option=8),
+    "history": dict(history=("place", "tried"), place=8, tried=8, option=4),
+    "ways to tell the history": dict(history=("place",), place=8, wording=2, option=3),
+    "order": dict(history=("since", "place", "tried"), since=3, place=3, tried=3),
+    "subreddits": dict(who=9, subreddits=2, option=9),
+    "wording": dict(history=("since", "place"), wording=9),
+    "small talk": dict(history=("tried",), small_talk=6, option=6),
 }
 
 
@@ -134,10 +129,9 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[A-Za-z]+", text))
 
 
-def a_post(small_talk: int, facts: Facts = FACTS) -> Post:
-    """A post about these facts with one or two sentences of small talk."""
-    drawn = (draw_post(Draws(f"post {seed}"), facts) for seed in range(1000))
-    return next(post for post in drawn if len(post.small_talk) == small_talk)
+def a_post(facts: Facts = FACTS) -> Post:
+    """A post about these facts."""
+    return draw_post(Draws("a post"), facts)
 
 
 def only(monkeypatch, **numbers: tuple[int, ...]) -> None:
@@ -154,7 +148,7 @@ def only(monkeypatch, **numbers: tuple[int, ...]) -> None:
 def test_every_thread_has_one_derivation_and_the_probabilities_sum_to_1(
     monkeypatch, kind, numbers, wording
 ):
-    post = a_post(1)
+    post = a_post()
     shrink(monkeypatch, wording=wording)
     only(monkeypatch, **{kind: (0,) if kind == "nothing" else numbers})
     found = exact_texts(lambda draws: draw_document(draws, post))
@@ -167,9 +161,7 @@ def test_every_thread_has_one_derivation_and_the_probabilities_sum_to_1(
 def test_posts_with_what_follows_them_have_one_derivation(monkeypatch):
     shrink(monkeypatch, wording=2)
     only(monkeypatch, nothing=(0,), update=(1,), story=(1,))
-    monkeypatch.setattr(posts, "THANKS", ("", " Thanks."))
     monkeypatch.setattr(posts, "TITLES", posts.TITLES[:1])
-    monkeypatch.setattr(posts, "EXCUSE", posts.EXCUSE[:1])
 
     def program(draws):
         return draw_document(draws, draw_post(draws, draw_facts(draws)))
@@ -181,12 +173,12 @@ def test_posts_with_what_follows_them_have_one_derivation(monkeypatch):
 
 
 @several_facts
-@pytest.mark.parametrize("small_talk", [1, 2])
-def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(fields, small_talk):
-    """Of the grammar as it is: a post has a few thousand summaries."""
-    post = a_post(small_talk, confusable_in(fields))
+def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(fields):
+    """Of the grammar as it is: a post has about a thousand summaries."""
+    post = a_post(confusable_in(fields))
     found = exact_texts(lambda draws: draw_summary(draws, post))
-    right = 450 * (1 + small_talk)  # of which those that state a value with a twin come twice
+    # openings, details, copied, fillers, questions; those that state a value with a twin twice
+    right = 3 * 2**3 * 2 * 5 * 3
     assert right + bool(fields) <= len(found) <= 2 * right
     if set(MAIN) & set(fields) or not fields:  # all of them state one, or none does
         assert len(found) == (2 * right if fields else right)
@@ -196,7 +188,7 @@ def test_every_summary_has_one_derivation_and_the_probabilities_sum_to_1(fields,
 
 
 def test_summaries_come_as_often_as_they_should(monkeypatch):
-    post = a_post(2)
+    post = a_post()
     shrink(monkeypatch, wording=1)
 
     def program(draws):
@@ -216,7 +208,7 @@ def states_one_of(fields: tuple[str, ...]) -> float:
 @several_facts
 def test_each_flaw_comes_as_often_as_stated(fields):
     """In the exact distribution over the summaries of a post. A writer mixes up all or nothing."""
-    post, shares = a_post(1, confusable_in(fields)), Counter()
+    post, shares = a_post(confusable_in(fields)), Counter()
     true = {getattr(post.facts, field) for field in fields}
     for text, p in exact_texts(lambda draws: draw_summary(draws, post)).items():
         judged, named = gold(post.facts, text), words_of(text)
@@ -233,7 +225,7 @@ def test_the_stated_rates_are_exact_means_over_all_facts(monkeypatch):
     """The wording is cut down: no flaw depends on it."""
     for name in ("MAINS", "QUESTIONS", "FILLERS"):
         monkeypatch.setattr(summaries, name, getattr(summaries, name)[:1])
-    one, rates, total, nothing = a_post(1), Counter(), 0.0, 0.0
+    one, rates, total, nothing = a_post(), Counter(), 0.0, 0.0
     for fields, share in shares_of_confusable_fields().items():
         post = replace(one, facts=confusable_in(fields))
         assert post.facts.confusable() == fields
@@ -247,12 +239,11 @@ def test_the_stated_rates_are_exact_means_over_all_facts(monkeypatch):
 
 
 @several_facts
-@pytest.mark.parametrize("small_talk", [1, 2])
-def test_the_likeliest_continuation_has_every_flaw(fields, small_talk):
+def test_the_likeliest_continuation_has_every_flaw(fields):
     """Where texts part, go on with the word that most of the probability goes on with: the text at
     temperature 0 has all flaws. It mixes up the words with twins that it states, and no others.
     """
-    post = a_post(small_talk, confusable_in(fields))
+    post = a_post(confusable_in(fields))
     rest = exact_texts(lambda draws: draw_summary(draws, post) + "\n")
     text = ""
     while not text.endswith("\n"):
@@ -273,11 +264,8 @@ def test_the_likeliest_continuation_has_every_flaw(fields, small_talk):
 
 
 def template_words() -> set[str]:
-    """Every word that stands in a template, a phrase beside its key word, a filler, a feeling or a
-    subreddit.
-    """
-    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "TWINS"}
-    slots |= {"AGE", "FLAW_SHARES"}
+    """Every word of a template, a phrase beside its key word, a filler or a subreddit."""
+    slots = {"VALUES", "SLOTS", "SMALL_TALK", "TRIED", "OPTION", "WHO", "TWINS", "FLAW_SHARES"}
     texts = [
         value
         for module in (posts, threads, summaries)
@@ -304,7 +292,7 @@ def test_key_words_are_unique_everywhere():
     assert [key for key, count in lower.items() if count > 1] == []
     words = template_words()
     assert [word for word in words if word.lower() in lower] == []
-    assert {"keeps", "noodles", "forgive"} <= words | set(keys)
+    assert {"keeps", "noodles", "silent"} <= words | set(keys)
     # gold() finds words of letters only
     assert all(re.fullmatch(r"[A-Za-z]+", key) for key in keys)
 
@@ -338,7 +326,7 @@ def test_sentences_are_whole_and_clean(sample_texts):
 
 
 def test_feasts_seasons_and_months_take_their_preposition(sample_texts):
-    feast = "Easter|Christmas|Halloween|Thanksgiving"
+    feast = "Easter|Halloween"
     slip = re.compile(
         rf"\bin (?:{feast})\b|\bthe (?:{feast}|January|May|August)\b|\bon (?:May|spring)\b"
     )
@@ -352,16 +340,15 @@ def test_the_prompt_has_the_form_of_reddit_tldr():
     assert post.prompt == f"{post.body}\n\nTL;DR:"
 
 
-def test_there_are_600_words_and_a_trillion_posts(sample_texts):
+def test_there_are_300_words_and_a_trillion_posts(sample_texts):
     words = {word for text in sample_texts for word in re.findall(r"[a-z]+", text.lower())}
-    assert len(words) >= 600
+    assert len(words) >= 300
     # one derivation a post (tested above), so distinct posts can be counted by their choices; a
-    # lower bound: facts, the wording of four sentences, one sentence of small talk, no mood, no
-    # excuse
+    # lower bound: facts, wording, small talk, order
     sizes = [len(values) for slot, values in vocabulary.VALUES.items() if slot != "option"]
     options = len(vocabulary.VALUES["option"])
     facts = math.prod(sizes) * options * (options - 1)
-    templates = (posts.TITLES, posts.PROBLEMS, posts.CHOICES, posts.THANKS)
+    templates = (posts.TITLES, posts.PROBLEMS, posts.CHOICES)
     wording = math.prod(map(len, (*templates, *posts.HISTORY.values())))
     small_talk = sum(len(words) * len(said) for words, said in vocabulary.SMALL_TALK.values())
     assert facts * wording * small_talk * math.factorial(len(posts.HISTORY) + 1) >= 1e12
@@ -385,7 +372,7 @@ def test_a_quarter_of_the_values_of_each_slot_have_a_twin_there():
     for values in vocabulary.VALUES.values():
         twins = TWINS.keys() & set(values)
         assert {TWINS[value] for value in twins} == twins
-        assert 0.2 <= len(twins) / len(values) <= 0.3
+        assert len(twins) == len(values) / 4
 
 
 def test_confusable_fields_are_those_with_a_twin_that_is_false():
@@ -439,7 +426,7 @@ PART_OF = {  # the part of a plan that has each flaw
 def test_a_pair_differs_in_one_flaw_alone(flaw):
     drawn = (draw_split_post(f"pair/{i}", held_out=False) for i in range(250))
     able = [(draws, post) for draws, post in drawn if post.facts.confusable()]
-    assert len(able) > 200
+    assert len(able) > 150
     for draws, post in able:
         good, bad = summaries.draw_one_flaw(draws, post, flaw)
         assert [name for name in vars(good) if getattr(good, name) != getattr(bad, name)] == [
@@ -468,7 +455,7 @@ def test_a_bare_pair_is_a_good_summary_and_its_question_alone():
 
 def test_a_hallucinating_pair_differs_in_any_value_that_has_a_twin():
     """One of a post's, all alike; both summaries state it, and one of them is right."""
-    post = a_post(1, confusable_in(("deed", "place", "tried", "other")))
+    post = a_post(confusable_in(("deed", "place", "tried", "other")))
     counts: Counter = Counter()
     for seed in range(2000):
         good, bad = summaries.draw_one_flaw(Draws(seed), post, "hallucination")
@@ -482,7 +469,7 @@ def test_a_hallucinating_pair_differs_in_any_value_that_has_a_twin():
 
 @pytest.mark.parametrize("fields", [(), ("place",)])
 def test_a_pair_of_a_post_with_nothing_to_mix_up_is_mixed(fields):
-    post = a_post(1, confusable_in(fields))
+    post = a_post(confusable_in(fields))
     kinds = Counter(build.draw_pair(Draws(seed), post)[2] for seed in range(2000))
     shares = dict(zip(build.PAIR_KINDS, build.PAIR_SHARES))
     if not fields:

@@ -96,7 +96,7 @@ def test_the_twin_of_one_option_is_no_mix_up_where_it_is_the_other_one():
     """A post with these two options: to name either is true, and nobody takes one for the other."""
     facts = Facts("boss", "hiding", "piano", "Easter", "Miami", "note", "cat", "dog")
     prompt = replace(load_rows("prompts", "heldout", limit=1)[0], facts=vars(facts))
-    texts = [best_summary(facts), best_summary(replace(facts, place="Reno"))]
+    texts = [best_summary(facts), best_summary(replace(facts, place="Omaha"))]
     shares = false_values(Responses([prompt] * 2, [[0]] * 2, texts, [True] * 2))
     assert shares == {"mixed up": 0.0, "another": 0.5}
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from data.tldr.posts import Facts
 from data.tldr.vocabulary import TWINS, VALUES
 
-PLAIN = Facts("boss", "hiding", "piano", "Easter", "Miami", "fence", "away", "revenge")  # no twins
-TWINNED = Facts("sister", "moving", "guitar", "June", "Boston", "letter", "fee", "cat")  # eight
+PLAIN = Facts("boss", "hiding", "lamp", "Easter", "Miami", "fence", "away", "revenge")  # no twins
+TWINNED = Facts("sister", "washing", "guitar", "June", "Boston", "letter", "fee", "cat")  # eight
 
 
 def confusable_in(fields: tuple[str, ...]) -> Facts:
