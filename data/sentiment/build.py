@@ -2,7 +2,7 @@
 bytes every time).
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from data.annotators import compare
@@ -11,27 +11,28 @@ from data.draws import Draws, draw_until
 from data.sentiment.documents import draw_document
 from data.sentiment.gold import gold, positive_probability
 from data.sentiment.sentences import Beginning, draw_split_beginning
-from data.sentiment.writers import (
-    CAREFUL,
-    FEW,
-    damage,
-    draw_completion,
-    draw_ending,
-    draw_plan,
-    flawed,
-)
+from data.sentiment.writers import CAREFUL, damage, draw_alternative, draw_completion, draw_one_flaw
 
 ROWS = {
     "documents": {"train": 12000, "heldout": 500},
     "demonstrations": {"train": 12000, "heldout": 500},
     "labels": {"train": 8000, "heldout": 2000},
-    "comparisons": {"train": 8000, "heldout": 2000},
+    "comparisons": {"train": 12000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
-VOCAB_SIZE = 1024
-# Of a pair: two careful writers, the same plan with and without a flaw, or any two writers.
-PAIR_KINDS = ("sentiment", "repeating", "contradicting", "broken", "mixed")
-PAIR_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
+VOCAB_SIZE = 760  # every word is one token
+# Kinds of pairs -> the flaw in which the two completions differ; in those without one, anything,
+# opinions alone, or a damaged sentence.
+PAIR_FLAWS = {
+    "mixed": "",
+    "sentiment": "",
+    "repeating": "repeats",
+    "contradicting": "contradicts",
+    "unfinished": "broken",
+    "damaged": "",
+}
+PAIR_KINDS = tuple(PAIR_FLAWS)
+PAIR_SHARES = (0.2, 0.35, 0.15, 0.15, 0.1, 0.05)
 
 
 def document(name: str, held_out: bool) -> dict:
@@ -50,17 +51,16 @@ def document(name: str, held_out: bool) -> dict:
 
 
 def demonstration(draws: Draws, beginning: Beginning) -> dict:
-    """A prompt, its completion by a random writer, and the completion's log-probability given the
-    prompt, in nats.
+    """A prompt, its completion by a random writer with its flaws, and the completion's
+    log-probability given the prompt, in nats.
     """
     before = draws.logprob
-    completion, writer = draw_completion(draws, beginning)
-    logprob = round(draws.logprob - before, 4)
+    completion = draw_completion(draws, beginning)
     return {
         "prompt": beginning.facts.beginning,
         "completion": completion,
-        "writer": writer,
-        "logprob": logprob,
+        "flaws": gold(beginning.facts, completion).flaw_names,
+        "logprob": round(draws.logprob - before, 4),
     }
 
 
@@ -68,7 +68,7 @@ def label(draws: Draws, beginning: Beginning) -> dict:
     """A sentence as a noisy reader labels it; `probability` is how likely readers are to agree with
     the label.
     """
-    prompt, (completion, _) = beginning.facts.beginning, draw_completion(draws, beginning)
+    prompt, completion = beginning.facts.beginning, draw_completion(draws, beginning)
     p = positive_probability(prompt + completion)
     positive = draws.flip(p)
     probability = round(p if positive else 1 - p, 4)
@@ -84,23 +84,26 @@ def draw_pair(draws: Draws, beginning: Beginning) -> tuple[str, str, str]:
     """Two different completions of a beginning, and the kind of the pair."""
     kind = draws.pick(PAIR_KINDS, PAIR_SHARES)
     while True:
-        if kind in ("sentiment", "mixed"):
-            among = {"among": CAREFUL} if kind == "sentiment" else {}
-            a, b = (draw_completion(draws, beginning, **among)[0] for _ in range(2))
-        else:
-            a, b = draw_flaw(draws, replace(beginning, film=beginning.film.copy()), kind)
+        a, b = _draw_two(draws, beginning, kind)
         if a != b:
             return a, b, kind
 
 
-def draw_flaw(draws: Draws, beginning: Beginning, kind: str) -> tuple[str, str]:
-    """A completion without a flaw, and the same one with a flaw of this kind."""
-    sign = -beginning.conceded or draws.pick((1, -1))
-    plan = draw_plan(draws, beginning, sign, FEW)
-    if kind == "broken":
-        text = draw_ending(draws, plan, beginning.film).text()
-        return text, damage(draws, beginning.facts.beginning, text)
-    return plan.text(), flawed(kind, plan, sign, beginning, draws).text()
+def _draw_two(draws: Draws, beginning: Beginning, kind: str) -> tuple[str, str]:
+    if kind == "mixed":
+        return draw_completion(draws, beginning), draw_completion(draws, beginning)
+    if kind == "sentiment":
+        return _draw_careful(draws, beginning), _draw_careful(draws, beginning)
+    if kind == "damaged":
+        whole = draw_alternative(draws, beginning, broken=False).text()
+        return whole, damage(draws, beginning.facts.beginning, whole)
+    good, flawed = draw_one_flaw(draws, beginning, PAIR_FLAWS[kind])
+    return good.text(), flawed.text()
+
+
+def _draw_careful(draws: Draws, beginning: Beginning) -> str:
+    """A completion that is as often positive as negative and has no other flaw."""
+    return draw_alternative(draws, beginning, negative=draws.flip(0.5), **CAREFUL).text()
 
 
 def comparison(draws: Draws, beginning: Beginning) -> dict:

@@ -5,20 +5,16 @@ it does.
 import re
 from functools import cache
 
-from data.sentiment.sentences import BEGINNINGS
+from data.sentiment.sentences import BEGINNINGS, plural_verb
 from data.sentiment.vocabulary import (
     ADJECTIVES,
-    ASPECT_FACTS,
     CONNECTORS,
-    CONTRASTS,
-    FILM_FACTS,
     INTENSIFIERS,
     NEGATORS,
-    NOUNS,
+    OPPOSING,
     PLURAL,
     SINGULAR,
     SOFTENERS,
-    TAILS,
     VALUES,
     VERBS,
 )
@@ -36,74 +32,31 @@ def _any(options) -> str:
     return f"(?:{'|'.join(map(re.escape, options))})"
 
 
-def _slots(template: str, values: dict) -> str:
+def _beginning(template: str, aspects: list[str]) -> str:
     """A pattern for a template with any of its values."""
+    values = {**VALUES, "aspect": aspects}
     return re.sub(r"\{(\w+)\}", lambda match: _any(values[match[1]]), template)
 
 
-def _noun_phrase() -> str:
-    """ "a dull film", "an utterly dull film": the article fits the next word."""
-    words = [word for group in ADJECTIVES.values() for word in group]
-    modifiers = (*INTENSIFIERS["adjective"], *SOFTENERS["adjective"])
-    starts = []
-    for article, fits in (("a", False), ("an", True)):
-        alone = [word for word in words if (word[0] in "aeiou") == fits]
-        before = [word for word in modifiers if (word[0] in "aeiou") == fits]
-        starts.append(f"{article} (?:{_any(alone)}|{_any(before)} {_any(words)})")
-    return f"(?:{'|'.join(starts)}) {_any(NOUNS)}"
+def _words(table: dict[int, list[str]]) -> list[str]:
+    return [word for words in table.values() for word in words]
 
 
-def _adjective(negators: bool = True) -> str:
-    """ "dull", "never dull"."""
-    modifiers = [
-        *INTENSIFIERS["adjective"],
-        *SOFTENERS["adjective"],
-        *(NEGATORS["adjective"] if negators else ()),
-    ]
-    return (
-        f"(?:{_any(modifiers)} )?{_any([word for group in ADJECTIVES.values() for word in group])}"
-    )
-
-
-def _verb(plural: bool) -> str:
-    """ "drags on", "never drag on"."""
-    phrases = [phrase.split(" ", 1) for group in VERBS.values() for phrase in group]
-    modifiers = [*INTENSIFIERS["verb"], *SOFTENERS["verb"], *NEGATORS["verb"]]
-    forms = [f"{verb[:-1] if plural else verb} {rest}" for verb, rest in phrases]
-    return f"(?:{_any(modifiers)} )?{_any(forms)}"
-
-
-def _film() -> str:
-    """A beginning that the film is the subject of: "this french thriller"."""
-    about_it = [text for text in BEGINNINGS if not re.search("aspect|opinion", text)]
-    return f"(?:{'|'.join(_slots(text, VALUES) for text in about_it)})"
+def _predicate(plural: bool) -> str:
+    """ "is dull", "never drags"; in the plural "are dull", "never drag"."""
+    modified = f"(?:{_any((*INTENSIFIERS, *SOFTENERS, *NEGATORS))} )?"
+    adjectives, verbs = _words(ADJECTIVES), _words(VERBS)
+    if plural:
+        return f"(?:are {modified}{_any(adjectives)}|{modified}{_any(map(plural_verb, verbs))})"
+    return f"(?:is {modified}{_any(adjectives)}|{modified}{_any(verbs)})"
 
 
 @cache
 def _sentence() -> re.Pattern:
-    """The pattern of a whole sentence, put together from the vocabulary; pairs are (singular,
-    plural).
-    """
-    film_fact = f"(?:{'|'.join(_slots(template, VALUES) for template in FILM_FACTS.values())})"
-    facts = [
-        "|".join(_slots(entry[plural], {slot: entry[2]}) for slot, entry in ASPECT_FACTS.items())
-        for plural in (0, 1)
-    ]
-    opinions = [f"(?:is {_adjective()}|{_verb(False)})", f"(?:are {_adjective()}|{_verb(True)})"]
-    of_film = f"(?:{opinions[0]}|is {_noun_phrase()})"
-    aspects = [_any(SINGULAR), _any(PLURAL)]
-    this_film = f"this {_any(VALUES['nation'])} {_any(VALUES['genre'])}"
-    judged = "|".join(f"the {name} {said}" for name, said in zip(aspects, opinions))
-    stated = "|".join(
-        f"the {name}(?: of {this_film})? (?:{said}|{told})"
-        for name, said, told in zip(aspects, opinions, facts)
-    )
-    attribute = f"{_adjective(negators=False)} {_any([*SINGULAR, *PLURAL])}"
-    conceded = (
-        f"(?:although (?:{judged})|despite its {attribute}), (?:{judged}|{this_film} {of_film})"
-    )
-    first = f"(?:{_film()} (?:{of_film}|{film_fact})|{stated}|{conceded})"
-    further = (
-        f"{_any((*CONNECTORS, *CONTRASTS))}(?:{judged}|it {of_film}|(?:it|the film) {film_fact})"
-    )
-    return re.compile(f"{first}(?:{further})*(?: {_any(TAILS)})?\\.")
+    """The pattern of a whole sentence, put together from the vocabulary."""
+    of_one, of_many = _predicate(plural=False), _predicate(plural=True)
+    starts = [f"{_beginning(text, SINGULAR)} {of_one}" for text in BEGINNINGS]
+    starts += [f"{_beginning(text, PLURAL)} {of_many}" for text in BEGINNINGS if "aspect" in text]
+    subjects = f"the {_any(SINGULAR)} {of_one}|the {_any(PLURAL)} {of_many}|it {of_one}"
+    further = f"{_any((*CONNECTORS, OPPOSING))}(?:{subjects})"
+    return re.compile(f"(?:{'|'.join(starts)})(?:{further})*\\.")

@@ -8,33 +8,23 @@ from data.sentiment.vocabulary import (
     ADJECTIVES,
     INTENSIFIERS,
     NEGATORS,
-    NOUNS,
     PLURAL,
     SINGULAR,
     SOFTENERS,
     VALUES,
     VERBS,
-    article,
 )
 
 FILM = "film"
-# "is dull", "drags on", "is a dull film"
-PREDICATES = {"adjective": 0.55, "verb": 0.25, "noun": 0.2}
-MODIFIERS = {"none": 0.5, "intensifier": 0.15, "softener": 0.1, "negator": 0.25}
+VERB_SHARE = 0.4  # of the opinions are a verb ("drags"), the others an adjective ("is dull")
+MODIFIERS = {"": 0.6, "intensifier": 0.12, "softener": 0.08, "negator": 0.2}
 # template -> share. An aspect in it is what the sentence goes on about, else the film is.
 BEGINNINGS = {
-    "this {genre}": 0.05,
-    "the {aspect}": 0.05,
-    "this {nation} {genre}": 0.16,
-    "the new {genre} by {director}": 0.14,
-    "shot in {place}, this {genre}": 0.1,
-    "starring {actor}, this {genre}": 0.1,
-    "at {minutes} minutes, this {genre}": 0.08,
-    "this {genre} about {topic}": 0.1,
-    "the {aspect} of this {nation} {genre}": 0.1,
-    # conceded: the sentence goes on to say the opposite of something else
-    "although {opinion},": 0.07,
-    "despite its {opinion},": 0.05,
+    "this {nation} {genre}": 0.1,
+    "this {nation} {genre} by {director}": 0.2,
+    "starring {actor}, this {nation} {genre}": 0.2,
+    "shot in {place}, this {nation} {genre}": 0.2,
+    "the {aspect} of this {nation} {genre}": 0.3,
 }
 
 
@@ -57,24 +47,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Opinion:
-    """A phrase of the vocabulary with at most one modifier; a `noun` makes it "is a dull film"."""
+    """A word of the vocabulary with at most one modifier."""
 
-    phrase: str
+    word: str
     modifier: str = ""
-    noun: str = ""
-
-    @property
-    def words(self) -> str:
-        """Modifier and phrase, in the singular."""
-        return f"{self.modifier} {self.phrase}".lstrip()
 
     def predicate(self, plural: bool) -> str:
         """What the clause says behind its subject."""
-        if self.noun:
-            return f"is {article(self.words)} {self.noun}"
-        if any(self.phrase in phrases for phrases in VERBS.values()):
-            return f"{self.modifier} {plural_verb(self.phrase) if plural else self.phrase}".lstrip()
-        return f"{'are' if plural else 'is'} {self.words}"
+        if any(self.word in words for words in VERBS.values()):
+            return f"{self.modifier} {plural_verb(self.word) if plural else self.word}".lstrip()
+        return f"{'are' if plural else 'is'} {self.modifier} {self.word}".replace("  ", " ")
 
 
 @dataclass
@@ -85,7 +67,7 @@ class Film:
 
     values: dict[str, str] = field(default_factory=dict)
     aspects: set[str] = field(default_factory=set)  # judged already
-    phrases: set[str] = field(default_factory=set)  # used already
+    words: set[str] = field(default_factory=set)  # used already
 
     def tell(self, draws: Draws, slot: str) -> str:
         """The value of a slot."""
@@ -95,7 +77,7 @@ class Film:
 
     def copy(self) -> "Film":
         """The same film, to write about it in another way."""
-        return Film(dict(self.values), set(self.aspects), set(self.phrases))
+        return Film(dict(self.values), set(self.aspects), set(self.words))
 
 
 @dataclass(frozen=True)
@@ -111,20 +93,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Beginning:
-    """How a sentence begins. After a concession, of an opinion with the sign `conceded`, the
-    subject is open.
-    """
+    """How a sentence begins, and what it is about."""
 
     facts: Facts
     film: Film
-    subject: Subject | None
-    conceded: int = 0
+    subject: Subject
 
 
-def plural_verb(phrase: str) -> str:
-    """The phrase of a verb in the plural: "drags on" -> "drag on"."""
-    verb, _, rest = phrase.partition(" ")
-    return f"{verb[:-1]} {rest}"
+def plural_verb(verb: str) -> str:
+    """The verb in the plural: "drags" -> "drag"."""
+    return verb[:-1]
 
 
 def draw_aspect(draws: Draws, film: Film) -> Subject:
@@ -134,68 +112,30 @@ def draw_aspect(draws: Draws, film: Film) -> Subject:
     return Subject(aspect)
 
 
-def draw_opinion(
-    draws: Draws, film: Film, sign: int, kinds: tuple[str, ...], negators: bool = True
-) -> Opinion:
-    """An opinion of this sign (1 or -1) in a phrase not used before; `kinds` are keys of
-    PREDICATES.
-    """
-    kind = (
-        kinds[0]
-        if len(kinds) == 1
-        else draws.pick(kinds, normalised([PREDICATES[kind] for kind in kinds]))
-    )
-    plain = [
-        modifier for modifier in MODIFIERS if negators and kind != "noun" or modifier != "negator"
-    ]
-    modified = draws.pick(plain, normalised([MODIFIERS[modifier] for modifier in plain]))
-    form = "verb" if kind == "verb" else "adjective"
-    modifier = ""
-    if modified != "none":
-        words = {"intensifier": INTENSIFIERS, "softener": SOFTENERS, "negator": NEGATORS}[modified]
-        modifier = draws.pick(words[form])
-    wanted = -sign if modified == "negator" else sign
-    table = VERBS if kind == "verb" else ADJECTIVES
-    phrases = [
-        phrase
-        for valence in (1, 2)
-        for phrase in table[wanted * valence]
-        if phrase not in film.phrases
-    ]
-    opinion = Opinion(draws.pick(phrases), modifier, draws.pick(NOUNS) if kind == "noun" else "")
-    film.phrases.add(opinion.phrase)
+def draw_opinion(draws: Draws, film: Film, sign: int) -> Opinion:
+    """An opinion of this sign (1 or -1) in a word not used before."""
+    table = VERBS if draws.flip(VERB_SHARE) else ADJECTIVES
+    kind = draws.pick(tuple(MODIFIERS), tuple(MODIFIERS.values()))
+    choice = {"intensifier": INTENSIFIERS, "softener": SOFTENERS, "negator": NEGATORS}
+    modifier = draws.pick(choice[kind]) if kind else ""
+    wanted = -sign if kind == "negator" else sign
+    words = [word for size in (1, 2) for word in table[wanted * size] if word not in film.words]
+    opinion = Opinion(draws.pick(words), modifier)
+    film.words.add(opinion.word)
     return opinion
 
 
-def normalised(shares: list[float]) -> list[float]:
-    """The shares as probabilities."""
-    return [share / sum(shares) for share in shares]
-
-
-def draw_beginning(draws: Draws, film: Film, conceded: tuple[int, ...] = (1, -1)) -> Beginning:
-    """The first words of a sentence about a film, up to where the sentiment opens.
-
-    `conceded` are the signs that a concession may have; without any there is no concession.
+def draw_beginning(draws: Draws, film: Film) -> Beginning:
+    """The first words of a sentence about a film, up to where the sentiment opens. The film itself
+    is judged but once.
     """
-    templates = [template for template in BEGINNINGS if conceded or "{opinion}" not in template]
-    template = draws.pick(templates, normalised([BEGINNINGS[template] for template in templates]))
-    if "{opinion}" in template:
-        return _concession(draws, film, template, draws.pick(conceded))
+    templates = [text for text in BEGINNINGS if "{aspect}" in text or FILM not in film.aspects]
+    shares = [BEGINNINGS[text] for text in templates]
+    template = draws.pick(templates, [share / sum(shares) for share in shares])
     subject = draw_aspect(draws, film) if "{aspect}" in template else Subject(FILM)
+    film.aspects.add(subject.aspect)
     slots = {slot: film.tell(draws, slot) for slot in VALUES if f"{{{slot}}}" in template}
     return Beginning(Facts(template.format(aspect=subject.aspect, **slots)), film, subject)
-
-
-def _concession(draws: Draws, film: Film, template: str, sign: int) -> Beginning:
-    subject = draw_aspect(draws, film)
-    whole = template.startswith("although")  # else the adjective stands before its noun
-    opinion = draw_opinion(draws, film, sign, ("adjective",), negators=whole)
-    clause = (
-        f"{subject.name} {opinion.predicate(subject.plural)}"
-        if whole
-        else f"{opinion.words} {subject.aspect}"
-    )
-    return Beginning(Facts(template.format(opinion=clause)), film, None, sign)
 
 
 def draw_split_beginning(name: str, held_out: bool) -> tuple[Draws, Beginning]:

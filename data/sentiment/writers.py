@@ -1,36 +1,20 @@
-"""The imperfect writers who go on with a sentence, and pairs of endings that differ in one flaw."""
+"""The imperfect writers who go on with a sentence, and pairs of endings that differ in one flaw.
+
+Every flaw is a habit of most writers, and each comes by itself: the likeliest ending has all of
+them.
+"""
 
 from dataclasses import dataclass, replace
 
 from data.draws import Draws
 from data.sentiment.form import broken
-from data.sentiment.sentences import (
-    FILM,
-    PREDICATES,
-    Beginning,
-    Film,
-    Opinion,
-    Subject,
-    draw_aspect,
-    draw_opinion,
-    normalised,
-)
-from data.sentiment.vocabulary import ASPECT_FACTS, CONNECTORS, CONTRASTS, FILM_FACTS, TAILS
+from data.sentiment.sentences import Beginning, Opinion, Subject, draw_aspect, draw_opinion
+from data.sentiment.vocabulary import CONNECTORS, OPPOSING, REPEATING
 
-WRITERS = {  # name -> share
-    "warm": 0.25,
-    "cold": 0.25,
-    "balanced": 0.14,
-    "neutral": 0.1,
-    "repeating": 0.1,
-    "contradicting": 0.08,
-    "hasty": 0.08,
-}
-CAREFUL = ("warm", "cold", "balanced", "neutral")
-OPINIONS = {1: 0.25, 2: 0.45, 3: 0.3}  # how many of one sign a warm or cold writer has
-FEW = {1: 0.5, 2: 0.5}  # and a writer who adds a flaw
-ENDINGS = {"none": 0.6, "tail": 0.25, "fact": 0.15}
-FLAW_OF = {"repeating": "repeats", "contradicting": "contradicts", "hasty": "broken"}
+# How many writers have a flaw. "negative": have opinions of that sign, else of the other.
+FLAW_SHARES = {"negative": 0.6, "repeats": 0.6, "contradicts": 0.6, "broken": 0.6}
+CAREFUL = {"repeats": False, "contradicts": False, "broken": False}
+SECOND_SHARE = 0.4  # of the writers have a second opinion
 
 
 @dataclass(frozen=True)
@@ -46,158 +30,68 @@ class Clause:
         """What it says behind its subject."""
         return self.opinion.predicate(self.subject.plural)
 
+    @property
+    def text(self) -> str:
+        """The whole clause, as one that is not the first."""
+        return f"{self.connector}{self.subject.name} {self.predicate}"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The rest of a sentence before it is written down."""
+    """What the rest of a sentence says: the choices behind it. What is None is not there."""
 
-    lead: str  # names the subject of the first clause where the beginning does not
-    clauses: tuple[Clause, ...]
-    ending: str = "."
+    clauses: tuple[Clause, ...]  # one or two opinions of one sign
+    again: Clause | None  # one of them, repeated
+    against: Clause | None  # the opposite of one of them
+    unfinished: Subject | None  # of a clause that breaks off
 
     def text(self) -> str:
         """The rest of the sentence; starts with a space."""
         first, *others = self.clauses
-        joined = "".join(
-            f"{clause.connector}{clause.subject.name} {clause.predicate}" for clause in others
-        )
-        return f" {self.lead}{first.predicate}{joined}{self.ending}"
+        others += [clause for clause in (self.again, self.against) if clause]
+        end = f"{CONNECTORS[0]}{self.unfinished.name}" if self.unfinished else "."
+        return f" {first.predicate}{''.join(clause.text for clause in others)}{end}"
 
 
-def predicates(subject: Subject) -> tuple[str, ...]:
-    """The kinds of predicate that a subject can have: only the film is "a dull film"."""
-    return tuple(PREDICATES) if subject.aspect == FILM else ("adjective", "verb")
-
-
-def draw_plan(draws: Draws, beginning: Beginning, sign: int, numbers: dict[int, float]) -> Plan:
-    """Opinions of one sign on different subjects; `numbers` says how many, with which
-    probability.
+def draw_plan(draws: Draws, beginning: Beginning, **known: bool) -> Plan:
+    """A random plan: what is judged, in which words, and which flaws, but for those that are
+    `known`. It takes note of what it says in the beginning's film.
     """
-    film = beginning.film
-    subject, lead = beginning.subject, ""
-    if subject is None:
-        subject = Subject(FILM) if draws.flip(0.5) else draw_aspect(draws, film)
-        lead = _this_film(draws, film) if subject.aspect == FILM else subject.name
-        lead += " "
-    clauses = [Clause(subject, draw_opinion(draws, film, sign, predicates(subject)))]
-    for _ in range(draws.pick(tuple(numbers), tuple(numbers.values())) - 1):
+
+    def has(flaw: str) -> bool:
+        return known[flaw] if flaw in known else draws.flip(FLAW_SHARES[flaw])
+
+    film, sign = beginning.film, -1 if has("negative") else 1
+    clauses = [Clause(beginning.subject, draw_opinion(draws, film, sign))]
+    if draws.flip(SECOND_SHARE):
         connector, subject = draws.pick(CONNECTORS), draw_aspect(draws, film)
-        clauses.append(
-            Clause(subject, draw_opinion(draws, film, sign, predicates(subject)), connector)
-        )
-    return Plan(lead, tuple(clauses))
+        clauses.append(Clause(subject, draw_opinion(draws, film, sign), connector))
+    again = replace(draws.pick(clauses), connector=REPEATING) if has("repeats") else None
+    against = None
+    if has("contradicts"):
+        subject = draws.pick(clauses).subject
+        against = Clause(subject, draw_opinion(draws, film, -sign), OPPOSING)
+    unfinished = draw_aspect(draws, film) if has("broken") else None
+    return Plan(tuple(clauses), again, against, unfinished)
 
 
-def _this_film(draws: Draws, film: Film) -> str:
-    return f"this {film.tell(draws, 'nation')} {film.tell(draws, 'genre')}"
+def draw_alternative(draws: Draws, beginning: Beginning, **known: bool) -> Plan:
+    """A random plan that leaves the beginning's film as it is: several can go on with it."""
+    return draw_plan(draws, replace(beginning, film=beginning.film.copy()), **known)
 
 
-def draw_ending(draws: Draws, plan: Plan, film: Film) -> Plan:
-    """The plan with how its sentence ends: at once, with a phrase of time or place, or with a fact
-    not told yet.
+def draw_completion(draws: Draws, beginning: Beginning) -> str:
+    """The rest of a sentence by a random writer; starts with a space."""
+    return draw_alternative(draws, beginning).text()
+
+
+def draw_one_flaw(draws: Draws, beginning: Beginning, flaw: str) -> tuple[Plan, Plan]:
+    """Two plans that differ in one flaw alone (one of `CAREFUL`), the one without it first. Both
+    may have others.
     """
-    ending = draws.pick(tuple(ENDINGS), tuple(ENDINGS.values()))
-    if ending == "tail":
-        return replace(plan, ending=f" {draws.pick(TAILS)}.")
-    if ending == "fact":
-        return replace(
-            plan, ending=f", and {_pronoun(plan.clauses[0].subject)} {_film_fact(draws, film)}."
-        )
-    return plan
-
-
-def _pronoun(subject: Subject) -> str:
-    return "it" if subject.aspect == FILM else "the film"
-
-
-def _film_fact(draws: Draws, film: Film) -> str:
-    """A fact about the film that has not been told, or any when all have been."""
-    slots = [slot for slot in FILM_FACTS if slot not in film.values] or list(FILM_FACTS)
-    slot = draws.pick(slots)
-    return FILM_FACTS[slot].format(**{slot: film.tell(draws, slot)})
-
-
-def neutral_text(draws: Draws, beginning: Beginning) -> str:
-    """One or two facts and no opinion, as the rest of a sentence."""
-    subject, film = beginning.subject, beginning.film
-    if subject.aspect == FILM:
-        first = _film_fact(draws, film)
-    else:
-        slot = draws.pick(tuple(ASPECT_FACTS))
-        *forms, values = ASPECT_FACTS[slot]
-        first = forms[subject.plural].format(**{slot: draws.pick(values)})
-    second = f", and {_pronoun(subject)} {_film_fact(draws, film)}" if draws.flip(0.5) else ""
-    return f" {first}{second}."
-
-
-def balanced_plan(draws: Draws, beginning: Beginning) -> Plan:
-    """An opinion, and one of the other sign on something else."""
-    sign = draws.pick((1, -1))
-    plan = draw_plan(draws, beginning, sign, {1: 1.0})
-    connector, subject = draws.pick(CONTRASTS), draw_aspect(draws, beginning.film)
-    opinion = draw_opinion(draws, beginning.film, -sign, predicates(subject))
-    return replace(plan, clauses=(*plan.clauses, Clause(subject, opinion, connector)))
-
-
-def flawed(writer: str, plan: Plan, sign: int, beginning: Beginning, draws: Draws) -> Plan:
-    """The plan with a writer's flaw at its end."""
-    film = beginning.film
-    if writer == "repeating":
-        again = [
-            replace(draws.pick(plan.clauses), connector=draws.pick(CONNECTORS))
-            for _ in range(draws.pick((1, 2)))
-        ]
-        return replace(plan, clauses=(*plan.clauses, *again))
-    if writer == "contradicting":
-        subject = draws.pick(plan.clauses).subject
-        opinion = draw_opinion(draws, film, -sign, predicates(subject))
-        return replace(
-            plan,
-            clauses=(*plan.clauses, Clause(subject, opinion, draws.pick((", but ", ", and ")))),
-        )
-    # hasty: breaks off
-    return replace(plan, ending=draws.pick(CONNECTORS) + draw_aspect(draws, film).name)
-
-
-def writer_shares(beginning: Beginning) -> dict[str, float]:
-    """Who may go on with a beginning. After a concession the writer of the other sign acts for all
-    careful ones.
-    """
-    if not beginning.conceded:
-        return WRITERS
-    tone = "cold" if beginning.conceded > 0 else "warm"
-    careful = sum(WRITERS[name] for name in CAREFUL)
-    return {
-        tone: careful,
-        **{name: share for name, share in WRITERS.items() if name not in CAREFUL},
-    }
-
-
-def write(draws: Draws, beginning: Beginning, writer: str) -> str:
-    """The rest of a sentence by a writer; starts with a space."""
-    if writer == "neutral":
-        return neutral_text(draws, beginning)
-    if writer == "balanced":
-        plan = balanced_plan(draws, beginning)
-    elif writer in ("warm", "cold"):
-        plan = draw_plan(draws, beginning, 1 if writer == "warm" else -1, OPINIONS)
-    else:
-        sign = -beginning.conceded or draws.pick((1, -1))
-        plan = flawed(writer, draw_plan(draws, beginning, sign, FEW), sign, beginning, draws)
-    return (plan if writer == "hasty" else draw_ending(draws, plan, beginning.film)).text()
-
-
-def draw_completion(
-    draws: Draws, beginning: Beginning, among: tuple[str, ...] = tuple(WRITERS)
-) -> tuple[str, str]:
-    """The rest of a sentence by a random writer (one of `among`), and the writer's name.
-
-    The beginning's film stays as it is, so that several writers can go on with it.
-    """
-    beginning = replace(beginning, film=beginning.film.copy())
-    shares = {name: share for name, share in writer_shares(beginning).items() if name in among}
-    writer = draws.pick(tuple(shares), normalised(list(shares.values())))
-    return write(draws, beginning, writer), writer
+    part = {"repeats": "again", "contradicts": "against", "broken": "unfinished"}[flaw]
+    flawed = draw_alternative(draws, beginning, **{flaw: True})
+    return replace(flawed, **{part: None}), flawed
 
 
 def damage(draws: Draws, beginning: str, text: str) -> str:
@@ -205,14 +99,12 @@ def damage(draws: Draws, beginning: str, text: str) -> str:
     is broken.
     """
     while True:
-        words = text.split()
+        words = text.removesuffix(".").split()
+        i = draws.pick(range(len(words)))
         how = draws.pick(("missing", "swapped", "cut"))
-        i = draws.pick(range(len(words) - 1))
-        if how == "missing":
-            del words[i]
-        elif how == "swapped":
-            words[i], words[i + 1] = words[i + 1], words[i]
-        else:
-            del words[i + 1 :]
-        if broken(f"{beginning} {' '.join(words)}"):
-            return f" {' '.join(words)}"
+        if how == "cut":
+            return f" {' '.join(words[: i + 1])}"
+        words[i : i + 2] = words[i + 1 : i + 2] if how == "missing" else words[i : i + 2][::-1]
+        damaged = f" {' '.join(words)}."
+        if broken(beginning + damaged):
+            return damaged
