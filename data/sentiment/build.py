@@ -14,13 +14,13 @@ from data.sentiment.sentences import Beginning, draw_split_beginning
 from data.sentiment.writers import CAREFUL, damage, draw_alternative, draw_completion, draw_one_flaw
 
 ROWS = {
-    "documents": {"train": 12000, "heldout": 500},
+    "documents": {"train": 16000, "heldout": 500},
     "demonstrations": {"train": 12000, "heldout": 500},
     "labels": {"train": 8000, "heldout": 2000},
     "comparisons": {"train": 12000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
-VOCAB_SIZE = 760  # every word is one token
+VOCAB_SIZE = 736  # every word is one token
 # Kinds of pairs -> the flaw in which the two completions differ; in those without one, anything,
 # opinions alone, or a damaged sentence.
 PAIR_FLAWS = {

@@ -28,9 +28,7 @@ Differences = dict[str, dict]  # stage -> field -> value; "responses": of all st
 
 ADVICE = {"pretrain": dict(documents=14_000), "reward": dict(comparisons=12_000)}
 EMBEDDED: dict[str, Differences] = {  # of a track
-    "sentiment": {
-        "pretrain": dict(documents=12_000, epochs=2.0),
-    },
+    "sentiment": {"pretrain": dict(batch_size=32)},
     "assistant": ADVICE,
     "instruct": ADVICE,
 }
