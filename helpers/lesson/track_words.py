@@ -43,10 +43,10 @@ EMBEDDED = {
         flaws="gets a fact wrong, copies small talk, leaves out the question or details, pads",
     ),
     "sentiment": Task(
-        documents="film reviews with a verdict or with questions, and news about films",
-        prompt="how a sentence of a film review begins (2 to 7 words)",
+        documents="film reviews of two sentences, most of them with a verdict",
+        prompt="how a sentence of a film review begins (3 to 6 words)",
         completion="the rest of the sentence; a positive one is wanted",
-        flaws="repeats itself, contradicts itself, breaks off",
+        flaws="is negative, repeats itself, contradicts itself, breaks off",
         post="beginning",
         summary="rest of the sentence",
     ),
