@@ -106,7 +106,7 @@ def test_careful_completions_have_one_derivation_with_all_modifiers(monkeypatch)
     shrink(monkeypatch, aspects=2, words=2, modifiers=tuple(sentences.MODIFIERS))
     beginning = about("plot")
     found = exact_texts(lambda draws: draw_alternative(draws, beginning, **CAREFUL).text())
-    assert len(found) > 5000
+    assert len(found) > 3000
 
 
 def test_completions_come_as_often_as_they_should(monkeypatch):
@@ -131,7 +131,7 @@ def test_every_document_has_one_derivation_and_the_probabilities_sum_to_1(monkey
     texts = ("this {nation} {genre}", "the {aspect} of this {nation} {genre}")
     monkeypatch.setattr(sentences, "BEGINNINGS", dict(zip(texts, (0.3, 0.7))))
     found = exact_texts(lambda draws: draw_document(draws)[0])
-    assert len(found) > 1000
+    assert len(found) > 500
     for seed in range(50):
         draws = Draws(seed)
         text, _ = draw_document(draws)
