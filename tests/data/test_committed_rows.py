@@ -108,7 +108,8 @@ def test_labels_come_as_often_as_their_probability_says():
         p = positive_probability(row.prompt + row.completion)
         assert row.probability == pytest.approx(p if row.label else 1 - p, abs=1e-4)
         labelled.append((p, row.label == 1))
-    assert check_calibration(labelled, bins=10) == 10
+    # valences come in halves: none has a probability between 0.4 and 0.5
+    assert check_calibration(labelled, bins=10) == 9
 
 
 @pytest.mark.parametrize(("track", "kind"), [("tldr", "hallucinating"), ("assistant", "inventing")])
