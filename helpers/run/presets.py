@@ -28,7 +28,11 @@ Differences = dict[str, dict]  # stage -> field -> value; "responses": of all st
 
 ADVICE = {"pretrain": dict(documents=14_000), "reward": dict(comparisons=12_000)}
 EMBEDDED: dict[str, Differences] = {  # of a track
-    "sentiment": {"pretrain": dict(batch_size=32)},
+    "sentiment": {
+        "pretrain": dict(documents=12_000, batch_size=32),
+        "sft": dict(demonstrations=12_000),
+        "reward": dict(comparisons=8_000),
+    },
     "assistant": ADVICE,
     "instruct": ADVICE,
 }
