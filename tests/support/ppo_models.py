@@ -35,7 +35,7 @@ def starting_models(tokenizer, context: int = 160, layers: int = 2, channels: in
     with torch.no_grad():
         sft.ln_f.bias[0] = 5.0
         sft.wte.weight[tokenizer.eos_id] = sft.wte.weight[tokenizer.pad_id] = 0.0
-        sft.wte.weight[tokenizer.eos_id, 0], sft.wte.weight[tokenizer.pad_id, 0] = 1.5, -1.5
+        sft.wte.weight[tokenizer.eos_id, 0], sft.wte.weight[tokenizer.pad_id, 0] = 0.85, -0.85
     reward = shaken(RewardModel(GPT(config)), 0.2)
     policy, value = copy.deepcopy(sft), copy.deepcopy(reward)
     value.surprise_weight.requires_grad_(False)  # only the head's values are read
