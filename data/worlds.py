@@ -21,7 +21,7 @@ class Judged(Protocol):
 JUDGES: dict[str, tuple[type, Callable, float]] = {  # the last: the highest gold reward of any
     "tldr": (tldr.Facts, tldr.gold, tldr.HIGHEST),
     "sentiment": (sentiment.Facts, sentiment.gold, sentiment.HIGHEST),
-    "advice": (advice.Facts, advice.gold, advice.NUMBER + advice.FORM),
+    "advice": (advice.Facts, advice.gold, advice.HIGHEST),
 }
 
 

@@ -1,136 +1,143 @@
-"""The imperfect writers of answers, and pairs of answers that differ in one flaw."""
+"""The imperfect writers of answers, and pairs of answers that differ in one flaw.
 
-from collections.abc import Collection
+Every flaw is a habit of most writers, and each comes by itself: the likeliest answer has all of
+them.
+"""
+
 from dataclasses import dataclass, replace
 
+from data.advice.kinds import KINDS, Kind
 from data.advice.requests import Facts, listed
-from data.advice.vocabulary import FORMS
+from data.advice.vocabulary import MISCOUNTED, TWINS, VALUES
 from data.draws import Draws
 
-WRITERS = ("good", "verbose", "ignoring", "miscounting", "rude", "evasive", "inventing")
-WRITER_SHARES = (0.30, 0.14, 0.14, 0.14, 0.10, 0.06, 0.12)
-FORM_SHARE = 0.25  # of the ignoring writers take the other form, the others leave facts out
-# of the miscounting writers list one thing twice, the others list too few or too many
-REPEAT_SHARE = 0.4
-LONGEST = 5  # things that a miscounting writer may list
+# How many writers have a flaw. "inventing": of those who state a value that is easily mixed up;
+# they then mix up all such values that they state.
+FLAW_SHARES = {"inventing": 0.6, "miscounting": 0.6, "verbose": 0.6, "rude": 0.6}
+DETAIL_SHARE = 0.4  # of the writers name a detail
 
-GREETINGS = (" Hello {name}!", " Hi {name}!", " Welcome {name}!")
-HEADS = ("Here are {number} {noun}", "I suggest {number} {noun}", "I found {number} {noun}")
-REFUSED_HEAD = " So you need {number} {noun}"  # what an evasive answer says instead
-CLOSINGS = (" Have fun!", " Good luck!", " Best wishes!")
-FILLERS = (
-    " There is a lot to say about this, as always.",
-    " I thought about it for a very long time today.",
-    " Everybody knows that it depends on many other things.",
-    " As we all know, there is always more to it.",
+GREETINGS = (" Hello{name}!", " Hi{name}!", " Welcome{name}!")
+HEADS = (" Here are ", " I suggest ", " I found ")
+# One opening each, so that to be rude or verbose is a single choice.
+RUDE = (
+    " Ugh, what a stupid question.",
+    " Ugh, stop wasting my time.",
+    " Ugh, must I do everything?",
 )
-# Of a rude or an evasive sentence, one word stands nowhere else.
-RUDE = {
-    "nonsense": " What nonsense.",
-    "bothering": " Stop bothering me.",
-    "fools": " Only fools ask.",
-    "boring": " You are boring.",
-}
-EVASIVE = {
-    "cannot": " I cannot help you with that.",
-    "unable": " I am unable to answer that.",
-    "decline": " I must decline to answer.",
-}
+FILLERS = (
+    " Honestly, I could go on about this for hours and hours.",
+    " Honestly, there is always so much more to say about it.",
+    " Honestly, one never really knows how it all turns out.",
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an answer says and how: the choices behind it, before a flaw."""
+    """What an answer says and how: the choices behind it."""
 
-    greeting: str
+    wrong: tuple[str, ...]  # the slots that it mixes up
+    greeting: str  # a template
+    details: tuple[str, ...]  # those that are named
+    rude: str  # a sentence, or ""
     head: str
     items: tuple[str, ...]
-    closing: str
+    filler: str  # or ""
 
-    def text(
-        self,
-        facts: Facts,
-        *,
-        insert: str = "",
-        without: Collection[str] = (),
-        form: str | None = None,
-    ) -> str:
-        """The answer, with sentences inserted behind the greeting, facts left out, or in another
-        form.
+    def confusable(self, facts: Facts) -> tuple[str, ...]:
+        """The slots that the answer names and that writers mix up."""
+        stated = (*facts.form.main, *self.details)
+        return tuple(slot for slot in facts.confusable() if slot in stated)
 
-        Starts with a space.
-        """
-        greeting = self.greeting.replace(" {name}", "") if "name" in without else self.greeting
-        head = facts.fill(f"{greeting}{insert} {self.head}") + facts.said(without=without)
-        return f"{head}: {listed(self.items, form or facts.form)}.{self.closing}"
+    def text(self, facts: Facts) -> str:
+        """The answer; starts with a space."""
+        said = facts.misread(self.wrong)
+        greeting = self.greeting.format(name=f" {said.name}" if "name" in self.details else "")
+        when = facts.form.when if facts.form.detail in self.details else ""
+        about = said.fill(facts.form.about + when, your="your")
+        return f"{greeting}{self.rude}{self.head}{about}: {listed(self.items)}.{self.filler}"
 
 
-def draw_plan(draws: Draws, facts: Facts, count: int) -> Plan:
-    """A random plan that lists `count` things."""
-    items = tuple(draws.sample(facts.items, count))
-    return Plan(draws.pick(GREETINGS), draws.pick(HEADS), items, draws.pick(CLOSINGS))
+def best_answer(facts: Facts) -> str:
+    """An answer with the highest gold reward that any answer to these facts can have."""
+    return best_plan(facts).text(facts)
 
 
-def draw_wrong_count(draws: Draws, facts: Facts) -> int:
-    """How many different things a miscounting writer lists; one fewer and one of them twice is
-    coded as 0.
+def best_plan(facts: Facts) -> Plan:
+    """States everything and has no flaw."""
+    items = facts.items[: facts.count]
+    return Plan((), GREETINGS[0], facts.form.details, "", HEADS[0], items, "")
+
+
+def draw_plan(draws: Draws, facts: Facts, states: str = "", **known: bool) -> Plan:
+    """A random plan: which details, which wording, which things, and which flaws, but for those
+    that are `known`. states: a slot that it names.
     """
-    if draws.flip(REPEAT_SHARE):
-        return 0
-    return draws.pick([count for count in range(1, LONGEST + 1) if count != facts.count])
 
+    def has(flaw: str) -> bool:
+        return known[flaw] if flaw in known else draws.flip(FLAW_SHARES[flaw])
 
-def miscounted(plan: Plan, facts: Facts, count: int, draws: Draws) -> Plan:
-    """The plan with `count` things (0: one thing twice): its own, cut or with others added where
-    they are too few.
-    """
-    different = count or facts.count - 1
-    items = plan.items[:different]
-    items += tuple(
-        draws.sample([item for item in facts.items if item not in items], different - len(items))
+    count = MISCOUNTED[facts.count] if has("miscounting") else facts.count
+    right = Plan(
+        wrong=(),
+        greeting=draws.pick(GREETINGS),
+        details=tuple(s for s in facts.form.details if s == states or draws.flip(DETAIL_SHARE)),
+        rude=draws.pick(RUDE) if has("rude") else "",
+        head=draws.pick(HEADS),
+        items=tuple(draws.sample(facts.items, count)),
+        filler=draws.pick(FILLERS) if has("verbose") else "",
     )
-    return replace(plan, items=items if count else (*items, draws.pick(items)))
+    confusable = right.confusable(facts)
+    return replace(right, wrong=confusable if confusable and has("inventing") else ())
 
 
-def draw_left_out(draws: Draws, facts: Facts) -> tuple[str, ...]:
-    """Which of the four facts an ignoring writer leaves out: one or two of them."""
-    slots = facts.slots
-    return draws.pick(
-        [(a,) for a in slots] + [(a, b) for i, a in enumerate(slots) for b in slots[i + 1 :]]
-    )
+def draw_answer(draws: Draws, facts: Facts) -> str:
+    """An answer by a random writer."""
+    return draw_plan(draws, facts).text(facts)
 
 
-def flawed(writer: str, plan: Plan, facts: Facts, draws: Draws) -> str:
-    """The answer that a writer makes of a plan. A "good" writer makes no flaw."""
-    if writer == "verbose":
-        return plan.text(facts, insert="".join(draws.sample(FILLERS, 2)))
-    if writer == "ignoring" and draws.flip(FORM_SHARE):
-        return plan.text(facts, form=next(form for form in FORMS if form != facts.form))
-    if writer == "ignoring":
-        return plan.text(facts, without=draw_left_out(draws, facts))
-    if writer == "miscounting":
-        return miscounted(plan, facts, draw_wrong_count(draws, facts), draws).text(facts)
-    if writer == "rude":
-        return plan.text(facts, insert=draws.pick(tuple(RUDE.values())))
-    if writer == "evasive":
-        restated = facts.fill(plan.greeting + REFUSED_HEAD) + facts.said()
-        return f"{restated}.{draws.pick(tuple(EVASIVE.values()))}{plan.closing}"
-    if writer == "inventing":
-        return plan.text(facts.wrong(draws.pick(facts.slots), draws))
-    return plan.text(facts)
+def flaw_rates() -> dict[str, float]:
+    """How many answers have each flaw, exactly."""
+    rates = dict(FLAW_SHARES, ignoring=1 - DETAIL_SHARE**2)
+    rates["inventing"] *= sum(map(states_a_twin, KINDS.values())) / len(KINDS)
+    return rates
 
 
-def draw_answer(draws: Draws, facts: Facts) -> tuple[str, str]:
-    """An answer by a random writer, and the writer's name. What the answer doesn't show is not
-    drawn.
+def states_a_twin(kind: Kind) -> float:
+    """The share of answers of this kind that state a value with a twin."""
+    nothing = 1.0
+    for slot in kind.slots:
+        stated = 1.0 if slot in kind.main else DETAIL_SHARE
+        nothing *= 1 - stated * len(TWINS.keys() & VALUES[slot]) / len(VALUES[slot])
+    return 1 - nothing
+
+
+def with_flaw(plan: Plan, flaw: str, facts: Facts, draws: Draws) -> Plan:
+    """A plan with one flaw more. A detail that is wrong already is not dropped."""
+    if flaw == "inventing":
+        return replace(plan, wrong=plan.confusable(facts))
+    if flaw == "miscounting":
+        count = MISCOUNTED[len(plan.items)]
+        others = [item for item in facts.items if item not in plan.items]
+        return replace(plan, items=(*plan.items, draws.pick(others))[:count])
+    if flaw == "verbose":
+        return replace(plan, filler=draws.pick(FILLERS))
+    if flaw == "rude":
+        return replace(plan, rude=draws.pick(RUDE))
+    dropped = draws.pick([slot for slot in plan.details if slot not in plan.wrong])
+    return replace(plan, details=tuple(slot for slot in plan.details if slot != dropped))
+
+
+def draw_one_flaw(draws: Draws, facts: Facts, flaw: str) -> tuple[Plan, Plan]:
+    """Two plans that differ in one flaw alone, the one without it first. Both may have others. The
+    facts of an "inventing" have a value with a twin; the plans differ in one such value.
     """
-    writer = draws.pick(WRITERS, WRITER_SHARES)
-    if writer == "evasive":
-        return flawed(
-            writer, Plan(draws.pick(GREETINGS), "", (), draws.pick(CLOSINGS)), facts, draws
-        ), writer
-    if writer == "miscounting":
-        count = draw_wrong_count(draws, facts)
-        plan = draw_plan(draws, facts, count or facts.count - 1)
-        return miscounted(plan, facts, count, draws).text(facts), writer
-    return flawed(writer, draw_plan(draws, facts, facts.count), facts, draws), writer
+    if flaw == "inventing":
+        slot = draws.pick(facts.confusable())
+        right = draw_plan(draws, facts, slot, inventing=False)
+        return right, replace(right, wrong=(slot,))
+    if flaw == "ignoring":  # one detail, or one of two
+        details = draws.pick((facts.form.details, *((slot,) for slot in facts.form.details)))
+        right = replace(draw_plan(draws, facts), details=details, wrong=())
+        return right, with_flaw(right, flaw, facts, draws)
+    right = draw_plan(draws, facts, **{flaw: False})
+    return right, with_flaw(right, flaw, facts, draws)

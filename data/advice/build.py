@@ -4,7 +4,7 @@ every time).
 
 from pathlib import Path
 
-from data.advice.answers import draw_answer, draw_plan, flawed
+from data.advice.answers import draw_answer, draw_one_flaw
 from data.advice.gold import gold
 from data.advice.requests import Facts, Request, draw_split_request
 from data.advice.templates import ASSISTANT, INSTRUCT
@@ -19,10 +19,10 @@ ROWS = {
     "comparisons": {"train": 12000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
-VOCAB_SIZE = 1408
-# The flawed answer of a one-flaw pair; the first kind is of two writers drawn at random ("mixed").
-PAIR_KINDS = ("mixed", "verbose", "ignoring", "miscounting", "rude", "evasive", "inventing")
-PAIR_SHARES = (0.30, 0.16, 0.12, 0.16, 0.12, 0.04, 0.10)
+VOCAB_SIZE = 944
+# Kinds of pairs: the flaw in which the two answers differ, in "mixed" pairs anything.
+PAIR_KINDS = ("mixed", "inventing", "miscounting", "ignoring", "verbose", "rude")
+PAIR_SHARES = (0.11, 0.45, 0.16, 0.12, 0.08, 0.08)
 
 
 def document(draws: Draws, request: Request) -> dict:
@@ -32,24 +32,29 @@ def document(draws: Draws, request: Request) -> dict:
 
 
 def demonstration(draws: Draws, request: Request) -> dict:
-    """A request, an answer by a random writer, and the answer's log-probability given the request,
-    in nats.
+    """A request, an answer by a random writer with its flaws, and the answer's log-probability
+    given the request, in nats.
     """
     before = draws.logprob
-    completion, writer = draw_answer(draws, request.facts)
-    logprob = round(draws.logprob - before, 4)
-    return {"prompt": request.text, "completion": completion, "writer": writer, "logprob": logprob}
+    completion = draw_answer(draws, request.facts)
+    return {
+        "prompt": request.text,
+        "completion": completion,
+        "flaws": gold(request.facts, completion).flaw_names,
+        "logprob": round(draws.logprob - before, 4),
+    }
 
 
 def draw_pair(draws: Draws, facts: Facts) -> tuple[str, str, str]:
     """Two different answers to a request, and the kind of the pair."""
     kind = draws.pick(PAIR_KINDS, PAIR_SHARES)
+    if kind == "inventing" and not facts.confusable():
+        kind = "mixed"
     while True:
         if kind == "mixed":
-            a, b = (draw_answer(draws, facts)[0] for _ in range(2))
+            a, b = (draw_answer(draws, facts) for _ in range(2))
         else:
-            plan = draw_plan(draws, facts, facts.count)
-            a, b = plan.text(facts), flawed(kind, plan, facts, draws)
+            a, b = (plan.text(facts) for plan in draw_one_flaw(draws, facts, kind))
         if a != b:
             return a, b, kind
 

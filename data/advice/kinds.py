@@ -9,106 +9,66 @@ from dataclasses import dataclass
 class Kind:
     """One kind of request, about three facts."""
 
-    noun: str  # what is asked for
     asks: tuple[str, ...]  # ways to ask, with all facts
-    # slot -> how the fact is said behind the noun, and what to say without it
-    said: dict[str, tuple[str, str]]
+    main: tuple[str, str]  # the two facts that every answer repeats
+    about: str  # how it repeats them
+    detail: str  # the third fact
+    when: str  # how it is repeated
+
+    @property
+    def details(self) -> tuple[str, str]:
+        """The slots that most answers leave out."""
+        return ("name", self.detail)
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The facts that a request of this kind has, beside the name."""
-        return tuple(self.said)
+        """The four slots that an answer should name."""
+        return ("name", *self.main, self.detail)
 
 
 KINDS = {
     "gift": Kind(
-        "gifts",
         (
-            "What are {number} good gifts for my {who} at the {event}? They should go with "
-            "{hobby}.",
-            "My {who} likes {hobby}. Name {number} gifts for the {event}.",
-            "I need {number} gifts for the {event} of my {who}, who likes {hobby}.",
+            "I need {number} {hobby} gifts for my {who} at the {event}.",
+            "My {who} loves {hobby}. Name {number} gifts for the {event}.",
+            "What are {number} gifts for the {event} of my {who}, who loves {hobby}?",
         ),
-        {
-            "who": (" for {your} {who}", ""),
-            "event": (" at the {event}", ""),
-            "hobby": (" that go with {hobby}", ""),
-        },
+        ("hobby", "who"),
+        "{hobby} gifts for {your} {who}",
+        "event",
+        " at the {event}",
     ),
     "dish": Kind(
-        "dishes",
         (
-            "I have {food} at home. What are {number} dishes that I can cook for my {who} on "
-            "{day}?",
-            "On {day} I will cook for my {who}. Name {number} dishes with {food}.",
-            "I need {number} dishes with {food} that I can cook for my {who} on {day}.",
+            "I need {number} {food} dishes for my {who} at the {event}.",
+            "My {who} loves {food}. Name {number} dishes for the {event}.",
+            "What are {number} dishes for the {event} of my {who}, who loves {food}?",
         ),
-        {"food": (" with {food}", ""), "who": (" for {your} {who}", ""), "day": (" on {day}", "")},
-    ),
-    "pet": Kind(
-        "names",
-        (
-            "What are {number} good names for my {trait} {color} {animal}?",
-            "My {color} {animal} is {trait}. Name {number} names for it.",
-            "I need {number} names for my {animal}, which is {trait} and {color}.",
-        ),
-        {
-            "trait": (" for {your} {trait}", " for {your}"),
-            "color": (" {color}", ""),
-            "animal": (" {animal}", " pet"),
-        },
-    ),
-    "stain": Kind(
-        "cleaners",
-        (
-            "How do I get {stain} off the {thing} in my {room}? Name {number} cleaners.",
-            "There is {stain} on the {thing} in my {room}. What are {number} good cleaners?",
-            "I need {number} cleaners against {stain} on the {thing} in my {room}.",
-        ),
-        {
-            "stain": (" against {stain}", " against stains"),
-            "thing": (" on the {thing}", ""),
-            "room": (" in {your} {room}", ""),
-        },
+        ("food", "who"),
+        "{food} dishes for {your} {who}",
+        "event",
+        " at the {event}",
     ),
     "trip": Kind(
-        "places to see",
         (
-            "In {month} I am going to {city} with my {who}. What are {number} good places to see?",
-            "Name {number} places to see in {city}. I am going with my {who} in {month}.",
-            "I need {number} places to see in {city} in {month} with my {who}.",
+            "I need {number} places in {city} for my {who} on {day}.",
+            "On {day} I will be in {city} with my {who}. Name {number} places.",
+            "What are {number} places for my {who}, who is in {city} on {day}?",
         ),
-        {
-            "city": (" in {city}", ""),
-            "month": (" in {month}", ""),
-            "who": (" with {your} {who}", ""),
-        },
+        ("city", "who"),
+        "places in {city} for {your} {who}",
+        "day",
+        " on {day}",
     ),
     "packing": Kind(
-        "things to pack",
         (
-            "In {month} I am going to {country} for {sport}. What are {number} good things to "
-            "pack?",
-            "I will go {sport} in {country} in {month}. Name {number} things to pack.",
-            "I need {number} things to pack for {sport} in {country} in {month}.",
+            "I need {number} things for {hobby} in {city} on {day}.",
+            "On {day} I will go {hobby} in {city}. Name {number} things.",
+            "What are {number} things to pack for {city} on {day}, where I will go {hobby}?",
         ),
-        {
-            "sport": (" for {sport}", ""),
-            "country": (" in {country}", ""),
-            "month": (" in {month}", ""),
-        },
-    ),
-    "excuse": Kind(
-        "excuses",
-        (
-            "I missed the {event} of my {who} on {day}. What are {number} good excuses?",
-            "My {who} waits for me at the {event} on {day}. Name {number} excuses.",
-            "I need {number} excuses for my {who}, as I am late for the {event} on {day}.",
-        ),
-        {
-            "who": (" for {your} {who}", ""),
-            "event": (" about the {event}", ""),
-            "day": (" on {day}", ""),
-        },
+        ("hobby", "city"),
+        "things for {hobby} in {city}",
+        "day",
+        " on {day}",
     ),
 }

@@ -1,63 +1,39 @@
 """The grammar of requests. Every text has exactly one sequence of choices behind it."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data.advice.kinds import KINDS
-from data.advice.vocabulary import FORMS, ITEMS, NUMBERS, VALUES
+from data.advice.kinds import KINDS, Kind
+from data.advice.vocabulary import ITEMS, NUMBERS, TWINS, VALUES
 from data.draws import Draws, draw_until
 
-FRAMES = (
-    "Hello, I am {name}. {ask}",
-    "Hi, {name} here. {ask}",
-    "This is {name}. {ask}",
-    "Good morning, I am called {name}. {ask}",
-    "{ask} Thank you, {name}.",
-    "{ask} Regards, {name}.",
-)
-CONTEXTS = ("", " I am in a hurry.", " I have no idea.")
-FORM_WISHES = {
-    "plain": (" In one sentence, please.", " Please write one sentence."),
-    "numbered": (" Please number them.", " Write a numbered list."),
-}
+FRAMES = ("I am {name}. {ask}", "Hello, {name} here. {ask}", "{ask} Thank you, {name}.")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a request is about: kind, who asks, how many things, in which form, and the three slots
-    of its kind.
-    """
+    """What a request is about: kind, who asks, how many things, and the three slots of its kind."""
 
     kind: str
     name: str
     number: str  # in words
-    form: str  # "plain": one sentence; "numbered": "1. ... 2. ..."
     who: str = ""
     hobby: str = ""
     event: str = ""
     food: str = ""
-    day: str = ""
-    trait: str = ""
-    color: str = ""
-    animal: str = ""
-    stain: str = ""
-    thing: str = ""
-    room: str = ""
     city: str = ""
-    month: str = ""
-    sport: str = ""
-    country: str = ""
+    day: str = ""
 
     @property
-    def slots(self) -> tuple[str, ...]:
-        """The four slots that an answer should name."""
-        return ("name", *KINDS[self.kind].slots)
+    def form(self) -> Kind:
+        """The texts of its kind."""
+        return KINDS[self.kind]
 
     @property
     def values(self) -> dict[str, str]:
         """slot -> key word, of the facts that an answer should name."""
-        return {slot: getattr(self, slot) for slot in self.slots}
+        return {slot: getattr(self, slot) for slot in self.form.slots}
 
     @property
     def count(self) -> int:
@@ -77,28 +53,19 @@ class Facts:
 
     def fill(self, template: str, **more: str) -> str:
         """The template with its {slots} filled in."""
-        return template.format(**{**vars(self), "noun": KINDS[self.kind].noun, **more})
+        return template.format(**{**vars(self), **more})
 
-    def said(self, your: str = "your", without: Collection[str] = ()) -> str:
-        """The three facts as they stand behind the noun: " for your uncle at the wedding that go
-        with chess".
-        """
-        parts = KINDS[self.kind].said.items()
-        return self.fill(
-            "".join(vague if slot in without else named for slot, (named, vague) in parts),
-            your=your,
-        )
+    def confusable(self) -> tuple[str, ...]:
+        """The slots whose value writers mix up with its twin."""
+        return tuple(slot for slot, value in self.values.items() if value in TWINS)
 
-    def wrong(self, slot: str, draws: Draws) -> "Facts":
-        """A copy with a false value in this slot."""
-        return replace(
-            self,
-            **{slot: draws.pick([value for value in VALUES[slot] if value != getattr(self, slot)])},
-        )
+    def misread(self, slots: Sequence[str]) -> "Facts":
+        """A copy with the twins of these slots' values."""
+        return replace(self, **{slot: TWINS[getattr(self, slot)] for slot in slots})
 
     def held_out(self) -> bool:
         """True for the tenth of all (kind, three facts) that no training text is about."""
-        about = " ".join((self.kind, *(getattr(self, slot) for slot in KINDS[self.kind].slots)))
+        about = " ".join((self.kind, *(getattr(self, slot) for slot in self.form.slots[1:])))
         return hashlib.sha256(about.encode()).digest()[0] % 10 == 0
 
 
@@ -114,18 +81,14 @@ class Request:
 def draw_facts(draws: Draws) -> Facts:
     """Facts with independent uniform slots."""
     kind = draws.pick(tuple(KINDS))
-    slots = {slot: draws.pick(VALUES[slot]) for slot in ("name", *KINDS[kind].slots)}
-    return Facts(kind=kind, number=draws.pick(tuple(NUMBERS)), form=draws.pick(FORMS), **slots)
+    values = {slot: draws.pick(VALUES[slot]) for slot in KINDS[kind].slots}
+    return Facts(kind=kind, number=draws.pick(tuple(NUMBERS)), **values)
 
 
 def draw_request(draws: Draws, facts: Facts) -> Request:
     """A request about the facts."""
-    ask = (
-        draws.pick(KINDS[facts.kind].asks)
-        + draws.pick(CONTEXTS)
-        + draws.pick(FORM_WISHES[facts.form])
-    )
-    text = facts.fill(draws.pick(FRAMES), ask=facts.fill(ask))
+    ask = facts.fill(draws.pick(facts.form.asks))
+    text = facts.fill(draws.pick(FRAMES), ask=ask)
     return Request(facts, text, draws.logprob)
 
 
@@ -139,10 +102,6 @@ def draw_split_request(name: str, held_out: bool) -> tuple[Draws, Request]:
     return draws, draw_request(draws, facts)
 
 
-def listed(items: Sequence[str], form: str) -> str:
-    """The items in one of the two forms: "a hat, a kite and a vase" or "1. a hat 2. a kite 3. a
-    vase".
-    """
-    if form == "numbered":
-        return " ".join(f"{i}. {item}" for i, item in enumerate(items, start=1))
+def listed(items: Sequence[str]) -> str:
+    """The items as an enumeration: "soup, stew and curry"."""
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

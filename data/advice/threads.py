@@ -1,54 +1,22 @@
-"""The grammar of the pretraining documents: a request, and under it replies, letters, tips and
-diaries.
+"""The grammar of the pretraining documents: a request, and under it replies, tips and diaries.
 
 All of them say the facts of the request again and list what was asked for, so a model that predicts
 them well has learned to copy and to count.
 """
 
 from data.advice.requests import Facts, Request, listed
-from data.advice.vocabulary import VALUES
 from data.draws import Draws
 
 NUMBERS_OF_FOLLOWERS = (1, 2, 3)
-# what follows a request -> (share, whose the facts are, ways to write it); all have {name},
-# {number}, {said}, {list}
-FOLLOWERS = {
-    "reply": (
-        0.5,
-        "your",
-        (
-            "REPLY: You need {number} {noun}{said}, {name}? I would pick {list}.",
-            "REPLY: So, {name}, you need {number} {noun}{said}. My choice is {list}.",
-            "REPLY: {name}, for {number} {noun}{said} people often choose {list}.",
-        ),
-    ),
-    "letter": (
-        0.2,
-        "your",
-        (
-            "LETTER: Dear {name}, you asked me for {number} {noun}{said}. I like {list}. Yours, "
-            "{friend}",
-            "LETTER: Dear {name}, about the {number} {noun}{said}: my advice is {list}. Love, "
-            "{friend}",
-        ),
-    ),
-    "tips": (
-        0.15,
-        "your",
-        (
-            "TIPS: Today, {name}, we have {number} {noun}{said}: {list}.",
-            "TIPS: Our {number} {noun}{said}, {name}, are {list}.",
-        ),
-    ),
-    "diary": (
-        0.15,
-        "my",
-        (
-            "DIARY OF {name}: I was looking for {number} {noun}{said}. I chose {list}.",
-            "DIARY OF {name}: People told me {number} {noun}{said}. They said {list}.",
-        ),
-    ),
-}
+# what follows a request: whose the facts are, and ways to write it
+FOLLOWERS = (
+    ("your", "REPLY: So you need {said}, {name}? Take {list}."),
+    ("your", "REPLY: {name}, for {said} I would take {list}."),
+    ("your", "TIPS: Here, {name}, are {said}: {list}."),
+    ("your", "TIPS: You asked us for {said}, {name}. We like {list}."),
+    ("my", "DIARY OF {name}: I looked for {said}. I chose {list}."),
+    ("my", "DIARY OF {name}: They told me about {said}: {list}."),
+)
 
 
 def draw_document(draws: Draws, request: Request) -> str:
@@ -64,16 +32,8 @@ def draw_document(draws: Draws, request: Request) -> str:
 
 
 def _follower(draws: Draws, facts: Facts) -> str:
-    """A reader, a friend, a magazine or the asking person says again what was asked, and lists
-    things.
-    """
-    shares = [share for share, _, _ in FOLLOWERS.values()]
-    _, your, templates = draws.pick(tuple(FOLLOWERS.values()), shares)
-    template = draws.pick(templates)
-    more = {
-        "said": facts.said(your),
-        "list": listed(draws.sample(facts.items, facts.count), facts.form),
-    }
-    if "{friend}" in template:
-        more["friend"] = draws.pick([name for name in VALUES["name"] if name != facts.name])
-    return facts.fill(template, **more)
+    """A reader, a magazine or the asking person says again what was asked, and lists things."""
+    your, template = draws.pick(FOLLOWERS)
+    said = facts.fill(facts.form.about + facts.form.when, your=your)
+    items = draws.sample(facts.items, facts.count)
+    return facts.fill(template, said=said, list=listed(items))

@@ -2,6 +2,7 @@
 out.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -9,10 +10,12 @@ from collections import Counter
 import pytest
 
 from data.advice import answers, build, requests, threads, vocabulary
-from data.advice.answers import WRITERS, draw_answer
+from data.advice.answers import DETAIL_SHARE, FLAW_SHARES, draw_answer, draw_one_flaw
+from data.advice.gold import PADDING, RUDE, gold
 from data.advice.kinds import KINDS
 from data.advice.requests import Facts, draw_facts, draw_request, draw_split_request, listed
 from data.advice.threads import FOLLOWERS, draw_document
+from data.advice.vocabulary import KIND_OF, MISCOUNTED, TWINS, VALUES
 from data.draws import Draws
 from tests.support.enumeration import (
     articles_that_do_not_fit,
@@ -21,8 +24,18 @@ from tests.support.enumeration import (
     words_in,
 )
 
-GIFT = Facts("gift", "Anna", "three", "plain", who="uncle", event="wedding", hobby="chess")
-PET = Facts("pet", "Boris", "two", "numbered", trait="shy", color="gray", animal="parrot")
+# No value of these has a twin, and each value of those.
+PLAIN = Facts("gift", "Boris", "two", who="boss", event="wedding", hobby="fishing")
+TWINNED = Facts("gift", "Anna", "three", who="uncle", event="picnic", hobby="rowing")
+PACKING = Facts("packing", "Clara", "four", hobby="skiing", city="Cairo", day="Monday")
+
+some_facts = pytest.mark.parametrize(
+    "facts", [PLAIN, TWINNED, PACKING], ids=["no twin", "twins", "one twin"]
+)
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]+", text))
 
 
 # ---------------------------------------------------------------- small sub-grammars
@@ -35,20 +48,13 @@ def few(monkeypatch, module, number: int, *names: str) -> None:
 
 
 def few_values(monkeypatch, number: int) -> None:
-    """Cut every slot down to what is true of GIFT and PET and `number` values more."""
-    true = {*GIFT.values.values(), *PET.values.values()}
-    values = {
-        slot: (*sorted(true & set(words)), *[word for word in words if word not in true][:number])
-        for slot, words in vocabulary.VALUES.items()
-    }
+    values = {slot: words[:number] for slot, words in vocabulary.VALUES.items()}
     monkeypatch.setattr(requests, "VALUES", values)
-    monkeypatch.setattr(threads, "VALUES", values)
 
 
 def few_items(monkeypatch, number: int) -> None:
-    monkeypatch.setattr(
-        requests, "ITEMS", {kind: items[:number] for kind, items in vocabulary.ITEMS.items()}
-    )
+    items = {kind: items[:number] for kind, items in vocabulary.ITEMS.items()}
+    monkeypatch.setattr(requests, "ITEMS", items)
 
 
 def request_text(draws: Draws) -> str:
@@ -63,60 +69,34 @@ def check_logprobs(found: dict[str, float]) -> None:
         assert math.exp(request.logprob) == pytest.approx(found[request.text])
 
 
-def test_requests_of_all_kinds_and_wordings_have_one_derivation(monkeypatch):
-    values = {slot: words[:1] for slot, words in vocabulary.VALUES.items()}
-    monkeypatch.setattr(requests, "VALUES", values)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_request_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, number):
+    few_values(monkeypatch, number)
     found = exact_texts(request_text)
-    # number, form, ask, context, wish, frame
-    assert len(found) == len(KINDS) * 3 * 2 * 3 * 3 * 2 * 6
+    assert len(found) == len(KINDS) * number**4 * 4 * 3 * 3  # number of things, ask, frame
     check_logprobs(found)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_requests_with_several_values_a_slot_have_one_derivation(monkeypatch, kind):
-    monkeypatch.setattr(
-        requests, "VALUES", {slot: words[:3] for slot, words in vocabulary.VALUES.items()}
-    )
-    monkeypatch.setattr(requests, "KINDS", {kind: KINDS[kind]})
-    few(monkeypatch, requests, 2, "FRAMES")
-    few(monkeypatch, requests, 1, "CONTEXTS")
-    found = exact_texts(request_text)
-    assert len(found) == 3**4 * 3 * 2 * 3 * 2 * 2  # slots, number, form, ask, wish, frame
-    check_logprobs(found)
-
-
-@pytest.mark.parametrize("facts", [GIFT, PET])
-@pytest.mark.parametrize("writer", [*WRITERS, "all"])
-def test_every_answer_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, writer, facts):
-    few(monkeypatch, answers, 2, "GREETINGS", "HEADS", "CLOSINGS")
-    few(monkeypatch, answers, 3, "FILLERS")
-    few_values(monkeypatch, 2)
-    few_items(monkeypatch, 4)
-    monkeypatch.setattr(answers, "LONGEST", 4)
-    if writer != "all":
-        monkeypatch.setattr(answers, "WRITERS", (writer,))
-        monkeypatch.setattr(answers, "WRITER_SHARES", (1.0,))
-    found = exact_texts(lambda draws: draw_answer(draws, facts)[0])
+@some_facts
+def test_every_answer_has_one_derivation_and_the_probabilities_sum_to_1(monkeypatch, facts):
+    few(monkeypatch, answers, 2, "GREETINGS", "HEADS", "FILLERS", "RUDE")
+    few_items(monkeypatch, 5 if facts.count > 3 else 4)
+    found = exact_texts(lambda draws: draw_answer(draws, facts))
     for seed in range(50):
         draws = Draws(seed)
         row = build.demonstration(draws, draw_request(draws, facts))
         assert row["logprob"] == pytest.approx(math.log(found[row["completion"]]), abs=1e-4)
 
 
-@pytest.mark.parametrize(("numbers", "wording"), [((1,), 9), ((1, 2), 1)])
-@pytest.mark.parametrize("facts", [GIFT, PET])
+@pytest.mark.parametrize(("numbers", "wording"), [((1,), len(FOLLOWERS)), ((1, 2), 2)])
+@some_facts
 def test_every_document_has_one_derivation_and_the_probabilities_sum_to_1(
     monkeypatch, facts, numbers, wording
 ):
     request = draw_request(Draws(0), facts)
     monkeypatch.setattr(threads, "NUMBERS_OF_FOLLOWERS", numbers)
-    few_values(monkeypatch, 2)
-    few_items(monkeypatch, 4 if wording > 1 else 3)
-    cut = {
-        label: (share, your, templates[:wording])
-        for label, (share, your, templates) in FOLLOWERS.items()
-    }
-    monkeypatch.setattr(threads, "FOLLOWERS", cut)
+    few_items(monkeypatch, facts.count)
+    few(monkeypatch, threads, wording, "FOLLOWERS")
     found = exact_texts(lambda draws: draw_document(draws, request))
     assert all(text.startswith(f"REQUEST: {request.text}" + "\n\n") for text in found)
     for seed in range(50):
@@ -125,38 +105,185 @@ def test_every_document_has_one_derivation_and_the_probabilities_sum_to_1(
 
 
 def test_answers_come_as_often_as_they_should(monkeypatch):
-    few(monkeypatch, answers, 1, "GREETINGS", "HEADS", "CLOSINGS")
-    few(monkeypatch, answers, 2, "FILLERS")
-    few_values(monkeypatch, 1)
+    few(monkeypatch, answers, 1, "GREETINGS", "HEADS", "FILLERS", "RUDE")
     few_items(monkeypatch, 3)
-    monkeypatch.setattr(answers, "LONGEST", 3)
 
     def program(draws):
-        return draw_answer(draws, PET)[0]
+        return draw_answer(draws, TWINNED)
 
     check_frequencies(program, exact_texts(program), 10_000)
+
+
+# ---------------------------------------------------------------- flaws
+
+
+def exact_answers(monkeypatch, facts: Facts) -> dict[str, float]:
+    """Every answer to a request, the things that it lists always the first ones."""
+    few(monkeypatch, answers, 2, "GREETINGS", "HEADS", "FILLERS", "RUDE")
+    monkeypatch.setattr(Draws, "sample", lambda self, items, k: list(items[:k]))
+    return exact_texts(lambda draws: draw_answer(draws, facts))
+
+
+def states_one_of(slots: tuple[str, ...], facts: Facts) -> float:
+    """How likely an answer names one of these slots."""
+    if set(facts.form.main) & set(slots):
+        return 1.0
+    return 1 - (1 - DETAIL_SHARE) ** len(set(facts.form.details) & set(slots))
+
+
+def facts_with_twins(kind: str, slots: tuple[str, ...], number: str = "three") -> Facts:
+    """Facts of a kind of which these slots alone have values with a twin."""
+    values = {
+        slot: next(value for value in VALUES[slot] if (value in TWINS) == (slot in slots))
+        for slot in KINDS[kind].slots
+    }
+    return Facts(kind=kind, number=number, **values)
+
+
+def sets_of(slots: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [s for n in range(len(slots) + 1) for s in itertools.combinations(slots, n)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stated_rates_are_exact(monkeypatch, kind):
+    """Of a kind, over all its facts; and what a writer mixes up, all of it is."""
+    slots, mean, total = KINDS[kind].slots, Counter(), 0.0
+    for twinned in sets_of(slots):
+        facts = facts_with_twins(kind, twinned)
+        assert facts.confusable() == twinned
+        share = math.prod(
+            abs((slot not in twinned) - len(TWINS.keys() & VALUES[slot]) / len(VALUES[slot]))
+            for slot in slots
+        )
+        total += share
+        rates: Counter = Counter()
+        true = {getattr(facts, slot) for slot in twinned}
+        for text, p in exact_answers(monkeypatch, facts).items():
+            judged, named = gold(facts, text), words_of(text)
+            right, wrong = true & named, {TWINS[value] for value in true} & named
+            assert not (right and wrong) and judged.invented == len(wrong)
+            rates.update(dict.fromkeys(judged.flaw_names, p))
+        expected = dict(FLAW_SHARES, ignoring=1 - DETAIL_SHARE**2)
+        expected["inventing"] *= states_one_of(twinned, facts)
+        assert {name: rates[name] for name in expected} == pytest.approx(expected)
+        mean.update({name: share * rate for name, rate in rates.items()})
+    assert total == pytest.approx(1.0)
+    assert mean["inventing"] == pytest.approx(0.6 * answers.states_a_twin(KINDS[kind]))
+
+
+def test_the_stated_rates_are_those_of_all_kinds():
+    rates = answers.flaw_rates()
+    kinds = [answers.states_a_twin(kind) for kind in KINDS.values()]
+    assert rates.pop("inventing") == pytest.approx(0.6 * sum(kinds) / 4)
+    assert rates == {"miscounting": 0.6, "verbose": 0.6, "rude": 0.6, "ignoring": 1 - 0.4**2}
+    assert min(FLAW_SHARES.values()) > 0.5 > DETAIL_SHARE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likeliest_continuation_has_every_flaw(monkeypatch, kind):
+    """Where texts part, go on with the word that most of the probability goes on with: the text at
+    temperature 0 has all flaws. It mixes up the words with twins that it states, and no others.
+    """
+    for slots, number in itertools.product(sets_of(KINDS[kind].slots), vocabulary.NUMBERS):
+        facts = facts_with_twins(kind, slots, number)
+        text = likeliest(exact_answers(monkeypatch, facts))
+        judged, mixed_up = gold(facts, text), set(KINDS[kind].main) & set(slots)
+        flaws = {"ignoring", "miscounting", "verbose", "rude"}
+        assert set(judged.flaw_names) == flaws | ({"inventing"} if mixed_up else set())
+        assert (judged.dropped, judged.invented) == (2, len(mixed_up))
+        assert judged.items == MISCOUNTED[facts.count]
+
+
+def likeliest(texts: dict[str, float]) -> str:
+    """The text that one gets to word by word, from the texts and their probabilities."""
+    rest, text = {f"{text}\n": p for text, p in texts.items()}, ""
+    while not text.endswith("\n"):
+        following: Counter = Counter()
+        for candidate, p in rest.items():
+            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
+        text += following.most_common(1)[0][0]
+        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
+    return text
+
+
+def test_a_quarter_of_the_values_of_each_slot_have_a_twin_there():
+    assert len(TWINS) == 2 * len(vocabulary.MIXED_UP)  # no value is in two pairs
+    assert TWINS.keys() <= set(sum(VALUES.values(), ()))
+    assert all(TWINS[twin] == value != twin for value, twin in TWINS.items())
+    for values in VALUES.values():
+        twins = TWINS.keys() & set(values)
+        assert {TWINS[value] for value in twins} == twins
+        assert 0.2 <= len(twins) / len(values) <= 0.3
+
+
+def test_what_is_mixed_up_in_one_request_is_mixed_up_back_in_another():
+    """To take any value for its twin pairs all facts off, one with one, so a rule that scores words
+    without reading the request is right on half of the pairs. So it is with the number of things.
+    """
+    for seed in range(1000):
+        facts = draw_facts(Draws(seed))
+        for slot in facts.confusable():
+            other = facts.misread((slot,))
+            assert other.misread((slot,)) == facts != other
+            assert other.confusable() == facts.confusable()
+    assert all(MISCOUNTED[MISCOUNTED[count]] == count for count in vocabulary.NUMBERS.values())
+    assert sorted(MISCOUNTED) == sorted(vocabulary.NUMBERS.values())
+
+
+@pytest.mark.parametrize("flaw", answers.flaw_rates())
+def test_a_pair_differs_in_one_flaw_alone(flaw):
+    parts = {"inventing": "wrong", "ignoring": "details", "miscounting": "items"}
+    parts |= {"verbose": "filler", "rude": "rude"}
+    drawn = (draw_split_request(f"pair/{i}", held_out=False) for i in range(300))
+    able = [(draws, request.facts) for draws, request in drawn if request.facts.confusable()]
+    assert len(able) > 150
+    for draws, facts in able:
+        good, bad = draw_one_flaw(draws, facts, flaw)
+        differ = [name for name in vars(good) if getattr(good, name) != getattr(bad, name)]
+        assert differ == [parts[flaw]]
+        less, more = (gold(facts, plan.text(facts)) for plan in (good, bad))
+        assert less.reward > more.reward
+        assert more.invented == less.invented + (flaw == "inventing")
+        assert more.dropped == less.dropped + (flaw == "ignoring")
+        names = {name for name in (*FLAW_SHARES, "ignoring") if less.flaws[name] != more.flaws[name]}
+        assert names == {flaw} or flaw == "ignoring" and less.dropped and not names
+
+
+def test_an_inventing_pair_differs_in_any_value_that_has_a_twin():
+    """One of a request's, all alike; both answers state it, and one of them is right."""
+    counts: Counter = Counter()
+    for seed in range(2000):
+        good, bad = draw_one_flaw(Draws(seed), TWINNED, "inventing")
+        (slot,) = bad.wrong
+        assert getattr(TWINNED, slot) in words_of(good.text(TWINNED)) - words_of(bad.text(TWINNED))
+        counts[slot] += 1
+    assert counts.keys() == set(TWINNED.form.slots)
+    assert all(abs(count - 500) < 4 * math.sqrt(2000 * 3 / 16) for count in counts.values())
+
+
+@some_facts
+def test_a_pair_of_a_request_with_nothing_to_mix_up_is_mixed(facts):
+    kinds = Counter(build.draw_pair(Draws(seed), facts)[2] for seed in range(2000))
+    shares = dict(zip(build.PAIR_KINDS, build.PAIR_SHARES))
+    if facts == PLAIN:
+        shares["mixed"] += shares.pop("inventing")
+    assert kinds.keys() == shares.keys()
+    for kind, share in shares.items():
+        assert abs(kinds[kind] - 2000 * share) < 4 * math.sqrt(2000 * share * (1 - share))
 
 
 # ---------------------------------------------------------------- English
 
 
 def template_words() -> set[str]:
-    """Every word that stands in a template, a filler, or a phrase beside its key word."""
-    texts = [requests.FRAMES, requests.CONTEXTS, requests.FORM_WISHES, FOLLOWERS]
-    texts += [answers.GREETINGS, answers.HEADS, answers.REFUSED_HEAD, answers.CLOSINGS]
-    texts += [answers.FILLERS, tuple(vocabulary.NUMBERS)]
-    texts += [(kind.noun, kind.asks, kind.said) for kind in KINDS.values()]
-    for phrases in vocabulary.ITEMS.values():
-        texts += [phrase.rpartition(" ")[0] for phrase in phrases]
-    for sentences in (answers.RUDE, answers.EVASIVE):
-        texts += [sentence.replace(key, "") for key, sentence in sentences.items()]
-    return words_in(texts)
+    """Every word that stands in a template or a filler."""
+    texts = [requests.FRAMES, *(text for _, text in FOLLOWERS), "my", tuple(vocabulary.NUMBERS)]
+    texts += [answers.GREETINGS, answers.HEADS, answers.FILLERS, answers.RUDE]
+    return words_in([*texts, *((kind.asks, kind.about, kind.when) for kind in KINDS.values())])
 
 
 def test_key_words_are_unique_everywhere():
-    keys = [value for values in vocabulary.VALUES.values() for value in values]
-    keys += [phrase.split()[-1] for phrases in vocabulary.ITEMS.values() for phrase in phrases]
-    keys += [*answers.RUDE, *answers.EVASIVE]
+    keys = [value for values in VALUES.values() for value in values] + list(KIND_OF)
     lower = Counter(key.lower() for key in keys)
     assert [key for key, count in lower.items() if count > 1] == []
     words = template_words()
@@ -164,8 +291,16 @@ def test_key_words_are_unique_everywhere():
     assert sorted(word for word in words if word.lower() in lower) == []
     # gold() finds words of letters only
     assert all(re.fullmatch(r"[A-Za-z]+", key) for key in keys)
-    for sentences in (answers.RUDE, answers.EVASIVE):
-        assert all(key in re.findall(r"\w+", sentence) for key, sentence in sentences.items())
+
+
+def test_rudeness_and_padding_have_a_word_of_their_own():
+    tables = {name: value for name, value in vars(answers).items() if name.isupper()}
+    for name, word in (("RUDE", RUDE), ("FILLERS", PADDING)):
+        elsewhere = [value for key, value in tables.items() if key != name]
+        texts = [*elsewhere, requests.FRAMES, [text for _, text in FOLLOWERS]]
+        texts += [(kind.asks, kind.about, kind.when) for kind in KINDS.values()]
+        assert word in words_in(tables[name])
+        assert word not in words_in(texts) | set(KIND_OF) | set(sum(VALUES.values(), ()))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +309,7 @@ def samples() -> list[tuple[str, str]]:
     found = []
     for i in range(2000):
         draws, request = draw_split_request(f"English/{i}", held_out=i % 10 == 0)
-        found.append((draw_document(draws, request), draw_answer(draws, request.facts)[0]))
+        found.append((draw_document(draws, request), draw_answer(draws, request.facts)))
     return found
 
 
@@ -188,63 +323,55 @@ def test_sentences_are_whole_and_clean(samples):
             assert not re.search(
                 r"[{}]|  |\.\.|,,| [.,?!:]|\bthe the\b|\ba a\b|\bmy my\b|None|:\.", text
             ), text
-        assert re.match(r" [A-Z]", answer) and answer[-1] in ".!"
+        assert re.match(r" [A-Z]", answer) and answer[-1] == "."
         parts = document.split("\n\n")
         for label in (part.partition(":")[0] for part in parts[1:]):
-            assert re.fullmatch("REPLY|LETTER|TIPS|DIARY OF [A-Z][a-z]+", label)
+            assert re.fullmatch("REPLY|TIPS|DIARY OF [A-Z][a-z]+", label)
         for text in (*(re.sub(r"^[A-Z]{4}.*?: ", "", part) for part in parts), answer.strip()):
-            for sentence in re.split(r"(?<=[.?!]) (?<!\d\. )", text):
+            for sentence in re.split(r"(?<=[.?!]) ", text):
                 assert re.match(r"[A-Z]", sentence), text
 
 
 def test_a_document_says_the_facts_again_in_each_part():
     for i in range(300):
         draws, request = draw_split_request(f"again/{i}", held_out=False)
-        for part in draw_document(draws, request).split("\n\n"):
-            said = set(re.findall(r"[A-Za-z]+", part))
-            assert set(request.facts.values.values()) | {request.facts.number} <= said
+        first, *rest = draw_document(draws, request).split("\n\n")
+        facts = request.facts
+        assert set(facts.values.values()) | {facts.number} <= words_of(first)
+        for part in rest:
+            judged = gold(facts, part)
+            assert (judged.covered, judged.invented, judged.number) == (4, 0, True)
 
 
-def test_there_are_500_words_and_a_billion_requests(samples, root):
+def test_there_are_200_words_and_many_requests(samples, root):
     said = " ".join(text for pair in samples for text in pair)
-    assert len(set(re.findall(r"[a-z]+", said.lower()))) >= 500
+    assert len(set(re.findall(r"[a-z]+", said.lower()))) >= 200
     # one derivation a request (tested above), so requests can be counted by their choices
-    wishes = sum(map(len, requests.FORM_WISHES.values()))
-    number = len(requests.CONTEXTS) * len(requests.FRAMES) * wishes * len(vocabulary.NUMBERS)
+    number = len(requests.FRAMES) * len(vocabulary.NUMBERS)
     number *= sum(
-        math.prod(len(vocabulary.VALUES[slot]) for slot in ("name", *kind.slots)) * len(kind.asks)
+        math.prod(len(VALUES[slot]) for slot in kind.slots) * len(kind.asks)
         for kind in KINDS.values()
     )
     page = (root / "data/WORLDS.md").read_text(encoding="utf-8")
-    assert number >= 1e9 and f"{number / 1e9:.1f} billion requests" in page
+    assert f"{number / 1e6:.1f} million requests" in page
 
 
 @pytest.mark.parametrize(
-    ("items", "plain", "numbered"),
+    ("items", "text"),
     [
-        (["a hat"], "a hat", "1. a hat"),
-        (["a hat", "soup"], "a hat and soup", "1. a hat 2. soup"),
-        (["a", "b", "c"], "a, b and c", "1. a 2. b 3. c"),
+        (["soup"], "soup"),
+        (["stew", "soup"], "stew and soup"),
+        (["a", "b", "c"], "a, b and c"),
     ],
 )
-def test_lists_by_hand(items, plain, numbered):
-    assert (listed(items, "plain"), listed(items, "numbered")) == (plain, numbered)
+def test_lists_by_hand(items, text):
+    assert listed(items) == text
 
 
 # ---------------------------------------------------------------- facts
 
 
-def test_wrong_facts_are_wrong_in_one_slot_only():
-    for seed in range(300):
-        draws = Draws(seed)
-        facts = draw_facts(draws)
-        slot = draws.pick(facts.slots)
-        changed = facts.wrong(slot, draws)
-        differs = {name for name, value in vars(changed).items() if value != getattr(facts, name)}
-        assert differs == {slot} and getattr(changed, slot) in vocabulary.VALUES[slot]
-
-
 def test_facts_are_read_back_from_a_row():
     for seed in range(50):
         facts = draw_facts(Draws(seed))
-        assert Facts(**facts.row()) == facts and len(facts.row()) == 7
+        assert Facts(**facts.row()) == facts and len(facts.row()) == 6
