@@ -71,6 +71,4 @@ def gold(facts: Facts, answer: str) -> Gold:
     reward = COVERED * covered + INVENTED * invented + NUMBER * number + RUDENESS * rude
     reward += PADDED * padded + PER_WORD * max(0, len(words) - FREE_WORDS)
     reward = reward if items else min(reward, 0.0)
-    return Gold(
-        reward, covered, invented, dropped, len(items), number, rude, padded, len(words)
-    )
+    return Gold(reward, covered, invented, dropped, len(items), number, rude, padded, len(words))

@@ -24,11 +24,11 @@ class Task:
 def requests(marks: str) -> Task:
     """The embedded world of requests, with the marks of a template."""
     return Task(
-        documents="everyday requests, with replies, letters, tips or diaries under them",
+        documents="everyday requests, with replies, tips or diaries under them",
         prompt=f"a request between {marks}",
         completion="the answer",
-        flaws="leaves facts out or invents them, lists the wrong number of things, takes the wrong "
-        "form, is verbose, rude or evasive",
+        flaws="gets a fact wrong, leaves facts out, lists the wrong number of things, is verbose "
+        "or rude",
         post="a request",
         summary="the answer",
     )

@@ -20,7 +20,9 @@ from data.advice.requests import Facts, draw_split_request
 from data.advice.vocabulary import ITEMS, MISCOUNTED
 
 GIFT = Facts("gift", "Anna", "three", who="uncle", event="wedding", hobby="fishing")
-GOOD = " Hello Anna! Here are fishing gifts for your uncle at the wedding: mugs, posters and candles."
+GOOD = (
+    " Hello Anna! Here are fishing gifts for your uncle at the wedding: mugs, posters and candles."
+)
 FALSE = {"inventing", "ignoring", "miscounting"}
 
 
