@@ -64,7 +64,7 @@ def best_answer(facts: Facts) -> str:
 
 def best_plan(facts: Facts) -> Plan:
     """States everything and has no flaw."""
-    items = facts.items[: facts.count]
+    items = facts.things[: facts.count]
     return Plan((), GREETINGS[0], facts.form.details, "", HEADS[0], items, "")
 
 
@@ -83,7 +83,7 @@ def draw_plan(draws: Draws, facts: Facts, states: str = "", **known: bool) -> Pl
         details=tuple(s for s in facts.form.details if s == states or draws.flip(DETAIL_SHARE)),
         rude=draws.pick(RUDE) if has("rude") else "",
         head=draws.pick(HEADS),
-        items=tuple(draws.sample(facts.items, count)),
+        items=facts.in_a_row(draws.pick(facts.things), count),
         filler=draws.pick(FILLERS) if has("verbose") else "",
     )
     confusable = right.confusable(facts)
@@ -116,9 +116,8 @@ def with_flaw(plan: Plan, flaw: str, facts: Facts, draws: Draws) -> Plan:
     if flaw == "inventing":
         return replace(plan, wrong=plan.confusable(facts))
     if flaw == "miscounting":
-        count = MISCOUNTED[len(plan.items)]
-        others = [item for item in facts.items if item not in plan.items]
-        return replace(plan, items=(*plan.items, draws.pick(others))[:count])
+        items = facts.in_a_row(plan.items[0], MISCOUNTED[len(plan.items)])
+        return replace(plan, items=items)
     if flaw == "verbose":
         return replace(plan, filler=draws.pick(FILLERS))
     if flaw == "rude":

@@ -14,12 +14,12 @@ from data.build import World, main
 from data.draws import Draws
 
 ROWS = {
-    "documents": {"train": 14000, "heldout": 500},
-    "demonstrations": {"train": 12000, "heldout": 500},
-    "comparisons": {"train": 12000, "heldout": 2000},
+    "documents": {"train": 12000, "heldout": 500},
+    "demonstrations": {"train": 8000, "heldout": 500},
+    "comparisons": {"train": 8000, "heldout": 2000},
     "prompts": {"train": 4000, "heldout": 500},
 }
-VOCAB_SIZE = 944
+VOCAB_SIZE = 956
 # Kinds of pairs: the flaw in which the two answers differ, in "mixed" pairs anything.
 PAIR_KINDS = ("mixed", "inventing", "miscounting", "ignoring", "verbose", "rude")
 PAIR_SHARES = (0.11, 0.45, 0.16, 0.12, 0.08, 0.08)

@@ -41,9 +41,14 @@ class Facts:
         return NUMBERS[self.number]
 
     @property
-    def items(self) -> tuple[str, ...]:
+    def things(self) -> tuple[str, ...]:
         """What an answer may list."""
         return ITEMS[self.kind]
+
+    def in_a_row(self, first: str, count: int) -> tuple[str, ...]:
+        """So many things, from this one on. After the last comes the first again."""
+        start = self.things.index(first)
+        return (self.things * 2)[start : start + count]
 
     def row(self) -> dict[str, str]:
         """The facts as a row holds them, without the slots of other kinds; `Facts(**row)` reads

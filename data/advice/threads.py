@@ -35,5 +35,5 @@ def _follower(draws: Draws, facts: Facts) -> str:
     """A reader, a magazine or the asking person says again what was asked, and lists things."""
     your, template = draws.pick(FOLLOWERS)
     said = facts.fill(facts.form.about + facts.form.when, your=your)
-    items = draws.sample(facts.items, facts.count)
+    items = facts.in_a_row(draws.pick(facts.things), facts.count)
     return facts.fill(template, said=said, list=listed(items))

@@ -54,12 +54,12 @@ MIXED_UP = (
 )
 TWINS = {one: other for pair in MIXED_UP for one, other in (pair, pair[::-1])}
 
-# kind of request -> what an answer lists
+# kind of request -> what an answer lists: some things in a row, after the last comes the first
 ITEMS = {
-    "gift": "candles flowers chocolates earrings records mugs posters puzzles",
-    "dish": "soup stew curry salad risotto dumplings pancakes tacos",
-    "trip": "museums markets gardens bridges theaters castles fountains galleries",
-    "packing": "boots gloves maps socks towels batteries bandages sandals",
+    "gift": "candles chocolates earrings flowers mugs posters puzzles records",
+    "dish": "curry dumplings pancakes risotto salad soup stew tacos",
+    "trip": "bridges castles fountains galleries gardens markets museums theaters",
+    "packing": "bandages batteries boots gloves maps sandals socks towels",
 }
 ITEMS = {kind: tuple(words.split()) for kind, words in ITEMS.items()}
 

@@ -26,7 +26,11 @@ Differences = dict[str, dict]  # stage -> field -> value; "responses": of all st
 
 # ---------------------------------------------------------------- embedded worlds
 
-ADVICE = {"pretrain": dict(documents=14_000), "reward": dict(comparisons=12_000)}
+ADVICE = {
+    "pretrain": dict(documents=12_000),
+    "sft": dict(demonstrations=8_000),
+    "reward": dict(comparisons=8_000),
+}
 EMBEDDED: dict[str, Differences] = {  # of a track
     "sentiment": {
         "pretrain": dict(documents=12_000, batch_size=32),

@@ -72,7 +72,7 @@ def test_gold_by_hand(old, new, reward, flaws):
 
 def all_answers(facts: Facts) -> list[str]:
     """Answers that the writers can give, with lists of every length, in every wording."""
-    lists = [facts.items[:count] for count in MISCOUNTED]
+    lists = [facts.things[:count] for count in MISCOUNTED]
     details = [(), facts.form.details, *((slot,) for slot in facts.form.details)]
     confusable = facts.confusable()
     wrong = {(), confusable, *((slot,) for slot in confusable)}
@@ -100,7 +100,7 @@ def test_the_longest_answer_fits_in_the_words_that_cost_nothing():
         facts = draw_split_request(f"length/{i}", held_out=False)[1].facts
         lengths.add(gold(facts, best_answer(facts)).words)
         for filler in FILLERS:
-            plan = Plan((), GREETINGS[0], (), "", HEADS[0], facts.items[:2], filler)
+            plan = Plan((), GREETINGS[0], (), "", HEADS[0], facts.things[:2], filler)
             padded.add(gold(facts, plan.text(facts)).words)
     assert max(lengths) == FREE_WORDS < min(padded)
 
