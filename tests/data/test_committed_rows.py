@@ -234,6 +234,16 @@ def test_rows_are_loaded_in_the_template_of_the_track(track):
         assert [{name: row[name] for name in wanted[0]} for row in loaded] == wanted
 
 
+@pytest.mark.parametrize("track", ["assistant", "instruct"])
+def test_every_word_of_the_world_of_requests_is_one_token(track):
+    encode = load_tokenizer(track).encode
+    texts = [row.text for row in load_rows("documents", "heldout", track)]
+    texts += [row.prompt + row.completion for row in load_rows("demonstrations", "heldout", track)]
+    words = {word for text in texts for word in re.findall(r" ?[A-Za-z]+", text)}
+    assert len(words) > 200
+    assert [word for word in words if len(encode(word)) > 1] == []
+
+
 @pytest.mark.parametrize(
     ("track", "kind", "usual", "share", "fewest", "most"),
     [
