@@ -55,7 +55,8 @@ def completion_nll(model: GPT, ids: Tensor, completion_mask: Tensor) -> Tensor:
 def demonstration_batches(
     rows: list[tuple[list[int], int]], batch_size: int, epochs: float, pad_id: int, seed: int
 ) -> Batches:
-    """Batches (ids, completion mask) of rows of similar length, in an order fixed by the seed.
+    """Batches (ids, completion mask) of rows with prompts of similar length, in an order fixed by
+    the seed. (In batches of similar rows, short completions would weigh more than long ones.)
 
     rows: pairs of token ids and number of prompt tokens, as from `encode_demonstration`.
     """
@@ -64,7 +65,7 @@ def demonstration_batches(
         ids, mask = right_pad([rows[i][0] for i in index], pad_id, multiple=16)
         return ids, completion_masks(mask, [rows[i][1] for i in index])
 
-    return Batches(batch_plan([len(ids) for ids, _ in rows], batch_size, epochs, seed), make)
+    return Batches(batch_plan([prompt for _, prompt in rows], batch_size, epochs, seed), make)
 
 
 @torch.no_grad()
