@@ -19,13 +19,12 @@ class Document:
 class Demonstration:
     """A prompt and the completion that a writer wrote for it.
 
-    `logprob` is log P(completion | prompt) in nats, known only in a generated world. Such a world
-    says who the writer is, or which flaws the completion has.
+    `logprob` is log P(completion | prompt) in nats. It and the flaws of the completion are known
+    only in a generated world.
     """
 
     prompt: str
     completion: str
-    writer: str = ""
     logprob: float | None = None
     flaws: list[str] | None = None
 

@@ -46,25 +46,16 @@ def show_ladder(losses: Mapping[str, float | None]) -> None:
         print(f"{name:18} not known: people wrote these texts")
 
 
-# ---------------------------------------------------------------- demonstrations and their writers
+# ---------------------------------------------------------------- demonstrations
 
 
 def flaws_note(item: Demonstration) -> str:
-    """What is known of a demonstration: its flaws, or in other worlds its writer."""
-    if item.flaws is not None:
-        return f"flaws: {', '.join(item.flaws) or 'none'}"
-    return f"writer: {item.writer}" if item.writer else "flaws: not known"
+    """What is known of a demonstration: its flaws."""
+    return f"flaws: {'not known' if item.flaws is None else ', '.join(item.flaws) or 'none'}"
 
 
-def show_writers(demonstrations: Sequence[Demonstration]) -> None:
-    """An example by every writer, or where they have no names three examples and the lengths."""
-    writers = [item.writer for item in demonstrations]
-    if any(writers):
-        for writer in dict.fromkeys(writers):
-            example = demonstrations[writers.index(writer)]
-            share = writers.count(writer) / len(writers)
-            print(f"{writer} ({share:.0%}): {example.prompt[-60:]!r} ->{example.completion}\n")
-        return
+def show_demonstrations(demonstrations: Sequence[Demonstration]) -> None:
+    """Three examples, and the lengths of all."""
     for item in demonstrations[1:4]:
         print(f"... {item.prompt[-60:]!r} ->{item.completion}\n({flaws_note(item)})\n")
     lengths = sorted(len(item.completion.split()) for item in demonstrations)

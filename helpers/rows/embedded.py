@@ -19,7 +19,6 @@ SPLITS = ("train", "heldout")
 SHARED_WORLDS = {"assistant": ("advice", ASSISTANT), "instruct": ("advice", INSTRUCT)}
 # Fields that a row may leave out: what they must be if they are there
 OPTIONAL = {
-    "writer": (str, "a text"),
     "flaws": (list, "a list"),
     "kind": (str, "a text"),
     "facts": (dict, "an object"),

@@ -16,7 +16,7 @@ from helpers.lesson.known import (
     flaw_rates as rates_of,
     flaws_note,
     floor_of,
-    show_writers,
+    show_demonstrations,
     writers_gold,
 )
 from helpers.records import Demonstration, Document
@@ -103,10 +103,9 @@ def test_the_twin_of_one_option_is_no_mix_up_where_it_is_the_other_one():
 
 def test_demonstrations_are_shown_with_their_flaws(capsys):
     rows = load_rows("demonstrations", "train", limit=100)
-    show_writers(rows)
+    show_demonstrations(rows)
     shown = capsys.readouterr().out
     assert all(row.completion in shown for row in rows[1:4])
     assert f"flaws: {', '.join(rows[1].flaws) or 'none'}" in shown and "hallucination" in shown
-    assert flaws_note(Demonstration("a", " b", "cold")) == "writer: cold"
     assert flaws_note(Demonstration("a", " b", flaws=[])) == "flaws: none"
     assert flaws_note(Demonstration("a", " b")) == "flaws: not known"

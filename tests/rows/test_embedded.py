@@ -56,7 +56,7 @@ def test_fields_that_may_be_left_out():
     answer = '{"prompt": "p", "completion": " c", "label": 0}'
     assert parse_row(Labelled, answer, "here") == Labelled("p", " c", 0, None)
     line = '{"prompt": "p", "completion": " c"}'
-    assert parse_row(Demonstration, line, "here") == Demonstration("p", " c", "", None)
+    assert parse_row(Demonstration, line, "here") == Demonstration("p", " c", None)
     assert parse_row(Prompt, '{"prompt": "p", "facts": null}', "here") == Prompt("p", None)
 
 
