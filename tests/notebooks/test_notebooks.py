@@ -89,11 +89,12 @@ def test_the_reward_model_beats_chance(report):
 
 
 def test_ppo_mends_what_its_reward_model_sees(report):
-    """Few iterations, yet questions come back and the gold reward rises with the score."""
+    """Few iterations, yet small talk and padding go, and the gold reward rises with the score."""
     ppo = report["ppo"]
     sft, policy = ppo["table"]["SFT"], ppo["table"]["PPO"]
     assert policy["score"] > sft["score"] + 0.2, "in standard deviations of SFT's scores"
-    assert policy["flaws"]["missing_question"] < 0.5 * sft["flaws"]["missing_question"]
+    for flaw in ("copying", "padding"):
+        assert policy["flaws"][flaw] < 0.5 * sft["flaws"][flaw]
     low, high = ppo["gold_gain_ci95"]
     assert 0 < low < ppo["gold_reward"] - ppo["sft_gold_reward"] < high
     assert math.isfinite(ppo["kl"]) and 0 <= ppo["kl"] < 100
