@@ -1,12 +1,12 @@
 """Whole courses of many seeds, and what docs/results.md says of them: `make evidence`.
 
-    python -m benchmarks.evidence --tracks tldr,sentiment --seeds 0-9 --threads 1
+    python -m benchmarks.evidence --tracks tldr,sentiment --seeds 0-9 --threads 1 --at-once 2
 
 Every seed's four stages run as commands, in the run folder runs/evidence/TRACK-SEED. A second
 reward model is trained from the same SFT model with another number of threads and, where the CPU
 has 16-bit units, a third one in float32, so that other rounding counts too. What a run folder holds
-is not run again, and a stage that was stopped goes on where it stood. The settings were chosen on
-seeds of 100 and more; the table is about 0 to 9.
+is not run again, and a stage that was stopped goes on where it stood. With --at-once, so many seeds
+run side by side. The settings were chosen on seeds of 100 and more; the table is about 0 to 9.
 
 It writes evidence.json and the table between the marks of docs/results.md.
 """
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
@@ -154,22 +156,30 @@ def main() -> None:
     parser.add_argument("--tracks", default="tldr,sentiment,assistant,instruct")
     parser.add_argument("--seeds", default="0-9", help="first and last")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--at-once", type=int, default=1, help="seeds that run side by side")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    runs, start = [], time.monotonic()
+    done, start = [], time.monotonic()
     todo = jobs(options.tracks.split(","), seeds, options.threads)
-    for job in todo:
 
-        def say(line: str) -> None:
-            minutes = (time.monotonic() - start) / 60
-            print(f"[{len(runs) + 1} of {len(todo)} runs, {minutes:.0f} min] {line}", flush=True)
+    def say(line: str) -> None:
+        minutes = (time.monotonic() - start) / 60
+        print(f"[{len(done)} of {len(todo)} runs, {minutes:.0f} min] {line}", flush=True)
 
-        whole = job["seed"] not in {r["seed"] for r in runs if r["track"] == job["track"]}
-        runs.append(run_job(job, whole, options.folder, options.preset, say))
+    def run_seed(of_seed: list[dict]) -> list[dict]:
+        mine: list[dict] = []
+        for job in of_seed:  # the others start from the SFT model of the first
+            mine.append(run_job(job, not mine, options.folder, options.preset, say))
+            done.append(job)
+        return mine
+
+    grouped = groupby(todo, key=lambda job: (job["track"], job["seed"]))
+    with ThreadPoolExecutor(options.at_once) as pool:
+        runs = sum(pool.map(run_seed, [list(of_seed) for _, of_seed in grouped]), [])
     results = {
         "cpu": cpu_name(),
         "torch": torch.__version__,

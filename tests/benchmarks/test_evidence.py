@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -96,11 +97,23 @@ def test_the_table_has_means_and_the_range_over_all_runs(tmp_path):
 
 
 @pytest.mark.parametrize("text, seeds", [("3", [3]), ("0-2", [0, 1, 2])])
-def test_seeds_are_a_first_and_a_last(text, seeds, monkeypatch, tmp_path):
-    found = []
-    monkeypatch.setattr(evidence, "run_job", lambda job, *rest: found.append(job) or job)
-    monkeypatch.setattr(evidence, "write", lambda results, path: None)
+@pytest.mark.parametrize("at_once", ["1", "2"])
+def test_seeds_are_a_first_and_a_last(text, seeds, at_once, monkeypatch):
+    """Each begins with its whole course, and they come out in order, also side by side."""
+
+    def run(job, whole, *rest):
+        time.sleep(0.02 if job["seed"] == 0 else 0.0)  # the first to start is the last to end
+        return {**job, "whole": whole}
+
+    written = []
+    monkeypatch.setattr(evidence, "run_job", run)
+    monkeypatch.setattr(evidence, "write", lambda results, path: written.append(results))
     monkeypatch.setattr(evidence, "table", lambda results: "")
-    monkeypatch.setattr("sys.argv", ["evidence", "--tracks", "tldr", "--seeds", text])
+    command = ["evidence", "--tracks", "tldr", "--seeds", text, "--at-once", at_once]
+    monkeypatch.setattr("sys.argv", command)
     evidence.main()
-    assert list(dict.fromkeys(job["seed"] for job in found)) == seeds
+    runs = written[0]["runs"]
+    assert [run["seed"] for run in runs if run["whole"]] == seeds
+    assert [{key: run[key] for key in run if key != "whole"} for run in runs] == jobs(
+        ["tldr"], seeds, 1
+    )
