@@ -21,6 +21,7 @@ from tests.support.enumeration import (
     articles_that_do_not_fit,
     check_frequencies,
     exact_texts,
+    likeliest,
     words_in,
 )
 
@@ -185,18 +186,6 @@ def test_the_likeliest_continuation_has_every_flaw(monkeypatch, kind):
         assert set(judged.flaw_names) == flaws | ({"inventing"} if mixed_up else set())
         assert (judged.dropped, judged.invented) == (2, len(mixed_up))
         assert judged.items == MISCOUNTED[facts.count]
-
-
-def likeliest(texts: dict[str, float]) -> str:
-    """The text that one gets to word by word, from the texts and their probabilities."""
-    rest, text = {f"{text}\n": p for text, p in texts.items()}, ""
-    while not text.endswith("\n"):
-        following: Counter = Counter()
-        for candidate, p in rest.items():
-            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
-        text += following.most_common(1)[0][0]
-        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
-    return text
 
 
 def test_a_quarter_of_the_values_of_each_slot_have_a_twin_there():

@@ -34,6 +34,7 @@ from tests.support.enumeration import (
     articles_that_do_not_fit,
     check_frequencies,
     exact_texts,
+    likeliest,
     words_in,
 )
 
@@ -157,20 +158,10 @@ def test_each_flaw_comes_as_often_as_stated_and_by_itself(monkeypatch, aspect, s
 
 @grammars
 def test_the_likeliest_continuation_has_every_flaw(monkeypatch, aspect, sizes):
-    """Where texts part, go on with the word that most of the probability goes on with: the text at
-    temperature 0 has all flaws.
-    """
     shrink(monkeypatch, **sizes)
     beginning = about(aspect)
-    rest = exact_texts(lambda draws: draw_completion(draws, beginning) + "\n")
-    text = ""
-    while not text.endswith("\n"):
-        following: Counter = Counter()
-        for candidate, p in rest.items():
-            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
-        text += following.most_common(1)[0][0]
-        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
-    judged = gold(beginning.facts, text.rstrip("\n"))
+    text = likeliest(exact_texts(lambda draws: draw_completion(draws, beginning)))
+    judged = gold(beginning.facts, text)
     assert judged.flaw_names == list(FLAW_SHARES)
     assert (judged.repeats, judged.contradictions) == (1, 1)
 

@@ -18,6 +18,7 @@ from tests.support.enumeration import (
     articles_that_do_not_fit,
     check_frequencies,
     exact_texts,
+    likeliest,
     words_in,
 )
 from tests.support.mixed_up import PLAIN, confusable_in, shares_of_confusable_fields
@@ -240,18 +241,9 @@ def test_the_stated_rates_are_exact_means_over_all_facts(monkeypatch):
 
 @several_facts
 def test_the_likeliest_continuation_has_every_flaw(fields):
-    """Where texts part, go on with the word that most of the probability goes on with: the text at
-    temperature 0 has all flaws. It mixes up the words with twins that it states, and no others.
-    """
+    """It mixes up the words with twins that it states, and no others."""
     post = a_post(confusable_in(fields))
-    rest = exact_texts(lambda draws: draw_summary(draws, post) + "\n")
-    text = ""
-    while not text.endswith("\n"):
-        following: Counter = Counter()
-        for candidate, p in rest.items():
-            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
-        text += following.most_common(1)[0][0]
-        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
+    text = likeliest(exact_texts(lambda draws: draw_summary(draws, post)))
     judged, mixed_up = gold(post.facts, text), set(MAIN) & set(fields)
     flaws = {"copying", "padding", "dropped_details", "missing_question"}
     assert set(judged.flaw_names) == flaws | ({"hallucination"} if mixed_up else set())

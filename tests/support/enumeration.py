@@ -24,6 +24,20 @@ def exact_texts(program) -> dict[str, float]:
     return found
 
 
+def likeliest(texts: dict[str, float]) -> str:
+    """The text at temperature 0: where texts part, it goes on with the word that most of the
+    probability goes on with.
+    """
+    rest, text = {f"{text}\n": p for text, p in texts.items()}, ""
+    while not text.endswith("\n"):
+        following: Counter = Counter()
+        for candidate, p in rest.items():
+            following[re.match(r" ?\w+|\W", candidate[len(text) :])[0]] += p
+        text += following.most_common(1)[0][0]
+        rest = {candidate: p for candidate, p in rest.items() if candidate.startswith(text)}
+    return text.removesuffix("\n")
+
+
 def check_frequencies(program, found: dict[str, float], samples: int) -> None:
     """Drawn texts come as often as their exact probability says (chi-square), and carry it as their
     logprob.
