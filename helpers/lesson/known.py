@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import torch
 
+from data.advice import answers
 from data.draws import Draws
+from data.sentiment import writers
 from data.tldr import summaries
 from data.tldr.gold import SLOT_OF
 from data.tldr.posts import Facts, draw_split_post
@@ -128,21 +130,23 @@ def evidence(responses: Responses, written: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- the writers: flaws, gold reward
 
 
-def flaw_rates(
-    responses: Responses, base_responses: Responses
-) -> dict[str, tuple[dict[str, float], int]]:
+# world -> how often its writers have each flaw
+WRITERS = {
+    "tldr": summaries.flaw_rates(),
+    "sentiment": writers.FLAW_SHARES,
+    "advice": answers.flaw_rates(),
+}
+
+
+def flaw_rates(responses: Responses) -> dict[str, tuple[dict[str, float], int]]:
     """How often each flaw comes, {who: ({flaw: share}, number of responses; 0 if it is exact)}:
-    the writers of the world of posts, whose shares are known, or else the base model; then the
-    SFT model. Empty where flaws are not known.
+    the writers of the world, then the SFT model. Empty where flaws are not known.
     """
     if not responses.known:
         return {}
-    number, rates = len(responses.texts), responses.flaws()
-    if responses.prompts[0].world != "tldr":
-        base = base_responses.flaws(), len(base_responses.texts)
-        return {"base model": base, "SFT model": (rates, number)}
-    writers = {name: summaries.flaw_rates()[name] for name in rates}
-    return {"writers": (writers, 0), "SFT model": (rates, number)}
+    rates = responses.flaws()
+    teachers = {name: WRITERS[responses.prompts[0].world][name] for name in rates}
+    return {"writers": (teachers, 0), "SFT model": (rates, len(responses.texts))}
 
 
 def false_values(responses: Responses) -> dict[str, float]:

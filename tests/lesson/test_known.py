@@ -65,9 +65,19 @@ def test_the_writers_rates_are_beside_those_of_the_model():
     prompts = load_rows("prompts", "heldout", limit=4)
     texts = [best_summary(post.facts) for post in heldout_posts(4)]
     responses = Responses(prompts, [[0]] * 4, texts, [True] * 4)
-    rates = rates_of(responses, responses)
+    rates = rates_of(responses)
     assert rates["writers"] == (flaw_rates(), 0)
     assert rates["SFT model"] == (dict.fromkeys(rates["writers"][0], 0.0), 4)
+
+
+@pytest.mark.parametrize(
+    ("track", "usual"), [("sentiment", {"broken": 0.6}), ("instruct", {"rude": 0.6})]
+)
+def test_every_world_knows_its_writers_rates(track, usual):
+    prompts = load_rows("prompts", "heldout", track, limit=2)
+    rates = rates_of(Responses(prompts, [[0]] * 2, [" the", " the"], [True] * 2))
+    assert rates["writers"][0].items() >= usual.items()
+    assert rates["writers"][0].keys() == rates["SFT model"][0].keys()
 
 
 def test_a_false_value_of_the_post_is_told_from_another():
