@@ -2,21 +2,20 @@
 
     python -m benchmarks.evidence --tracks tldr,sentiment --seeds 0-9 --threads 1 --at-once 2
 
-Every seed's four stages run as commands, in the run folder runs/evidence/TRACK-SEED. A second
-reward model is trained from the same SFT model with another number of threads and, where the CPU
-has 16-bit units, a third one in float32, so that other rounding counts too. What a run folder holds
-is not run again, and a stage that was stopped goes on where it stood. With --at-once, so many seeds
-run side by side. The settings were chosen on seeds of 100 and more; the table is about 0 to 9.
+Every seed's four stages run as commands, in the run folder runs/evidence/TRACK-SEED. Two more
+reward models are trained from the same SFT model, with other numbers of threads or in float32, so
+that other rounding counts too. What a run folder holds is not run again, and a stage that was
+stopped goes on where it stood. With --at-once, so many seeds run side by side. The settings were
+chosen on seeds of 100 and more; the table is about 0 to 9.
 
-It writes evidence.json and the table between the marks of docs/results.md.
+It writes evidence.json and the table between the marks of docs/results.md. Runs of other seeds or
+tracks that evidence.json already has stay, as long as the course's settings are the same.
 """
 
 import argparse
+import hashlib
 import json
-import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,27 +25,35 @@ from statistics import mean
 
 import torch
 
+from benchmarks.page import PAGE, write_table
 from benchmarks.rounds import ROOT, cpu_name
+from benchmarks.stages import run_stage
 from helpers.engine.hardware import choose_dtype
+from helpers.rows.tracks import TRACKS
 from helpers.run.folders import NOTEBOOKS
+from helpers.run.presets import PRESETS, load_config
 from helpers.run.report import read_metrics
 
 RESULTS = ROOT / "benchmarks" / "evidence.json"
-MARKS = re.compile(r"(<!-- evidence -->\n).*?(<!-- /evidence -->)", flags=re.DOTALL)
 
 
 def jobs(tracks: list[str], seeds: range, threads: int) -> list[dict]:
     """{track, seed, threads, dtype} of each run. The first of a seed is its whole course."""
     dtype = str(choose_dtype(torch.device("cpu"))).removeprefix("torch.")
-    variants = [(threads, dtype), (3 - threads, dtype)]
-    if dtype != "float32":
-        variants.append((threads, "float32"))
+    third = (3, dtype) if dtype == "float32" else (threads, "float32")
+    variants = [(threads, dtype), (3 - threads, dtype), third]
     return [
         {"track": track, "seed": seed, "threads": number, "dtype": dtype}
         for track in tracks
         for seed in seeds
         for number, dtype in variants
     ]
+
+
+def settings_of(preset: str, track: str) -> str:
+    """A digest of the settings of the four stages: runs of different settings don't mix."""
+    configs = [load_config(stage, preset, track) for stage in NOTEBOOKS]
+    return hashlib.sha256(repr(configs).encode()).hexdigest()[:12]
 
 
 def run_job(job: dict, whole: bool, folder: Path, preset: str, say: Callable) -> dict:
@@ -63,21 +70,27 @@ def run_job(job: dict, whole: bool, folder: Path, preset: str, say: Callable) ->
         if not (out / base).exists():
             shutil.copytree(course / base, out / base)
     for stage in stages:
-        if not (out / "metrics" / f"{stage}.json").exists():
-            options = {**job, "preset": preset, "out": out}
-            flags = [f"--{name}={value}" for name, value in options.items()]
-            start = time.monotonic()
-            subprocess.run(
-                [sys.executable, "-m", "helpers", stage, *flags],
-                cwd=ROOT,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            say(f"{out.name} {stage}: {time.monotonic() - start:.0f} s")
+        run_stage(stage, {**job, "preset": preset, "out": out}, say)
     recorded = read_metrics(out)
     for values in recorded.values():
         values.pop("curves", None)
-    return {**job, "whole": whole, **recorded}
+    about = {"cpu": cpu_name(), "torch": torch.__version__}
+    about |= {"preset": preset, "settings": settings_of(preset, job["track"])}
+    return {**job, "whole": whole, **about, **recorded}
+
+
+def merged(runs: list[dict], path: Path, preset: str) -> list[dict]:
+    """Those runs, and the runs of other seeds and tracks in the file that have today's settings."""
+    old = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    new = {(run["track"], run["seed"]) for run in runs}
+    kept = [
+        run
+        for run in old
+        if (run["track"], run["seed"]) not in new
+        and run["preset"] == preset
+        and run["settings"] == settings_of(preset, run["track"])
+    ]
+    return sorted(kept + runs, key=lambda run: (list(TRACKS).index(run["track"]), run["seed"]))
 
 
 def way(reward: dict) -> float:
@@ -139,16 +152,19 @@ def table(results: dict) -> str:
     lines = [f"| | {' | '.join(tracks)} |", "|---|" + "---|" * len(tracks)]
     for name in dict.fromkeys(name for column in columns for name in column):
         lines.append(f"| {name} | {' | '.join(column.get(name, '') for column in columns)} |")
-    about = "{cpu}, torch {torch}, preset {preset}, seeds {seeds}.".format(**results)
-    return "\n".join([*lines, "", about])
+    runs = results["runs"]
+    machines = sorted({"{cpu}, torch {torch}, preset {preset}".format(**run) for run in runs})
+    seeds = []
+    for track in tracks:
+        ran = sorted({run["seed"] for run in runs if run["track"] == track})
+        seeds.append(f"{track} {', '.join(map(str, ran))}")
+    return "\n".join([*lines, "", f"Seeds: {'; '.join(seeds)}. {'; '.join(machines)}."])
 
 
-def write(results: dict, path: Path = RESULTS, page: Path = ROOT / "docs" / "results.md") -> None:
-    """The JSON file, and the table between the marks of the page."""
+def write(results: dict, path: Path = RESULTS, page: Path = PAGE) -> None:
+    """The JSON file, and the table in its place on the page."""
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    old = page.read_text(encoding="utf-8")
-    new = MARKS.sub(lambda m: f"{m[1]}\n{table(results)}\n\n{m[2]}", old)
-    page.write_text(new, encoding="utf-8")
+    write_table("evidence", table(results), page)
 
 
 def main() -> None:
@@ -157,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9", help="first and last")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
     parser.add_argument("--at-once", type=int, default=1, help="seeds that run side by side")
-    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--preset", default="cpu", choices=PRESETS)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -180,13 +196,7 @@ def main() -> None:
     grouped = groupby(todo, key=lambda job: (job["track"], job["seed"]))
     with ThreadPoolExecutor(options.at_once) as pool:
         runs = sum(pool.map(run_seed, [list(of_seed) for _, of_seed in grouped]), [])
-    results = {
-        "cpu": cpu_name(),
-        "torch": torch.__version__,
-        "preset": options.preset,
-        "seeds": options.seeds,
-        "runs": runs,
-    }
+    results = {"runs": merged(runs, options.out, options.preset)}
     write(results, options.out)
     print(table(results))
 

@@ -1,14 +1,10 @@
-"""The table of benchmarks/bench.json for docs/results.md: `python -m tools.bench_table` writes it
-between its two marks there.
-
-The marks are <!-- bench --> and <!-- /bench -->; without them the table is only printed.
-"""
+"""Puts the table of benchmarks/bench.json into docs/results.md: `python -m tools.bench_table`."""
 
 import json
-import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.page import write_table
+from benchmarks.rounds import ROOT
+
 ROWS = {
     "train_step_vs_transformers": ("training step, transformers' GPT-2 as it runs by default", 2.3),
     "train_step_same_dtype": ("training step, both in bfloat16 with AdamW", 1.3),
@@ -49,16 +45,7 @@ def table(results: dict) -> str:
 def main() -> None:
     written = table(json.loads((ROOT / "benchmarks/bench.json").read_text(encoding="utf-8")))
     print(written)
-    page = ROOT / "docs/results.md"
-    old = page.read_text(encoding="utf-8")
-    new = re.sub(
-        r"(<!-- bench -->\n).*?(<!-- /bench -->)",
-        lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
-        old,
-        flags=re.S,
-    )
-    if new != old:
-        page.write_text(new, encoding="utf-8")
+    write_table("bench", written)
 
 
 if __name__ == "__main__":
