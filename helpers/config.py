@@ -11,7 +11,7 @@ SOURCES = ("embedded", "local", "hub")  # the generated world, a folder, the Hug
 class PretrainConfig:
     """0-Pretrain: train a GPT-2 from random weights on documents."""
 
-    layers: int = 4
+    layers: int = 2
     heads: int = 4
     channels: int = 128  # width of the model
     context: int = 256  # tokens: longest document, or prompt and response together
@@ -115,13 +115,13 @@ class RewardConfig:
 class PPOConfig(AdapterConfig):
     """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
-    iterations: int = 30
+    iterations: int = 24
     rollout_size: int = 128  # prompts per iteration, with one response each
     minibatch_size: int = 32  # responses per gradient step
     micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
     epochs: int = 2  # passes over each rollout
-    lr: float = 8e-4
-    muon_lr: float = 3e-3
+    lr: float = 1e-3
+    muon_lr: float = 4e-3
     # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3

@@ -14,7 +14,8 @@ from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 FEW = 64  # prompts that the base model and best of n are measured on
-N_MAX = 64  # samples to each of them, for best of n by the gold reward
+N_MAX = 64  # samples to each of FRONTIER prompts, for best of n by the gold reward
+FRONTIER = 32
 
 
 def evaluate_in_world(
@@ -55,8 +56,8 @@ def evaluate_in_world(
         add_policy("PPO", many, models.policy, temperature)
     if oracle is not None:
         add_policy("oracle PPO", many, oracle)
-    n_max = n if smoke else N_MAX
-    frontier = best_by_gold(few.sample(models.reference, n_max), n_max)
+    n_max, resampled = (n, few) if smoke else (N_MAX, sampler(FRONTIER))
+    frontier = best_by_gold(resampled.sample(models.reference, n_max), n_max)
     return {**known_metrics(rows, responses), "table": rows, "frontier": frontier}, responses
 
 

@@ -53,7 +53,7 @@ SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
 # ---------------------------------------------------------------- real rows: two cores
 
 SMALL_GPT = dict(layers=6, channels=256, eval_documents=40)  # six million parameters
-GENTLE = dict(muon_lr=1.3e-3, kl_coef=0.1)
+GENTLE = dict(lr=8e-4, muon_lr=1.3e-3, kl_coef=0.1)
 SMALL_ROLLOUTS = GENTLE | dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3)
 REAL_ADVICE: Differences = {
     "pretrain": SMALL_GPT | dict(context=256, documents=2_000),
