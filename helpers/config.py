@@ -115,13 +115,14 @@ class RewardConfig:
 class PPOConfig(AdapterConfig):
     """3-PPO: the policy maximises the reward model's score minus a KL penalty to the SFT model."""
 
-    iterations: int = 24
+    iterations: int = 32
     rollout_size: int = 128  # prompts per iteration, with one response each
-    minibatch_size: int = 32  # responses per gradient step
+    minibatch_size: int = 16  # responses per gradient step
     micro_batch: int = 0  # responses in memory at once (0: the whole minibatch)
-    epochs: int = 2  # passes over each rollout
-    lr: float = 1e-3
-    muon_lr: float = 4e-3
+    # Passes over each rollout. One pass in eight minibatches, as InstructGPT has (appendix C.4).
+    epochs: int = 1
+    lr: float = 8e-4
+    muon_lr: float = 3e-3
     # AdamW only: cheaper than Muon, and it tracks the returns of a changing policy faster.
     value_lr: float = 3e-3
     adapter_lr: float = 2e-3

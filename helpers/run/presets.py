@@ -53,7 +53,7 @@ SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
 # ---------------------------------------------------------------- real rows: two cores
 
 SMALL_GPT = dict(layers=6, channels=256, eval_documents=40)  # six million parameters
-GENTLE = dict(lr=8e-4, muon_lr=1.3e-3, kl_coef=0.1)
+GENTLE = dict(epochs=2, muon_lr=1.3e-3, kl_coef=0.1)
 SMALL_ROLLOUTS = GENTLE | dict(iterations=20, rollout_size=32, minibatch_size=16, value_lr=1e-3)
 REAL_ADVICE: Differences = {
     "pretrain": SMALL_GPT | dict(context=256, documents=2_000),
@@ -72,7 +72,7 @@ REAL: dict[str, Differences] = {  # preset cpu
         "pretrain": SMALL_GPT | dict(context=128, documents=1_300, batch_size=32),
         "sft": dict(demonstrations=100_000, epochs=3.0, batch_size=32),
         "reward": dict(pointwise=True, comparisons=100_000, epochs=3.0, lr=3e-3, muon_lr=1e-2),
-        "ppo": GENTLE | dict(iterations=40, rollout_size=64),
+        "ppo": GENTLE | dict(iterations=40, rollout_size=64, minibatch_size=32),
         "responses": dict(response_tokens=48),
     },
     "assistant": REAL_ADVICE,
@@ -105,7 +105,7 @@ T4: Differences = {  # every track; micro_batch is what fits
     "reward": ADAMW | dict(batch_size=32, micro_batch=16, lr=1e-5),
     "ppo": ADAMW
     | LORA
-    | dict(iterations=150, rollout_size=32, minibatch_size=8)
+    | dict(iterations=150, rollout_size=32, minibatch_size=8, epochs=2)
     | dict(lr=1e-5, value_lr=1e-5, kl_coef=0.05),
 }
 H100: Differences = {  # on top of T4
