@@ -13,7 +13,7 @@ from helpers.run.report import duration
 # fraction of that on the other tracks. Once the first notebook has run, only the ratios matter.
 EXPECTED = {
     "smoke": {"pretrain": 75, "sft": 50, "reward": 30, "ppo": 45},
-    "cpu": {"pretrain": 126, "sft": 140, "reward": 182, "ppo": 441},
+    "cpu": {"pretrain": 121, "sft": 123, "reward": 175, "ppo": 333},
 }
 FRACTION = {"tldr": 1.0, "sentiment": 0.42, "assistant": 0.64, "instruct": 0.64}
 HEARTBEAT = 20  # seconds between progress lines where output is not a terminal
