@@ -5,8 +5,9 @@
 Every seed's four stages run as commands, in the run folder runs/evidence/TRACK-SEED. Two more
 reward models are trained from the same SFT model, with other numbers of threads or in float32, so
 that other rounding counts too. What a run folder holds is not run again, and a stage that was
-stopped goes on where it stood. With --at-once, so many seeds run side by side. The settings were
-chosen on seeds of 100 and more; the table is about 0 to 9.
+stopped goes on where it stood. With --at-once, so many courses run side by side; the other reward
+models, which may take several threads, follow one by one. The settings were chosen on seeds of 100
+and more; the table is about 0 to 9.
 
 It writes evidence.json and the table between the marks of docs/results.md. Runs of other seeds or
 tracks that evidence.json already has stay, as long as the course's settings are the same.
@@ -19,7 +20,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
@@ -38,7 +38,7 @@ RESULTS = ROOT / "benchmarks" / "evidence.json"
 
 
 def jobs(tracks: list[str], seeds: range, threads: int) -> list[dict]:
-    """{track, seed, threads, dtype} of each run. The first of a seed is its whole course."""
+    """{track, seed, threads, dtype} of each run. The first of three is a seed's whole course."""
     dtype = str(choose_dtype(torch.device("cpu"))).removeprefix("torch.")
     third = (3, dtype) if dtype == "float32" else (threads, "float32")
     variants = [(threads, dtype), (3 - threads, dtype), third]
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--tracks", default="tldr,sentiment,assistant,instruct")
     parser.add_argument("--seeds", default="0-9", help="first and last")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--at-once", type=int, default=1, help="seeds that run side by side")
+    parser.add_argument("--at-once", type=int, default=1, help="courses that run side by side")
     parser.add_argument("--preset", default="cpu", choices=PRESETS)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -181,21 +181,19 @@ def main() -> None:
     seeds = range(int(first), int(last or first) + 1)
     done, start = [], time.monotonic()
     todo = jobs(options.tracks.split(","), seeds, options.threads)
+    courses = todo[::3]
 
     def say(line: str) -> None:
         minutes = (time.monotonic() - start) / 60
         print(f"[{len(done)} of {len(todo)} runs, {minutes:.0f} min] {line}", flush=True)
 
-    def run_seed(of_seed: list[dict]) -> list[dict]:
-        mine: list[dict] = []
-        for job in of_seed:  # the others start from the SFT model of the first
-            mine.append(run_job(job, not mine, options.folder, options.preset, say))
-            done.append(job)
-        return mine
+    def run(job: dict) -> dict:
+        done.append(run_job(job, job in courses, options.folder, options.preset, say))
+        return done[-1]
 
-    grouped = groupby(todo, key=lambda job: (job["track"], job["seed"]))
     with ThreadPoolExecutor(options.at_once) as pool:
-        runs = sum(pool.map(run_seed, [list(of_seed) for _, of_seed in grouped]), [])
+        runs = list(pool.map(run, courses))
+    runs += [run(job) for job in todo if job not in courses]  # from the courses' SFT models
     results = {"runs": merged(runs, options.out, options.preset)}
     write(results, options.out)
     print(table(results))
