@@ -10,7 +10,8 @@ models, which may take several threads, follow one by one. The settings were cho
 and more; the table is about 0 to 9.
 
 It writes evidence.json and the table between the marks of docs/results.md. Runs of other seeds or
-tracks that evidence.json already has stay, as long as the course's settings are the same.
+tracks that evidence.json already has stay, as long as the course's settings are the same. (Of the
+rows and the code nothing is known: after a change there, begin with an empty file.)
 """
 
 import argparse
@@ -27,7 +28,7 @@ import torch
 
 from benchmarks.page import PAGE, write_table
 from benchmarks.rounds import ROOT, cpu_name
-from benchmarks.stages import run_stage
+from benchmarks.stages import run_stage, seed_range
 from helpers.engine.hardware import choose_dtype
 from helpers.rows.tracks import TRACKS
 from helpers.run.folders import NOTEBOOKS
@@ -83,14 +84,14 @@ def merged(runs: list[dict], path: Path, preset: str) -> list[dict]:
     """Those runs, and the runs of other seeds and tracks in the file that have today's settings."""
     old = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
     new = {(run["track"], run["seed"]) for run in runs}
-    kept = [
+    others = [
         run
         for run in old
         if (run["track"], run["seed"]) not in new
         and run["preset"] == preset
         and run["settings"] == settings_of(preset, run["track"])
     ]
-    return sorted(kept + runs, key=lambda run: (list(TRACKS).index(run["track"]), run["seed"]))
+    return sorted(others + runs, key=lambda run: (list(TRACKS).index(run["track"]), run["seed"]))
 
 
 def way(reward: dict) -> float:
@@ -177,8 +178,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    first, _, last = options.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = seed_range(options.seeds)
     done, start = [], time.monotonic()
     todo = jobs(options.tracks.split(","), seeds, options.threads)
     courses = todo[::3]

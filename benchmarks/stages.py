@@ -1,4 +1,4 @@
-"""A stage of the course as a command, once: what its run folder holds is not run again."""
+"""Stages of the course as commands, each once: what a run folder holds is not run again."""
 
 import subprocess
 import sys
@@ -6,6 +6,12 @@ import time
 from collections.abc import Callable
 
 from benchmarks.rounds import ROOT
+
+
+def seed_range(text: str) -> range:
+    """The seeds from the first to the last, such as "0-9"; "3" is a single one."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def run_stage(stage: str, options: dict, say: Callable = print) -> None:

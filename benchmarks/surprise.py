@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.page import write_table
 from benchmarks.rounds import ROOT, cpu_name
-from benchmarks.stages import run_stage
+from benchmarks.stages import run_stage, seed_range
 from helpers import reward
 from helpers.engine.files import plain
 from helpers.evaluation import ratio_ci95
@@ -63,9 +63,9 @@ def right(course: Course) -> tuple[Tensor, list[str]]:
         texts = [reward.encode_labelled(item, tokenizer, context) for item in items]
         scores = reward.score_texts(model, texts, tokenizer.pad_id).cpu()
         labels = torch.tensor([item.label == 1 for item in items])
-        found = course.metrics()  # scores were shifted and scaled for PPO: undo that
-        said = scores * found["std"] + found["mean"] > 0
-        return (said == labels).double(), [item.prompt + item.completion for item in items]
+        metrics = course.metrics()  # scores were shifted and scaled for PPO: undo that
+        positive = scores * metrics["std"] + metrics["mean"] > 0
+        return (positive == labels).double(), [item.prompt + item.completion for item in items]
     items = course.rows("comparisons", "heldout")
     margins = reward.margins(model, encode(items, tokenizer, context), tokenizer.pad_id)
     return (margins > 0).double(), [item.prompt for item in items]
@@ -91,8 +91,8 @@ def rival(course: Course) -> dict:
     prefer the longer completion, or the shorter if that is right more often in training.
     """
     if course.config.pointwise:
-        found = course.metrics()
-        words = {key: found[f"bag_of_words_accuracy{key}"] for key in ("", "_ci95")}
+        metrics = course.metrics()
+        words = {key: metrics[f"bag_of_words_accuracy{key}"] for key in ("", "_ci95")}
         return {"what": "bag of words", "mean": words[""], "ci95": words["_ci95"]}
     wins = {}
     for split in ("train", "heldout"):
@@ -110,8 +110,8 @@ def compare(track: str, seeds: range, folder: Path, options: dict) -> dict:
     options = options | {"track": track}
     for stage in ("pretrain", "sft"):
         run_stage(stage, options | {"seed": seeds[0], "out": base})
-    found: dict = {"track": track, "seeds": list(seeds), "cpu": cpu_name()}
-    found["torch"] = torch.__version__
+    record: dict = {"track": track, "seeds": list(seeds), "cpu": cpu_name()}
+    record["torch"] = torch.__version__
     accuracy, courses = {}, {}
     for kind in (WITH, WITHOUT):
         each = []
@@ -122,21 +122,21 @@ def compare(track: str, seeds: range, folder: Path, options: dict) -> dict:
             each.append(hits)
             courses.setdefault(kind, course)  # the first seed's
         accuracy[kind] = torch.stack(each).mean(0)  # (N,): over the seeds
-        found[kind] = interval(accuracy[kind], groups)
-        found[kind]["by_seed"] = [hits.mean().item() for hits in each]
-    found["difference"] = interval(accuracy[WITH] - accuracy[WITHOUT], groups)
-    found["rows"] = len(groups)
+        record[kind] = interval(accuracy[kind], groups)
+        record[kind]["by_seed"] = [hits.mean().item() for hits in each]
+    record["difference"] = interval(accuracy[WITH] - accuracy[WITHOUT], groups)
+    record["rows"] = len(groups)
     course = courses[WITH]
-    found["trained_on"] = trained_on(course)
-    found["rival"] = rival(course)
-    better = max((WITH, WITHOUT), key=lambda kind: found[kind]["mean"])
+    record["trained_on"] = trained_on(course)
+    record["rival"] = rival(course)
+    better = max((WITH, WITHOUT), key=lambda kind: record[kind]["mean"])
     out = courses[better].out
     run_stage("ppo", options | {"seed": seeds[0], "out": out})
     metrics = read_metrics(out)["ppo"]
     keep = ("judge_accuracy", "judge_accuracy_ci95", "judge_gain", "judge_gain_ci95")
     keep += ("score_gain", "score_gain_ci95", "table")
-    found["ppo"] = {"from": better} | {key: metrics[key] for key in keep if key in metrics}
-    return found
+    record["ppo"] = {"from": better} | {key: metrics[key] for key in keep if key in metrics}
+    return record
 
 
 def text(numbers: dict, digits: int = 3) -> str:
@@ -145,7 +145,7 @@ def text(numbers: dict, digits: int = 3) -> str:
     return f"{numbers['mean']:.{digits}f} [{low}, {high}]"
 
 
-def of(row: dict, key: str) -> dict:
+def with_interval(row: dict, key: str) -> dict:
     """A number of a record and its interval, as `text` takes them."""
     return {"mean": row[key], "ci95": row[f"{key}_ci95"]}
 
@@ -157,23 +157,23 @@ def table(tracks: list[dict]) -> str:
     def add(name: str, value: str) -> None:
         rows.setdefault(name, []).append(value)
 
-    for found in tracks:
-        ppo, by = found["ppo"], found["ppo"]["table"]
-        add("trained on, held out", f"{found['trained_on']:,}, {found['rows']:,}")
-        add("accuracy with the surprise weight", text(found[WITH]))
-        add("of a scalar head alone", text(found[WITHOUT]))
-        add("difference", text(found["difference"]))
-        add("cheapest rival", f"{found['rival']['what']}: {text(found['rival'])}")
+    for record in tracks:
+        ppo, by = record["ppo"], record["ppo"]["table"]
+        add("trained on, held out", f"{record['trained_on']:,}, {record['rows']:,}")
+        add("accuracy with the surprise weight", text(record[WITH]))
+        add("of a scalar head alone", text(record[WITHOUT]))
+        add("difference", text(record["difference"]))
+        add("cheapest rival", f"{record['rival']['what']}: {text(record['rival'])}")
         add("PPO learns from", f"the {ppo['from']}")
-        add("accuracy of the second judge", text(of(ppo, "judge_accuracy")))
+        add("accuracy of the second judge", text(with_interval(ppo, "judge_accuracy")))
         for name in ("SFT", "SFT, greedy", "best of 8", "PPO", "PPO, greedy"):
             if name in by:
-                add(f"second judge on {name}", text(of(by[name], "judge"), 2))
-        add("PPO over SFT, by the second judge", text(of(ppo, "judge_gain"), 2))
-        add("by the reward model, SFT deviations", text(of(ppo, "score_gain"), 2))
-        add("KL, nats per response", text(of(by["PPO"], "kl"), 1))
-        add("stop rate", text(of(by["PPO"], "stop_rate")))
-    lines = [f"| | {' | '.join(found['track'] for found in tracks)} |"]
+                add(f"second judge on {name}", text(with_interval(by[name], "judge"), 2))
+        add("PPO over SFT, by the second judge", text(with_interval(ppo, "judge_gain"), 2))
+        add("by the reward model, SFT deviations", text(with_interval(ppo, "score_gain"), 2))
+        add("KL, nats per response", text(with_interval(by["PPO"], "kl"), 1))
+        add("stop rate", text(with_interval(by["PPO"], "stop_rate")))
+    lines = [f"| | {' | '.join(record['track'] for record in tracks)} |"]
     lines += ["|---|" + "---|" * len(tracks)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     first = tracks[0]
@@ -190,14 +190,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "surprise")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    chosen = parser.parse_args()
-    first, _, last = chosen.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
-    options = {"data_dir": chosen.rows.resolve(), "threads": chosen.threads}
-    options["preset"] = chosen.preset
-    folder = chosen.folder.resolve()
-    tracks = [compare(track, seeds, folder, options) for track in chosen.tracks.split(",")]
-    chosen.out.write_text(json.dumps(plain(tracks), indent=1) + "\n", encoding="utf-8")
+    args = parser.parse_args()
+    seeds = seed_range(args.seeds)
+    options = {"data_dir": args.rows.resolve(), "threads": args.threads}
+    options["preset"] = args.preset
+    folder = args.folder.resolve()
+    tracks = [compare(track, seeds, folder, options) for track in args.tracks.split(",")]
+    args.out.write_text(json.dumps(plain(tracks), indent=1) + "\n", encoding="utf-8")
     write_table("surprise", table(tracks))
     print(table(tracks))
 
