@@ -5,6 +5,7 @@
 #                   STAGES=reward,ppo for these notebooks alone
 #   make lab        JupyterLab on localhost
 #   make test       lint and tests
+#   make test-all   the slow tests too
 #   make notebooks  refresh the taught cells, run the notebooks, save their outputs
 #   make data       write the embedded data again, bit for bit
 #   make bench      ours against transformers, side by side: docs/results.md; make bench BENCH_ARGS=--with-trl also TRL
@@ -31,11 +32,12 @@ PY := $(VENV)/Scripts/python.exe
 else
 PY := $(VENV)/bin/python
 endif
-INSTALL := $(PY) -m pip install -qq --disable-pip-version-check
+# Bytecode is compiled where it is imported: compiling all packages takes another minute.
+INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course test lab notebooks data bench evidence gpu clean
+.PHONY: help course test test-all lab notebooks data bench evidence gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +50,9 @@ test: $(DEV_STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-all:
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m '' $(PYTEST_ARGS)"
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)

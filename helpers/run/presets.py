@@ -41,13 +41,13 @@ EMBEDDED: dict[str, Differences] = {  # of a track
     "instruct": ADVICE,
 }
 SMOKE: Differences = {  # on top, on every embedded world
-    "pretrain": dict(documents=5_000, epochs=1.0),
-    "sft": dict(demonstrations=3_000, eval_prompts=100),
-    "reward": dict(comparisons=2_000, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
+    "pretrain": dict(documents=3_000, epochs=1.0),
+    "sft": dict(demonstrations=2_000, eval_prompts=100),
+    "reward": dict(comparisons=1_200, epochs=1.0, batch_size=16, eval_prompts=64, best_of=4),
     "ppo": dict(iterations=6, rollout_size=64, eval_prompts=100),
 }
 SMOKE_OF: dict[str, Differences] = {  # of a track, on top of that
-    "sentiment": {"pretrain": dict(documents=3_000)}  # short, and soon learned
+    "sentiment": {"pretrain": dict(documents=2_000)}  # short, and soon learned
 }
 
 # ---------------------------------------------------------------- real rows: two cores

@@ -12,7 +12,7 @@ from helpers.run.report import duration
 # Seconds that each notebook takes on two CPU cores, on the default track's embedded world, and the
 # fraction of that on the other tracks. Once the first notebook has run, only the ratios matter.
 EXPECTED = {
-    "smoke": {"pretrain": 75, "sft": 50, "reward": 30, "ppo": 45},
+    "smoke": {"pretrain": 70, "sft": 47, "reward": 75, "ppo": 75},
     "cpu": {"pretrain": 121, "sft": 123, "reward": 175, "ppo": 333},
 }
 FRACTION = {"tldr": 1.0, "sentiment": 0.42, "assistant": 0.64, "instruct": 0.64}

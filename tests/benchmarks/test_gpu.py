@@ -10,6 +10,8 @@ import pytest
 from helpers.engine.files import ROOT
 from helpers.rows.embedded import load_rows
 
+pytestmark = pytest.mark.slow
+
 
 def dry(folder, *words: str) -> dict:
     """Run sections in processes of their own; what gpu.json then holds."""

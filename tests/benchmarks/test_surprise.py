@@ -57,6 +57,7 @@ def in_process(monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_both_kinds_are_trained_and_ppo_learns_from_the_better(in_process, tmp_path, monkeypatch):
     rows, folder, out = tmp_path / "rows", tmp_path / "runs", tmp_path / "surprise.json"
     write_all(rows, {name: public_rows(*which) for name, which in FILES.items()})

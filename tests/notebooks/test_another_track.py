@@ -6,11 +6,12 @@ from tests.support.smoke_runs import report_in, run_smoke
 
 
 def test_another_track_runs_through_the_same_notebooks(tmp_path):
-    """Film reviews. Two processes train its reward model, as on two GPUs, and the notebook resumes
-    from what they have learned.
+    """Film reviews. The first two stages run as commands. Two processes train the reward model, as
+    on two GPUs, and its notebook resumes from what they have learned.
     """
     out = tmp_path / "smoke"
-    run_smoke("sentiment", out, "helpers", "course", "--stages", "pretrain,sft")
+    for stage in ("pretrain", "sft"):
+        run_smoke("sentiment", out, "helpers", stage)
     run_smoke("sentiment", out, "helpers", "launch", "reward", "--processes", "2", "--hand-over")
     printed = run_smoke("sentiment", out, "helpers", "course", "--stages", "reward,ppo")
     notebook = (out / "notebooks/2-RM-Training.ipynb").read_text("utf-8")

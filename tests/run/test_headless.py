@@ -273,7 +273,6 @@ RUNS["pretrain"](0.01, Snapshots(pathlib.Path("LOG"), pathlib.Path("SAVED")))
     "number, to, cell",
     [
         (signal.SIGINT, "course", "import os, pathlib, time\nPIDFILE\ntime.sleep(60)"),
-        (signal.SIGINT, "course", TRAINS),
         (signal.SIGTERM, "course", TRAINS),
         (signal.SIGTERM, "kernel", TRAINS),
     ],

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from helpers.engine.files import ROOT
 from tests.support.worker_pids import pid_of_rank, wait_for_lines
 
@@ -35,6 +37,7 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in log(out).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_process_changes_nothing(tmp_path):
     undisturbed = agent(tmp_path / "one", "--standalone", "--nproc-per-node=2")
     assert undisturbed.wait(SLOW) == 0, (tmp_path / "one" / "printed.txt").read_text()
