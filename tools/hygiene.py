@@ -6,6 +6,7 @@ import re
 import statistics
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 MAX_BYTES = 1_000_000
 MEDIAN_LINES = 8  # of code cells that are written for the notebook
@@ -65,15 +66,20 @@ def set_up(notebook: Any, code: list, setup_cell: str) -> list[str]:
 
 def contents(notebook: Any) -> list[str]:
     """The opening's table of contents, where there is one, has the numbered sections, each by its
-    heading's words.
+    heading's words, and its links lead to headings.
     """
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     opening = prose[0].partition("**Contents")[2] if prose else ""
+    links = re.findall(r"\]\(#(.+)\)$", opening, re.MULTILINE)
+    opening = re.sub(r"\[(.+)\]\(#.+\)$", r"\1", opening, flags=re.MULTILINE)
     listed = dict(re.findall(r"^(\d+)\.? (.+)", opening, re.MULTILINE)) if opening else {}
     sections = (
         dict(re.findall(r"^## (\d+)\. (.+)", "\n".join(prose), re.MULTILINE)) if opening else {}
     )
-    return [
+    headings = re.findall(r"^#+ (.+)", "\n".join(prose), re.MULTILINE)
+    places = {heading.replace(" ", "-") for heading in headings}
+    lost = [f"no heading for the link #{link}" for link in links if unquote(link) not in places]
+    return lost + [
         f"section {number}: the contents say {listed.get(number)!r}, its heading "
         f"{sections.get(number)!r}"
         for number in sorted({*listed, *sections}, key=int)

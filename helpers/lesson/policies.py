@@ -100,14 +100,6 @@ def show_shares(metrics: Mapping) -> None:
     print(f"and has {metrics['share_of_oracle']:.0%} of what oracle PPO gains")
 
 
-def in_sft_units(history: Sequence[dict], sft: Responses) -> list[dict]:
-    """A run's metrics with its gold reward, if known, in SFT standard deviations ("gold_sd")."""
-    if not sft.known:
-        return list(history)
-    mean, std = sft.gold.mean().item(), sft.gold.std().item()
-    return [{**row, "gold_sd": (row["gold"] - mean) / std} for row in history]
-
-
 def narrow_comparisons(course: Course, most: int) -> list[Comparison]:
     """Comparisons that differ in one thing only, where the rows say which do; else the first."""
     rows = course.rows("comparisons", "train")

@@ -61,6 +61,9 @@ class Course:
     # the number formats of each training run; more than one if it was resumed in another
     dtypes: dict[str, list[str]] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list, repr=False)  # of `expect`
+    # the exercises whose solution trains this stage, and the library functions that could: of `use`
+    own_functions: list[str] = field(default_factory=list, repr=False)
+    replaceable: dict[str, Callable] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -201,6 +204,31 @@ class Course:
         after = self.settings.stop_after
         return self.started + after if after else None
 
+    def use(self, mine: Callable, library: Callable, check: Any) -> Callable:
+        """A learner's function in the place of the library's, if it is right; else the library's.
+
+            gae = course.use(my_gae, gae, check_gae)
+
+        check: the exercise's. The function must also give the library's results and gradients on
+        this device. One printed line says which was chosen and why; none if `mine` is the untouched
+        stub.
+        """
+        library = getattr(library, "replaces", library)  # when the cell runs again
+        self.replaceable[check.name] = library
+        function, reason = check.replaces(mine, library, self.device)
+        others = [name for name in self.own_functions if name != check.name]
+        self.own_functions[:] = [*others, check.name] if function else others
+        if function:
+            print(f"✓ my_{check.name} takes the place of {library.__name__}")
+        elif reason:
+            why = reason.splitlines()[0]
+            print(f"✗ my_{check.name} does not take the place of {library.__name__}: {why}")
+        return function or library
+
+    def trained_with(self) -> str:
+        """How many of the functions in the training are the learner's, in words."""
+        return f"{len(self.own_functions)} of {len(self.replaceable)} functions are yours"
+
     # ------------------------------------------------------------ results
 
     def folder(self, stage: str | None = None) -> Path:
@@ -312,7 +340,8 @@ class Course:
         if {name: recorded.get(name) for name in identity} != identity:
             recorded = {}  # left by other settings in the same folder
         cost = {"seconds": round(time.perf_counter() - self.started, 1), "threads": self.threads}
-        found = {**cost, "warnings": self.warnings, **plain(metrics)}
+        found = {**cost, "warnings": self.warnings, "own_functions": self.own_functions}
+        found |= plain(metrics)
         write_json(path, {**recorded, **identity, **found})
 
     @property

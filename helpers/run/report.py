@@ -53,8 +53,9 @@ def assemble(out: Path) -> dict[str, Any]:
     """The report of the run folder `out`, from its metrics/*.json.
 
     Returns {"preset", "track", "source", "seed", "seconds": {stage: s}, "warnings": [...],
-    "pretrain": {...}, "sft": {...}, ...}. On one machine only `seconds` differs between two runs
-    with the same settings and threads. Raises a ReportError that names all that is missing.
+    "own_functions": [...], "pretrain": {...}, "sft": {...}, ...}. On one machine only `seconds`
+    differs between two runs with the same settings and threads. Raises a ReportError that names all
+    that is missing.
     """
     metrics = read_metrics(out)
     missing = [
@@ -80,7 +81,10 @@ def assemble(out: Path) -> dict[str, Any]:
         for stage, values in metrics.items()
         for text in values.get("warnings") or ()
     ]
-    elsewhere = {"stage", "seconds", "curves", "warnings", *IDENTITY}
+    report["own_functions"] = [
+        name for values in metrics.values() for name in values.get("own_functions") or ()
+    ]
+    elsewhere = {"stage", "seconds", "curves", "warnings", "own_functions", *IDENTITY}
     for stage, values in metrics.items():
         report[stage] = {name: value for name, value in values.items() if name not in elsewhere}
     return report
@@ -167,8 +171,16 @@ def final_table(report: dict[str, Any]) -> str:
     seconds = report["seconds"]
     minutes = " + ".join(map(duration, seconds.values()))
     time = f"time          {minutes} = {total_duration(seconds)}"
+    own = [f"trained with  {own_text(report)}"] if report["own_functions"] else []
     warnings = [f"WARNING in {text}" for text in report["warnings"]]
-    return "\n".join([*blocks, *stage_lines(report), time, *warnings])
+    return "\n".join([*blocks, *stage_lines(report), time, *own, *warnings])
+
+
+def own_text(report: dict[str, Any]) -> str:
+    """The learner's functions with which the stages were trained, in words."""
+    names = report["own_functions"]
+    count = f"{len(names)} of your functions" if len(names) > 1 else "one of your functions"
+    return f"{count}: {', '.join(names)}"
 
 
 def stage_lines(report: dict[str, Any]) -> list[str]:

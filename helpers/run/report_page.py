@@ -29,6 +29,7 @@ def write_report(out: Path) -> dict[str, Any]:
         embedded=report["source"] == "embedded",
         gain=numbers.gain_of(report["ppo"]),
         number_text=number_text,
+        own_text=numbers.own_text,
         excess=numbers.excess,
         way_to_bayes=numbers.way_to_bayes,
         gain_text=numbers.gain_text(report["ppo"]),

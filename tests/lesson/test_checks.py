@@ -3,27 +3,37 @@ stubs and solutions are read from the notebooks.
 """
 
 import ast
-import json
-import math
 import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.engine.files import ROOT
-from helpers.lesson.checks import core, lora, ppo, pretrain, reward, sft
+from helpers.lesson.checks import core, loops, lora, ppo, pretrain, reward, sft
 from helpers.lesson.checks.core import Exercise, Prediction
-from helpers.run.folders import NOTEBOOKS
+from tests.support import notebook_code
+from tests.support.notebook_code import solution_of
 
-MODULES = {"pretrain": [pretrain], "sft": [sft, lora], "reward": [reward], "ppo": [ppo]}
-CHECKS = {
-    name.removeprefix("check_"): check
-    for modules in MODULES.values()
-    for module in modules
-    for name, check in vars(module).items()
-    if name.startswith("check_")
+MODULES = {
+    "pretrain": [pretrain, loops.check_training_loop],
+    "sft": [sft, lora, loops.check_masked_loop],
+    "reward": [reward, loops.check_pair_loop],
+    "ppo": [ppo, loops.check_ppo_loop],
 }
+
+
+def checks_of(stage: str) -> dict:
+    """{name: check} of a notebook."""
+    found = {}
+    for source in MODULES[stage]:
+        checks = [source] if isinstance(source, Exercise) else vars(source).values()
+        found |= {
+            check.name: check for check in checks if isinstance(check, (Exercise, Prediction))
+        }
+    return found
+
+
+CHECKS = {name: check for stage in MODULES for name, check in checks_of(stage).items()}
 EXERCISES = [check for check in CHECKS.values() if isinstance(check, Exercise)]
 PREDICTIONS = [check for check in CHECKS.values() if isinstance(check, Prediction)]
 
@@ -32,30 +42,17 @@ def by_name(check) -> str:
     return check.name
 
 
-def texts_of(stage: str) -> dict[str, tuple[str, str, str]]:
-    """{exercise: (task, stub, hint and solution)}: three cells that follow each other."""
-    notebook = json.loads((ROOT / f"{NOTEBOOKS[stage]}.ipynb").read_text(encoding="utf-8"))
-    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
-    calls = [re.search(r"^check_(\w+)\(my_\1\);$", cell, re.MULTILINE) for cell in cells]
-    return {call[1]: tuple(cells[i - 1 : i + 2]) for i, call in enumerate(calls) if call}
-
-
-TEXTS = {name: texts for stage in MODULES for name, texts in texts_of(stage).items()}
-
-
-def solution_of(name: str):
-    """What the notebook's solution defines."""
-    code = re.search(r"```python\n(.*)\n```", TEXTS[name][2], re.DOTALL)[1]
-    namespace = {"torch": torch, "F": F, "math": math}
-    exec(code, namespace)  # our text, not a learner's
-    return namespace[f"my_{name}"]
+TEXTS = {
+    name: texts
+    for exercises in notebook_code.EXERCISES.values()
+    for name, texts in exercises.items()
+}
 
 
 @pytest.mark.parametrize("stage", MODULES)
 def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(stage):
-    checks = [CHECKS[name] for name in texts_of(stage)]
-    names = [name for module in MODULES[stage] for name in vars(module) if name[:6] == "check_"]
-    assert {f"check_{check.name}" for check in checks} == set(names)
+    assert {*notebook_code.EXERCISES[stage]} == {*checks_of(stage)}
+    checks = checks_of(stage).values()
     assert sum(isinstance(check, Exercise) for check in checks) >= 5
     assert any(isinstance(check, Prediction) for check in checks)
 
@@ -76,7 +73,7 @@ def test_texts_are_complete(name):
     if isinstance(check, Exercise):
         (function,) = (node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef))
         assert f"def {function.name}({ast.unparse(function.args)}):" in answers
-        assert 2 <= len(check.mistakes) <= 6
+        assert 2 <= len(check.mistakes) <= 8
     else:
         assert check.why in answers
 
@@ -173,6 +170,7 @@ LEARNERS = {
     "k3": [(lambda p, q: (p - q).exp() - 1 - (p - q), "KL sign")],
     "token_rewards": [(rewards_at_the_last_column, "score at a pad")],
     "gae": [
+        (lambda *x: gae_without_mask(x[0] * x[2], x[1] * x[2], x[2], 1.0, x[4]), "gamma forgotten"),
         (gae_without_mask, "mask forgotten"),
         (lambda *x: gae_without_mask(*x) * x[2], "mask forgotten"),
     ],
@@ -215,10 +213,12 @@ GUESSES = ["many", [1, 2], torch.ones(2), 10**400, float("nan"), 1e9, -1e9]
     + [(check, dict(enumerate(GUESSES))) for check in PREDICTIONS],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_nonsense_is_one_line_and_never_raises(check, nonsense, capsys):
+def test_nonsense_is_a_line_or_an_example_and_never_raises(check, nonsense, capsys):
     for kind, attempt in nonsense.items():
         assert check(attempt) is False, kind
-        assert capsys.readouterr().out.count("\n") == 1, kind
+        line, *example = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"✗ my_{check.name}: ") and len(example) in (0, 1, 3), kind
+        assert all(row.startswith("    ") and len(row) < 600 for row in example), kind
 
 
 def test_the_checks_leave_the_global_generator_alone():
@@ -272,6 +272,35 @@ def toy(**cases) -> Exercise:
 def test_what_the_line_says(function, message, capsys):
     toy()(function)
     assert f" my_double: {message}" in capsys.readouterr().out
+
+
+def test_a_right_result_of_the_wrong_shape_is_no_right_one(capsys):
+    check = CHECKS["next_token_loss"]
+    assert check(lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:])[None]) is False
+    assert "the shape is (1,), expected ()." in capsys.readouterr().out
+
+
+def test_an_unknown_mistake_is_shown_on_an_example(capsys):
+    def my_double(x):
+        return 2 * x + 1
+
+    toy()(my_double)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "    given    x [1.0, -2.0, 3.0]",
+        "    expected [2.0, -4.0, 6.0]",
+        "    got      [3.0, -3.0, 7.0]",
+    ]
+
+
+def test_an_error_is_shown_with_the_learners_own_line(capsys):
+    def my_double(x):
+        y = 2 * x
+        return y.view(2, 2)
+
+    toy()(my_double)
+    line, where = capsys.readouterr().out.splitlines()
+    assert "raises RuntimeError on the case 'a row': shape '[2, 2]' is invalid" in line
+    assert where == "    in line 3 of it: return y.view(2, 2)"
 
 
 def test_inputs_are_fresh_for_every_attempt():

@@ -145,12 +145,12 @@ def test_figures_of_ppo_draw(rollout, tokenizer):
             ppo.batch_figure(batch.ids, batch.mask, batch.P, tokenizer.eos_id),
             ppo.response_figure(["$$", "\x06", " a"], {"numbers": {"": torch.randn(3)}}),
             ppo.estimators_figure({"k1": torch.randn(64), "k3": torch.rand(64)}, 0.3),
+            ppo.baseline_figure(torch.linspace(-1, 1, 3), [2.0, 1.0, 2.0], 0.4),
             ppo.gae_figure(tokens, rewards, values, (0, 1)),
             ppo.lambda_figure(tokens, rewards, values),
             ppo.clip_figure(0.2),
             ppo.negative_kl_figure({"step 0": (runs, runs)}),
             policies.comparison_figure({"SFT": (1.0, 0.9, 1.1)}, {"SFT": FLAWS}),
-            ppo.overoptimisation_figure({"with": history(3), "without": history(2)}),
         ]
     )
 
@@ -203,13 +203,11 @@ def test_learning_curves_are_means_over_ten_steps():
     assert texts_of(ax.get_legend())[2:] == ["coin: ln 2", "floor: the annotators' own noise"]
 
 
-def test_without_a_gold_reward_its_panel_says_so_and_its_line_is_missing():
-    rows = history(4, "gold", "gold_sd")
+def test_without_a_gold_reward_its_panel_says_so():
+    rows = history(4, "gold")
     panels = dict(zip(ppo_run.PANELS, ppo.training_figure(rows).axes, strict=True))
     assert [name for name, ax in panels.items() if not ax.lines] == ["gold"]
     assert "not known" in panels["gold"].texts[0].get_text()
-    (ax,) = ppo.overoptimisation_figure({"run": rows}).axes
-    assert texts_of(ax.get_legend()) == ["score: what PPO sees"]
 
 
 # ---------------------------------------------------------------- parts of figures

@@ -64,7 +64,8 @@ def write_real(write_metrics):
 
 def test_fields(tmp_path, write_metrics):
     assembled = assemble(write_metrics(tmp_path))
-    assert list(assembled) == [*report.IDENTITY, "seconds", "warnings", *report.REQUIRED]
+    beside = ["seconds", "warnings", "own_functions"]
+    assert list(assembled) == [*report.IDENTITY, *beside, *report.REQUIRED]
     assert assembled["seconds"] == dict.fromkeys(report.REQUIRED, 61.0)
     for stage in report.REQUIRED:
         assert set(required(stage, "embedded")) <= set(assembled[stage])
@@ -139,6 +140,17 @@ def test_warnings_are_told_with_their_notebook(tmp_path, write_metrics):
     assert "<strong>Warning</strong> from 2-RM-Training: it &lt;hardly&gt; reads" in page
     write_report(write_metrics(tmp_path / "b"))
     assert "Warning" not in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_learners_functions_are_told(tmp_path, write_metrics):
+    own = {("reward", "own_functions"): ["bradley_terry"], ("ppo", "own_functions"): ["gae"]}
+    out = write_metrics(tmp_path, own)
+    assembled = write_report(out)
+    assert assembled["own_functions"] == ["bradley_terry", "gae"]
+    assert "own_functions" not in assembled["ppo"]
+    text = "2 of your functions: bradley_terry, gae"
+    assert final_table(assembled).endswith(f"\ntrained with  {text}")
+    assert f"Trained with {text}." in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_stands_alone(tmp_path, write_metrics):

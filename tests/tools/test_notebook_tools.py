@@ -254,12 +254,16 @@ def test_contents_that_differ_from_the_headings_are_named(project):
 
     path = project / "0-A.ipynb"
     notebook = read_notebook(path)
-    notebook.cells[0].source = "# A\n\n**Contents**\n1. One: a start\n2. Two\n3. Three"
-    headings = ("## 1. One", "## 3. Two processes", "## 4. End")
+    contents = (
+        "1. [One: a start](#1.-One)\n2. Two\n3. Three\n- [More](#More-%282%29)\n- [End](#End)"
+    )
+    notebook.cells[0].source = f"# A\n\n**Contents**\n{contents}"
+    headings = ("## 1. One", "## 3. Two processes", "## 4. End", "## More (2)")
     notebook.cells += [nbformat.v4.new_markdown_cell(heading) for heading in headings]
     write_notebook(path, notebook)
     found = hygiene.problems(path, setup_cell("0-A"), executed=False)
     assert found == [
+        "0-A.ipynb: no heading for the link #End",
         "0-A.ipynb: section 2: the contents say 'Two', its heading None",
         "0-A.ipynb: section 3: the contents say 'Three', its heading 'Two processes'",
         "0-A.ipynb: section 4: the contents say None, its heading 'End'",

@@ -1,8 +1,8 @@
 """How a "Your turn" cell is checked: an oracle, a few fixed cases, and the mistakes that people
 really make. Task, hint and solution are in the notebooks.
 
-A check prints one line and never raises, so an untouched or a wrong exercise does not stop "Run
-All":
+A check prints one line, with an example under it if it recognises no mistake, and never raises, so
+an untouched or a wrong exercise does not stop "Run All":
 
     check_gae(my_gae)    True: right; False: wrong, and the line says why; None: not attempted
 
@@ -10,6 +10,7 @@ All":
 """
 
 import copy
+import inspect
 import math
 import traceback
 from collections.abc import Callable
@@ -20,9 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# absolute and relative; the cases are small numbers, a real mistake moves them by far more
-TOLERANCE = 1e-4
+from helpers.lesson.checks.compare import constant_factor, difference, differences
+from helpers.lesson.checks.own import ANYTHING, Function, Place, in_place_of, undisturbed
+from helpers.model import GPT, GPTConfig
+
 NOT_ATTEMPTED = "not attempted yet - moving on"
+SHOWN = 16  # numbers of an example that are printed
 MARKS = {True: "✓", False: "✗", None: "○"}
 
 
@@ -35,35 +39,61 @@ class Exercise:
     """
 
     name: str
-    oracle: Callable[..., Any]  # slow and obvious
+    oracle: Function  # slow and obvious
     cases: dict[str, tuple]  # what is special about the case -> arguments
-    mistakes: dict[str, dict | Callable[..., Any] | list]
+    mistakes: dict[str, dict | Function | list]
+    place: Place | None = None  # of the library function that it can replace
 
-    def __call__(self, function: Callable[..., Any]) -> bool | None:
+    def __call__(self, function: Function) -> bool | None:
         """Compare `function` with the oracle on every case; print one line. True right, False
         wrong, None untouched.
         """
+        right, text = self.judge(function)
+        return report(self.name, right, text)
+
+    def replaces(
+        self, function: Function, library: Function, device: torch.device | str
+    ) -> tuple[Function | None, str]:
+        """(`function` in the place of a library function, ""); or (None, why not), with no reason
+        for the untouched stub.
+        """
+        right, text = self.judge(function)
+        if right:
+            return in_place_of(self.place, function, library, device)
+        return None, "" if right is None else text
+
+    def judge(self, function: Function) -> tuple[bool | None, str]:
+        """What `__call__` returns and prints."""
         if not callable(function):
             call = f"check_{self.name}(my_{self.name})"
-            return report(
-                self.name, False, f"pass the function itself, as in {call}, not its result."
-            )
+            return False, f"pass the function itself, as in {call}, not its result."
         results = []
         for label, arguments in self.cases.items():
             given = copy.deepcopy(arguments)
             try:
-                results.append(function(*given))
-            except Exception as error:
-                if is_untouched(error):
-                    return report(self.name, None, NOT_ATTEMPTED)
+                with undisturbed():
+                    results.append(self.result(function, given))
+            except ANYTHING as error:
+                if is_untouched(error, function):
+                    return None, NOT_ATTEMPTED
                 first_line = (str(error).splitlines() or [""])[0]
                 raises = f"raises {type(error).__name__} on the case '{label}': {first_line}"
-                return report(self.name, False, raises)
-            if difference(given, arguments):
+                return False, raises + failing_line(error, function)
+            if self.changed(given, arguments):
                 changes = f"changes its input in place (case '{label}')"
-                return report(self.name, False, f"{changes}: work on a copy, others still need it.")
+                return False, f"{changes}: work on a copy, others still need it."
         diagnosis = self.diagnose(results)
-        return report(self.name, not diagnosis, diagnosis or "right.")
+        if diagnosis.startswith("wrong on the case"):
+            diagnosis += self.example(function, results)
+        return not diagnosis, diagnosis or "right."
+
+    def result(self, function: Function, given: tuple) -> Any:
+        """What is compared with the oracle's."""
+        return function(*given)
+
+    def changed(self, given: tuple, arguments: tuple) -> bool:
+        """Whether the function has changed its arguments, and should not have."""
+        return bool(difference(given, arguments))
 
     def diagnose(self, results: list) -> str:
         """Which mistake explains these results, one for each case? Empty if they are right."""
@@ -76,7 +106,7 @@ class Exercise:
                 if not any(differences(results, self.results_of(wrong))):
                     return mistake
         factor = constant_factor(results, expected)
-        if factor is None:
+        if factor is None or math.isclose(factor, 1, rel_tol=1e-3):  # 1: right but for its shape
             label, gap = next(
                 (case, gap) for case, gap in zip(self.cases, gaps, strict=True) if gap
             )
@@ -84,6 +114,16 @@ class Exercise:
         if math.isclose(factor, -1, rel_tol=1e-3):
             return "every number has the wrong sign."
         return f"every number is {factor:.4g} times the right one."
+
+    def example(self, function: Function, results: list) -> str:
+        """What was given, expected and got on the first wrong case, on lines of their own."""
+        expected = self.results_of(self.oracle)
+        gaps = differences(results, expected)
+        at = next(i for i, gap in enumerate(gaps) if gap)
+        given = list(self.cases.values())[at]
+        lines = {"given": ", ".join(f"{k} {short(v)}" for k, v in named(function, given).items())}
+        lines |= {"expected": short(expected[at]), "got": short(results[at])}
+        return "".join(f"\n    {name:<9}{line}" for name, line in lines.items())
 
     def wrong_versions(self, mistake: str) -> list[Callable[..., Any]]:
         """The functions that make a mistake."""
@@ -93,7 +133,8 @@ class Exercise:
 
     def results_of(self, function: Callable[..., Any]) -> list:
         """What a function returns on each case."""
-        return [function(*copy.deepcopy(arguments)) for arguments in self.cases.values()]
+        cases = self.cases.values()
+        return [self.result(function, copy.deepcopy(arguments)) for arguments in cases]
 
 
 @dataclass(frozen=True)
@@ -139,68 +180,70 @@ def report(name: str, right: bool | None, text: str) -> bool | None:
     return right
 
 
+def failing_line(error: BaseException, function: Function) -> str:
+    """Where in the learner's own function an error arose: " (line 3: ...)"; "" if unknown."""
+    code = getattr(function, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if code and (f.filename, f.name) == (code.co_filename, code.co_name)]
+    if not own or not own[-1].line:
+        return ""
+    return f"\n    in line {own[-1].lineno - code.co_firstlineno + 1} of it: {own[-1].line}"
+
+
+def named(function: Function, given: tuple) -> dict[str, Any]:
+    """{parameter: argument} of a call; numbered where the function does not name each."""
+    try:
+        names = list(inspect.signature(function).bind(*given).arguments)
+    except (TypeError, ValueError):
+        names = []
+    if len(names) != len(given):
+        names = [f"argument {i}" for i in range(1, len(given) + 1)]
+    return dict(zip(names, given, strict=True))
+
+
+def short(value: Any) -> str:
+    """A value in a few words: small tensors and lists in full, the shape of larger ones."""
+    if isinstance(value, Tensor):
+        if value.numel() > SHOWN:
+            return f"of shape {tuple(value.shape)}"
+        return str(round_all(value.tolist()))
+    text = repr(round_all(value) if isinstance(value, (list, float)) else value)
+    return text if len(text) <= 10 * SHOWN else f"{text[: 10 * SHOWN]} ..."
+
+
+def round_all(value: Any) -> Any:
+    """Numbers in a list of lists with three digits behind the point."""
+    if isinstance(value, list):
+        return [round_all(x) for x in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
 def is_near(a: float, b: float, tolerance: float) -> bool:
     """Whether a lies within a relative tolerance of b."""
     return abs(a - b) <= tolerance * (abs(b) or 1.0)
 
 
-def is_untouched(error: Exception) -> bool:
-    """Is it the stub's `raise NotImplementedError`, not PyTorch's for a missing kernel?"""
+def is_untouched(error: BaseException, function: Function) -> bool:
+    """Is it this stub's own `raise NotImplementedError`, not that of another stub that it calls, or
+    PyTorch's for a missing kernel?
+    """
     if not isinstance(error, NotImplementedError):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    code = getattr(function, "__code__", None)
+    if code is not None and frames[-1][0].f_code is not code:
         return False
     line = traceback.extract_tb(error.__traceback__)[-1].line or ""
     return not str(error) or "raise NotImplementedError" in line
 
 
-def differences(results: list, expected: list) -> list[str]:
-    """`difference` of each pair."""
-    return [difference(got, right) for got, right in zip(results, expected, strict=True)]
-
-
-def difference(got: Any, expected: Any) -> str:
-    """How a result differs from the right one (tensors, numbers, texts, tuples); empty if equal."""
-    if got is None:
-        return "it returns None, so a `return` may be missing"
-    if isinstance(expected, tuple):
-        if not isinstance(got, (tuple, list)) or len(got) != len(expected):
-            return f"it should return {len(expected)} things"
-        return next(filter(None, differences(got, expected)), "")
-    if isinstance(expected, str):
-        if not isinstance(got, str):
-            return f"it returns a {type(got).__name__}, expected a text"
-        return "" if got == expected else f"got {got!r}, expected {expected!r}"
-    try:
-        a, b = numbers(got), numbers(expected)
-    except Exception:  # whatever it is
-        return f"it returns a {type(got).__name__}, which does not read as numbers"
-    if a.shape != b.shape:
-        return f"the shape is {tuple(a.shape)}, expected {tuple(b.shape)}"
-    wrong = ~torch.isclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
-    if not wrong.any():
-        return ""
-    where = tuple(wrong.nonzero()[0].tolist())
-    at = f" at {list(where)}" if where else ""
-    return f"got {a[where].item():.4g}{at}, expected {b[where].item():.4g}"
-
-
-def constant_factor(results: list, expected: list) -> float | None:
-    """The c with results = c * expected throughout, if at least two numbers show one."""
-    try:
-        a, b = (torch.cat([numbers(x).flatten() for x in side]) for side in (results, expected))
-    except Exception:  # texts, tuples
-        return None
-    if a.shape != b.shape or (b != 0).sum() < 2 or not torch.isfinite(torch.cat([a, b])).all():
-        return None
-    factor = (a @ b / (b @ b)).item()  # least squares; exact if there is such a factor
-    exact = torch.allclose(a, factor * b, rtol=TOLERANCE, atol=TOLERANCE)
-    return factor if factor and exact else None
-
-
-def numbers(x: Any) -> Tensor:
-    """A result as a tensor of 64-bit numbers."""
-    return torch.as_tensor(x).detach().cpu().double()
-
-
 def randn(*shape: int, seed: int) -> Tensor:
     """Normal numbers for the cases, always the same ones; the global generator is left alone."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_gpt() -> GPT:
+    """A GPT with random weights, always the same: vocabulary of 5, context of 8."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return GPT(GPTConfig(5, 8, layers=1, heads=2, channels=8))

@@ -8,12 +8,19 @@ from helpers.quantization import NF4
 
 
 def _lora(
-    x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float, rank=True, base=True, adapter=True
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    alpha: float,
+    factor=lambda alpha, r: alpha / r,
+    base=True,
+    adapter=True,
 ) -> Tensor:
     rows = []
     for vector in x:
         low = torch.stack([row @ vector for row in A])
-        added = torch.stack([row @ low for row in B]) * (alpha / len(A) if rank else alpha)
+        added = torch.stack([row @ low for row in B]) * factor(alpha, len(A))
         rows.append((W @ vector if base else 0) + (added if adapter else 0))
     return torch.stack(rows)
 
@@ -32,7 +39,11 @@ check_lora = Exercise(
     },
     mistakes={
         "alpha not divided by the rank. The factor is alpha / r: so a larger rank can be tried "
-        "without another learning rate.": {"rank": False},
+        "without another learning rate.": {"factor": lambda alpha, r: alpha},
+        "alpha forgotten. The adapter's part is multiplied by alpha / r.": [
+            {"factor": lambda alpha, r: 1.0},
+            {"factor": lambda alpha, r: 1 / r},
+        ],
         "the frozen weight forgotten. The adapter adds to W x; it doesn't replace it.": {
             "base": False
         },

@@ -1,14 +1,16 @@
 """Exercises of 3-PPO: what a rollout is made of (log-probs, truncation, KL, a reward for each
-token), then GAE, whitening, the clipped loss and explained variance.
+token), then the policy gradient, GAE, whitening, the clipped loss and explained variance.
 """
 
 import math
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.lesson.checks.core import Exercise, Prediction, randn
+from helpers.lesson.checks.own import Place
 
 # (3, 4), padded on the right
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.bool)
@@ -34,6 +36,19 @@ check_token_logprobs = Exercise(
         "raw logits. A logit is no log-probability: use log_softmax.": {"normalise": False},
         "probabilities. Take the logarithm: log_softmax, not softmax.": {"log": False},
     },
+    place=Place(
+        cases=tuple(  # of GPT-2's size too, and one of them for a token that is next to impossible
+            (logits, torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]]))
+            for logits in (randn(2, 4, 5, seed=4), 60 * randn(2, 4, 5, seed=4) - 120)
+        ),
+        # the library's targets are shifted already: put a token before them, a row after the logits
+        adapt=lambda mine, library: (
+            lambda logits, targets: mine(
+                F.pad(logits.float(), (0, 0, 0, 1)), F.pad(targets, (1, 0))
+            )
+        ),
+        learns=(0,),
+    ),
 )
 
 
@@ -90,6 +105,10 @@ check_k3 = Exercise(
         "that is k2. k2 is biased; k3 has no square.": lambda p, q: (p - q) ** 2 / 2,
         "minus 1 forgotten. For equal models it must be 0.": lambda p, q: _k3(p, q) + 1,
     },
+    place=Place(
+        cases=((X, Y),),
+        adapt=lambda mine, library: lambda p, q: mine(p.flatten(), q.flatten()).view_as(p),
+    ),
 )
 
 
@@ -118,12 +137,41 @@ check_token_rewards = Exercise(
         "score on the first token. It is known only when the text is done.": {"place": "first"},
         "mask forgotten. Pads have no KL: set them to 0.": {"pads": True},
     },
+    place=Place(cases=((torch.tensor([1.0, -2.0, 0.5]), -X.abs(), -Y.abs(), MASK, 0.1),)),
 )
 
 
-def _gae(rewards, values, mask, gamma, lam, pads=False, trace=None, ahead=1, zero=False) -> Tensor:
+def _reinforce_loss(logprobs: Tensor, rewards: Tensor, sign=-1, of=float) -> float:
+    terms = [sign * r * of(p) for p, r in zip(logprobs.tolist(), rewards.tolist(), strict=True)]
+    return sum(terms) / len(terms)
+
+
+check_reinforce_loss = Exercise(
+    "reinforce_loss",
+    _reinforce_loss,
+    cases={
+        "four samples": (-X[0].abs() - 0.1, Y[0]),
+        "three samples": (-Z[1, :3].abs() - 0.1, X[1, :3]),
+    },
+    mistakes={
+        "sign. An optimiser descends: this makes rewarded samples less likely.": {"sign": 1},
+        "sum over the samples. The mean estimates an expectation; a sum grows with their number.": (
+            lambda logprobs, rewards: len(rewards) * _reinforce_loss(logprobs, rewards)
+        ),
+        "probabilities. Their gradient is pi times that of log pi: likely samples count twice, as "
+        "they are sampled more often already.": {"of": math.exp},
+        "mean of the rewards. Each sample's log-prob has a factor of its own: multiply first, then "
+        "average.": lambda logprobs, rewards: -(rewards.mean() * logprobs.mean()),
+    },
+)
+
+
+def _gae(
+    rewards, values, mask, gamma, lam, pads=False, trace=None, ahead=1, zero=False, discount=None
+) -> Tensor:
     advantages = torch.zeros_like(rewards)
     trace = gamma * lam if trace is None else trace(gamma, lam)
+    gamma = gamma if discount is None else discount
     for b, row in enumerate(mask.tolist()):
         length = len(row) if pads else sum(row)
         v = [*values[b, :length].tolist(), 0.0]
@@ -131,6 +179,24 @@ def _gae(rewards, values, mask, gamma, lam, pads=False, trace=None, ahead=1, zer
         for t in range(length):
             advantages[b, t] = sum(trace ** (k - t) * delta[k] for k in range(t, length))
     return advantages * mask if zero else advantages
+
+
+def _gae_forwards(rewards, values, mask, gamma, lam) -> Tensor:
+    delta = _gae(rewards, values, mask, gamma, lam, trace=lambda gamma, lam: 0.0)
+    advantages = [delta[:, 0]]
+    for t in range(1, delta.size(1)):
+        advantages.append(delta[:, t] + gamma * lam * advantages[-1])
+    return torch.stack(advantages, 1) * mask
+
+
+def _with_returns(mine, library):
+    """The library's `gae` returns the value model's targets too."""
+
+    def gae(rewards, values, mask, gamma=1.0, lam=0.95) -> tuple[Tensor, Tensor]:
+        advantages = mine(rewards, values, mask, gamma, lam)
+        return advantages, advantages + torch.where(mask, values, 0.0)
+
+    return gae
 
 
 check_gae = Exercise(
@@ -143,6 +209,12 @@ check_gae = Exercise(
         "lambda forgotten. A decays by gamma * lam per step, not by gamma.": {
             "trace": lambda gamma, lam: gamma
         },
+        "gamma forgotten. Both are discounted: gamma * V_{t+1} and gamma * lam * A_{t+1}.": [
+            {"discount": 1.0},
+            {"discount": 1.0, "trace": lambda gamma, lam: lam},
+            {"trace": lambda gamma, lam: lam},
+        ],
+        "a walk forward. A_t needs A_{t+1}: begin with the last token.": _gae_forwards,
         "no recursion. That is delta alone: add gamma * lam * A_{t+1}.": {
             "trace": lambda gamma, lam: 0.0
         },
@@ -150,6 +222,7 @@ check_gae = Exercise(
             "ahead": 0
         },
     },
+    place=Place(cases=((X, Y, MASK, 1.0, 0.9), (Z, X, MASK)), adapt=_with_returns),
 )
 
 
@@ -166,6 +239,11 @@ def _whiten_with_pads(x: Tensor, mask: Tensor, ddof: int, zero: bool) -> Tensor:
     return white * mask if zero else white
 
 
+def _by_row(x: Tensor, mask: Tensor, ddof: int) -> Tensor:
+    rows = zip(x, mask, strict=True)
+    return torch.stack([_whiten(row[None], real[None], ddof=ddof)[0] for row, real in rows])
+
+
 check_whiten = Exercise(
     "whiten",
     _whiten,
@@ -176,6 +254,11 @@ check_whiten = Exercise(
             for ddof in (0, 1)
             for zero in (True, False)
         ],
+        "each row by itself. A poor response would look as good as a rich one: take all real "
+        "tokens of the batch together.": [
+            lambda x, mask: torch.where(mask, _by_row(x, mask, 0), 0.0),
+            lambda x, mask: torch.where(mask, _by_row(x, mask, 1), 0.0),
+        ],
         "pads not set to 0. The numbers are right, but pads must come out as 0.": {"pads": True},
         "divided by n - 1. torch's var and std divide by n - 1 unless unbiased=False.": {"ddof": 1},
         "divided by the variance. Divide by the standard deviation, its square root.": {
@@ -183,6 +266,7 @@ check_whiten = Exercise(
         },
         "mean added back. That is for rewards; advantages get mean 0.": {"shift": 1.0},
     },
+    place=Place(cases=((3 * X + 2, MASK),)),
 )
 
 
@@ -195,6 +279,11 @@ def _policy_loss(
         a, near = sign * advantages[b, t].item(), min(max(ratio, 1 - clip_range), 1 + clip_range)
         terms.append(pick(-a * ratio, -a * near))
     return sum(terms) / len(terms)
+
+
+def _with_clip_fraction(mine, library):
+    """The library's `clipped_policy_loss` also counts the clipped tokens, for the log."""
+    return lambda *arguments: (mine(*arguments), library(*arguments)[1])
 
 
 check_policy_loss = Exercise(
@@ -215,6 +304,7 @@ check_policy_loss = Exercise(
         "sign of the advantage. A loss is minus the objective: -A * ratio.": {"sign": -1},
         "mask forgotten. Average over real tokens only.": {"pads": True},
     },
+    place=Place(cases=((X, Y, Z, MASK, 0.2),), adapt=_with_clip_fraction, learns=(0,)),
 )
 
 
@@ -239,6 +329,10 @@ check_explained_variance = Exercise(
         "divided by N - 1. torch's var needs unbiased=False to divide by N.": {"ddof": 1},
         "variance of the values. Divide by the variance of the returns.": {"flip": True},
     },
+    place=Place(
+        cases=((X, Y, MASK),),
+        adapt=lambda mine, library: lambda v, r, mask: torch.as_tensor(mine(v[mask], r[mask])),
+    ),
 )
 
 check_total_reward = Prediction(
@@ -248,6 +342,21 @@ check_total_reward = Prediction(
     mistakes={
         "KL sign. The distance is a price, not a prize.": 1.6,
         "coefficient forgotten. Multiply the KL by kl_coef first.": -11.0,
+    },
+)
+
+check_logit_gradient = Prediction(
+    "logit_gradient",
+    answer=0.4,
+    why="The probability times the reward above average: whatever is better than the policy's mean "
+    "rises, the rest falls.",
+    mistakes={
+        "other tokens forgotten. They have a derivative too: -pi(v) each, times their rewards.": (
+            0.2 * 0.8 * 3
+        ),
+        "average forgotten. Raising this logit takes probability from all others, worth J on "
+        "average.": 0.6,
+        "probability forgotten. The token is sampled in a fifth of the cases.": 2.0,
     },
 )
 

@@ -5,11 +5,23 @@ import math
 import torch
 from torch import Tensor
 
-from helpers.lesson.checks.core import Exercise, Prediction, randn
+from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
+from helpers.lesson.checks.own import Place
 
 
 def _causal_mask(size: int, rule=lambda query, key: key <= query) -> Tensor:
     return torch.tensor([[rule(query, key) for key in range(size)] for query in range(size)])
+
+
+def _without_pads(mine, library):
+    """`causal_mask` with a learner's triangle, where there are neither pads nor a cache."""
+
+    def causal_mask(T, S, attention_mask=None, device=None) -> Tensor:
+        if T == S and attention_mask is None:
+            return mine(T).to(device)
+        return library(T, S, attention_mask, device)
+
+    return causal_mask
 
 
 check_causal_mask = Exercise(
@@ -25,18 +37,44 @@ check_causal_mask = Exercise(
             "rule": lambda q, k: k < q
         },
     },
+    place=Place(cases=((5, 5), (2, 5)), adapt=_without_pads),
 )
 
 
 def _attention(
-    q: Tensor, k: Tensor, v: Tensor, power=0.5, causal=True, axis=1, late_mask=False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    power=0.5,
+    hidden=lambda t, s: s > t,
+    axis=1,
+    fill=-math.inf,
+    late_mask=False,
 ) -> Tensor:
     T, D = q.shape
     scores = torch.tensor([[sum(q[t] * k[s]) / D**power for s in range(T)] for t in range(T)])
-    future = torch.tensor([[causal and s > t for s in range(T)] for t in range(T)])
-    weights = (scores if late_mask else scores.masked_fill(future, -math.inf)).exp()
+    future = torch.tensor([[hidden(t, s) for s in range(T)] for t in range(T)])
+    weights = (scores if late_mask else scores.masked_fill(future, fill)).exp()
     weights = weights / weights.sum(axis, keepdim=True)
-    return weights.masked_fill(future, 0.0) @ v
+    return (weights.masked_fill(future, 0.0) if late_mask else weights) @ v
+
+
+def _every_head(mine, library):
+    """`attend_explicit` with a learner's single head, for all heads and rows at once, where only
+    the future is masked and nothing is in a cache.
+    """
+    heads = torch.vmap(torch.vmap(mine))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        if bias is not None or q.shape != k.shape:
+            return library(q, k, v, bias)
+        try:
+            return heads(q, k, v)
+        except RuntimeError:  # vmap allows no writing into a tensor of one's own: head by head
+            flat = zip(*(x.flatten(0, 1) for x in (q, k, v)), strict=True)
+            return torch.stack([mine(*head) for head in flat]).view_as(q)
+
+    return attend
 
 
 check_attention = Exercise(
@@ -49,12 +87,30 @@ check_attention = Exercise(
     mistakes={
         "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {"power": 0.0},
         "scale is D, not its root. q.k has variance D, so divide by sqrt(D).": {"power": 1.0},
-        "causal mask forgotten. A query must not see the keys after it.": {"causal": False},
+        "causal mask forgotten. A query must not see the keys after it.": {
+            "hidden": lambda t, s: False
+        },
+        "mask inverted. A query sees itself and the keys before it; hide those after it.": {
+            "hidden": lambda t, s: s <= t
+        },
+        "a token hidden from itself. The first one would see nothing, and its softmax is NaN.": {
+            "hidden": lambda t, s: s >= t
+        },
+        "masked scores set to 0. exp(0) is 1, so they still get weight: set them to -inf.": {
+            "fill": 0.0
+        },
         "mask after the softmax. Zeroed rows no longer sum to 1: set scores to -inf before it.": {
             "late_mask": True
         },
         "softmax over the queries. Each query spreads weight 1 over keys: dim=-1.": {"axis": 0},
     },
+    place=Place(
+        cases=tuple(
+            tuple(scale * randn(2, 2, 5, 4, seed=s) for s in (1, 2, 3)) for scale in (1, 20)
+        ),
+        adapt=_every_head,
+        learns=(0, 1, 2),
+    ),
 )
 
 
@@ -65,6 +121,21 @@ def _next_token_loss(logits: Tensor, ids: Tensor, shift=1, mean=True) -> Tensor:
             row = logits[t].double()
             losses.append(row.exp().sum().log() - row[ids[t + shift]])
     return sum(losses) / (len(losses) if mean else 1)
+
+
+def _every_row(mine, library):
+    """`next_token_loss` with a learner's loss of each row, weighted by its predictions."""
+
+    def next_token_loss(model, ids: Tensor, mask: Tensor) -> Tensor:
+        logits, lengths = model.logits(model.hidden(ids)), mask.sum(1).tolist()
+        losses = [
+            (n - 1) * mine(row[:n], tokens[:n])
+            for row, tokens, n in zip(logits, ids, lengths, strict=True)
+            if n > 1
+        ]
+        return sum(losses) / sum(n - 1 for n in lengths)
+
+    return next_token_loss
 
 
 check_next_token_loss = Exercise(
@@ -79,6 +150,16 @@ check_next_token_loss = Exercise(
         "shifted the wrong way. Row t predicts token t + 1, not token t - 1.": {"shift": -1},
         "sum instead of mean. Divide by the number of predicted tokens.": {"mean": False},
     },
+    place=Place(
+        cases=(
+            (
+                tiny_gpt(),
+                torch.tensor([[1, 2, 3, 4], [4, 3, 0, 0]]),
+                torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool(),
+            ),
+        ),
+        adapt=_every_row,
+    ),
 )
 
 
@@ -121,6 +202,15 @@ def _learning_rate(step, steps, peak, warmup, decay, first=1, last=0, plateau=Tr
     return peak * min(1.0, (steps - step - last) / decay)
 
 
+def _as_factor(mine, library):
+    """`schedule` takes warm-up and decay as shares of the steps, and its peak is 1."""
+
+    def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) -> float:
+        return mine(step, steps, 1.0, max(1, round(warmup * steps)), max(1, round(decay * steps)))
+
+    return schedule
+
+
 check_learning_rate = Exercise(
     "learning_rate",
     _learning_rate,
@@ -132,6 +222,7 @@ check_learning_rate = Exercise(
         "last step has rate 0. Use steps - step: zero comes after the last step.": {"last": 1},
         "no plateau. The decay only starts `decay` steps before the end.": {"plateau": False},
     },
+    place=Place(cases=tuple((step, 40) for step in range(40)), adapt=_as_factor),
 )
 
 

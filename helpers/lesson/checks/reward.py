@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from helpers.lesson.checks.core import Exercise, Prediction
+from helpers.lesson.checks.own import Place
 
 
 def _bradley_terry(chosen: Tensor, rejected: Tensor, sign=1, mean=True) -> Tensor:
@@ -35,6 +36,13 @@ check_bradley_terry = Exercise(
         "minus forgotten. A loss is minus the log-probability, otherwise training makes the chosen "
         "one lose.": lambda chosen, rejected: -_bradley_terry(chosen, rejected),
     },
+    place=Place(
+        cases=(
+            (torch.tensor([1.0, 0.5, -1.0]), torch.tensor([0.0, 0.7, 1.5])),
+            (torch.tensor([-100.0, 2.0]), torch.tensor([100.0, 1.0])),
+        ),
+        learns=(0, 1),
+    ),
 )
 
 

@@ -3,9 +3,11 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.lesson.checks.core import Exercise, Prediction
+from helpers.lesson.checks.core import Exercise, Prediction, tiny_gpt
+from helpers.lesson.checks.own import Place
 
 
 def _template(subreddit: str, title: str, post: str, end="", gap="\n\n", prefix="r/") -> str:
@@ -54,6 +56,15 @@ check_completion_mask = Exercise(
         "EOS forgotten. Without the EOS in the loss the model never learns to stop.": {"cut": 1},
         "prompt and completion swapped. True belongs on the completion.": {"flip": True},
     },
+    place=Place(
+        cases=((torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), [1, 2]),),
+        adapt=lambda mine, library: (
+            lambda mask, prompt_lengths: mine(
+                torch.tensor(prompt_lengths), mask.sum(1), mask.size(1)
+            )
+        ),
+        on_cpu=True,
+    ),
 )
 
 
@@ -82,6 +93,9 @@ check_labels = Exercise(
         "mask not shifted. The first completion token gets no label: read the mask at t + 1, the "
         "place of the predicted token.": {"look": 0},
         "prompt tokens in the loss. Labels of prompt tokens must be -100.": {"prompt": True},
+        "one column short. The last column has no next token, but is there: its label is -100.": (
+            lambda ids, mask: _labels(ids, mask)[:, :-1]
+        ),
     },
 )
 
@@ -92,6 +106,17 @@ def _token_mean(losses: Tensor, mask: Tensor, how: str = "token") -> Tensor:
     if how == "sequence":
         return sum(row.mean() for row in rows) / len(rows)
     return total / {"token": count, "sum": 1, "all": losses.numel(), "row": len(rows)}[how]
+
+
+def _mean_over_completions(mine, library):
+    """`completion_nll`, with this mean of the losses of all tokens."""
+
+    def completion_nll(model, ids: Tensor, completion_mask: Tensor) -> Tensor:
+        logits = model.logits(model.hidden(ids))[:, :-1]  # (B, T-1, V)
+        losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T-1)
+        return mine(losses, completion_mask[:, 1:])
+
+    return completion_nll
 
 
 check_token_mean = Exercise(
@@ -112,6 +137,16 @@ check_token_mean = Exercise(
         "divided by rows. Divide by the number of tokens, not of rows.": {"how": "row"},
         "sum instead of mean. Divide by the number of tokens that count.": {"how": "sum"},
     },
+    place=Place(
+        cases=(
+            (
+                tiny_gpt(),
+                torch.tensor([[1, 2, 3, 4], [4, 3, 2, 0]]),
+                torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]]).bool(),
+            ),
+        ),
+        adapt=_mean_over_completions,
+    ),
 )
 
 

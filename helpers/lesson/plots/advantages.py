@@ -1,4 +1,4 @@
-"""Figures of 3-PPO on the parts of an update: KL estimators, advantages, the clip."""
+"""Figures of 3-PPO on the parts of an update: KL estimators, baselines, advantages, the clip."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +28,17 @@ def estimators_figure(estimates: Mapping[str, Tensor], exact: float) -> Figure:
     axes[0].set_ylabel("batches of 16")
     lines = axes[0].get_legend_handles_labels()
     fig.legend(*lines, loc="outside lower center", ncols=2, fontsize=8)
+    return fig
+
+
+def baseline_figure(baselines: Tensor, variances: Sequence[float], mean: float) -> Figure:
+    """The variance of a policy gradient from one sample, for each baseline (N,)."""
+    fig, ax = plt.subplots(figsize=(5.6, 2.6))
+    ax.plot(baselines.tolist(), variances, color=BLUE)
+    for baseline, label in ((0.0, "no baseline"), (mean, "the mean reward")):
+        ax.axvline(baseline, color=ORANGE if baseline else GREY, lw=1.2, ls="--", label=label)
+    ax.set(xlabel="baseline", ylabel="variance of the gradient", ylim=(0, None))
+    ax.legend(fontsize=8)
     return fig
 
 

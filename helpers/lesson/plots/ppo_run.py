@@ -110,28 +110,3 @@ def ceiling_figure(
 def mean_of(values: Sequence[float]) -> float:
     """The mean of some numbers."""
     return sum(values) / len(values)
-
-
-def overoptimisation_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Score and gold reward of several runs against sqrt(KL), both as gains in SFT standard
-    deviations.
-
-    Each row needs "score" and "kl" (an estimate below 0 counts as 0); "gold_sd", the gold
-    reward in the same unit, is drawn where it is known.
-    """
-    size = (4.4 * len(runs), 3.1)
-    fig, axes = plt.subplots(1, len(runs), figsize=size, sharex=True, sharey=True, squeeze=False)
-    lines = {
-        "score": {"color": BLUE, "label": "score: what PPO sees"},
-        "gold_sd": {"color": GREEN, "label": "gold: what we want"},
-    }
-    for ax, (title, history) in zip(axes[0], runs.items(), strict=True):
-        x = [math.sqrt(max(0.0, row["kl"])) for row in history]
-        for name, style in lines.items():
-            if name in history[0]:
-                ax.plot(x, [row[name] for row in history], marker=".", **style)
-        ax.axhline(0, color="#999", lw=0.8)
-        ax.set(title=title, xlabel="distance from SFT, sqrt(KL in nats)")
-    axes[0, 0].set_ylabel("SFT standard deviations")
-    axes[0, 0].legend(fontsize=8, loc="lower left")
-    return fig

@@ -37,6 +37,12 @@ def menu(name: str, options: Sequence) -> widgets.Dropdown:
     return widgets.Dropdown(options=options, description=name, **look)
 
 
+def choice(name: str, options: Sequence, value: object) -> widgets.SelectionSlider:
+    """A slider over a few values."""
+    look = {"style": STYLE, "layout": {"width": "400px"}}
+    return widgets.SelectionSlider(options=options, value=value, description=name, **look)
+
+
 def text_box(name: str, text: str = "", rows: int = 3, wait: bool = False) -> widgets.Textarea:
     """A box to type a text into. wait: until the cursor leaves it."""
     look = {"style": STYLE, "layout": {"width": "740px"}, "continuous_update": not wait}

@@ -1,14 +1,19 @@
-"""The explorers of 3-PPO: GAE's lambda on a real response, the clip, a rollout token by token."""
+"""The explorers of 3-PPO: GAE's lambda on a real response, the clip, a rollout token by token, the
+KL coefficient.
+"""
 
 from collections.abc import Sequence
+from html import escape
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
+from helpers.lesson import penalty
 from helpers.lesson.plots.advantages import advantages_of, clip_curves, gae_figure
-from helpers.lesson.widgets.core import follow, menu, picture, png, slider, token_html
+from helpers.lesson.plots.penalty import penalty_figure
+from helpers.lesson.widgets.core import choice, follow, menu, picture, png, slider, token_html
 from helpers.losses import clipped_policy_loss
 from helpers.rollouts import Rollout, rewards_of
 from helpers.tokenizer import Tokenizer
@@ -145,3 +150,41 @@ def rollout_html(rollout: Rollout, rewards: Tensor, row: int, t: int, tokens: Se
     score = rollout.scores[row].item()
     head = f"score of the response {score:+.2f}, token {t + 1} of {len(tokens)}"
     return f"<div>{boxes}</div><p>{head}</p><table>{body}</table>"
+
+
+# ---------------------------------------------------------------- the KL coefficient
+
+
+def explore_penalty(record: dict) -> widgets.VBox:
+    """Move the KL coefficient of recorded runs and see where they end. record: as from
+    `penalty.recorded`.
+    """
+    coefficients = penalty.coefficients_of(record)
+    reward_model = menu("reward model", ["good", "weak"])
+    coefficient = choice("kl_coef", coefficients, coefficients[0])
+    image, note = picture(), widgets.HTML()
+
+    def update() -> None:
+        runs = penalty.runs_of(record, reward_model.value, coefficient.value)
+        title = f"{reward_model.value} reward model, kl_coef {coefficient.value:g}"
+        image.value = png(penalty_figure({title: runs}, columns=1))
+        note.value = penalty_note(runs)
+
+    follow([reward_model, coefficient], update)
+    return widgets.VBox([widgets.HBox([reward_model, coefficient]), image, note])
+
+
+def penalty_note(runs: Sequence[dict]) -> str:
+    """Where recorded runs have ended: gold reward, flaws, and a text of each seed."""
+
+    def line(when: str) -> str:
+        flaws = penalty.mean_flaws(runs, when).items()
+        shares = ", ".join(f"{flaw.replace('_', ' ')} {share:.0%}" for flaw, share in flaws)
+        return f"gold reward {penalty.mean_gold(runs, when):.2f}, {shares}"
+
+    texts = "".join(
+        f"<li>seed {run['seed']}, gold {run['policy']['gold']:.2f}: "
+        f"<i>{escape(run['policy']['texts'][0]) or '(nothing)'}</i></li>"
+        for run in runs
+    )
+    return f"<p><b>SFT</b>, {line('sft')}</p><p><b>PPO</b>, {line('policy')}</p><ul>{texts}</ul>"

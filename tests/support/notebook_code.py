@@ -1,0 +1,54 @@
+"""The notebooks' code without running it: their cells, what they define, their solutions."""
+
+import ast
+import json
+import re
+from functools import cache
+
+from helpers.engine.files import ROOT
+from helpers.run.folders import NOTEBOOKS
+
+
+def cells_of(stage: str, kind: str = "") -> list[str]:
+    """The cells of a stage's notebook: of one kind ("code", "markdown"), or all."""
+    notebook = json.loads((ROOT / f"{NOTEBOOKS[stage]}.ipynb").read_text(encoding="utf-8"))
+    cells = (cell for cell in notebook["cells"] if not kind or cell["cell_type"] == kind)
+    return ["".join(cell["source"]) for cell in cells]
+
+
+def defines_only(code: str) -> bool:
+    """Whether a cell defines functions and classes, and does nothing else."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return all(isinstance(node, kinds) for node in ast.parse(code).body)
+
+
+def namespace_of(stage: str) -> dict:
+    """What a notebook imports and defines."""
+    names: dict = {}
+    for code in cells_of(stage, "code"):
+        for node in ast.parse(code).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                exec(ast.unparse(node), names)
+    for code in filter(defines_only, cells_of(stage, "code")):
+        exec(code, names)
+    return names
+
+
+def exercises_of(stage: str) -> dict[str, tuple[str, str, str]]:
+    """{exercise: (task, stub, hint and solution)}: three cells that follow each other."""
+    cells = cells_of(stage)
+    calls = [re.search(r"^check_(\w+)\(my_\1\);$", cell, re.MULTILINE) for cell in cells]
+    return {call[1]: tuple(cells[i - 1 : i + 2]) for i, call in enumerate(calls) if call}
+
+
+EXERCISES = {stage: exercises_of(stage) for stage in NOTEBOOKS}
+namespace_once = cache(namespace_of)
+
+
+def solution_of(name: str):
+    """What the notebook's solution of an exercise defines."""
+    (stage,) = (stage for stage, exercises in EXERCISES.items() if name in exercises)
+    code = re.search(r"```python\n(.*)\n```", EXERCISES[stage][name][2], re.DOTALL)[1]
+    names = dict(namespace_once(stage))
+    exec(code, names)
+    return names[f"my_{name}"]
