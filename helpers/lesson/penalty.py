@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 from helpers import reward
-from helpers.config import PPOConfig
+from helpers.config import PPOConfig, RewardConfig
 from helpers.engine.files import ROOT
 from helpers.engine.loop import Loop
 from helpers.lesson import policies as lesson
@@ -18,12 +18,16 @@ from helpers.run.course import Course
 RECORDED = ROOT / "docs" / "penalty.json"
 
 
+def hasty_settings(config: RewardConfig) -> RewardConfig:
+    """The settings of the weak reward model."""
+    return replace(config, comparisons=400, batch_size=16, lr=1e-3, muon_lr=0.0)
+
+
 def weak_reward_model(course: Course, sft: GPT, prompts: list[Prompt]) -> RewardModel:
     """A hasty reward model: a head without the surprise weight, all weights trained with AdamW on a
     few hundred pairs that differ in one thing. It is normalised like the good one.
     """
-    hasty = replace(course.config_of("reward"), comparisons=400, batch_size=16)
-    hasty = replace(hasty, lr=1e-3, muon_lr=0.0)
+    hasty = hasty_settings(course.config_of("reward"))
     pairs = [
         reward.encode_comparison(row, course.tokenizer, sft.config.context)
         for row in lesson.narrow_comparisons(course, hasty.comparisons)
@@ -40,12 +44,8 @@ def fast_settings(config: PPOConfig, kl_coef: float, smoke: bool = False) -> PPO
     the learning rates, so that few samples move the policy far.
     """
     rates = {name: 2 * getattr(config, name) for name in ("lr", "muon_lr", "adapter_lr")}
-    sizes = {
-        "rollout_size": 32,
-        "minibatch_size": 16,
-        "epochs": 4,
-        "iterations": 2 if smoke else 20,
-    }
+    sizes = {"rollout_size": 32, "minibatch_size": min(16, config.minibatch_size), "epochs": 4}
+    sizes["iterations"] = 2 if smoke else 20
     return replace(config, kl_coef=kl_coef, kl_target=0.0, **sizes, **rates)
 
 

@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from tests.support.smoke_runs import report_in, run_smoke
 
 
+@pytest.mark.slow
 def test_another_track_runs_through_the_same_notebooks(tmp_path):
     """Film reviews. The first two stages run as commands. Two processes train the reward model, as
     on two GPUs, and its notebook resumes from what they have learned.

@@ -26,8 +26,8 @@ SMALL = {
 PHASES = {  # of the count: a line of the cell
     "training": "history = train(models, prompts, config, tokenizer, course.loop(watch=watch))",
     "measuring": "metrics, responses = stage.measure(course, models, base, oracle)",
-    "weak reward model": 'hasty = course.config_of("reward")',
-    "no penalty": 'free_history = train(runaway, prompts, free, tokenizer, Loop("no penalty"))',
+    "weak reward model": "weak = weak_reward_model(course, sft, prompts)",
+    "no penalty": "free_history = train(runaway, prompts, free, tokenizer, Loop(",
 }
 SMALL_CHANGE = 1_500_000  # bytes of what else the demonstrations leave; a model has 680,000
 
@@ -84,7 +84,8 @@ def test_3_ppo_takes_what_is_counted(run, capsys):
     tokenizer, config, sizes = names["tokenizer"], names["config"], names["sft"].config
     longest = max(len(tokenizer.encode(row.prompt)) for row in names["prompts"])
     length = longest + config.response_tokens
-    counts = ppo_notebook_bytes(sizes, config, names["hasty"], length, bits=32)
+    hasty = names["hasty_settings"](names["course"].config_of("reward"))
+    counts = ppo_notebook_bytes(sizes, config, hasty, length, bits=32)
     for phase, (_, peak) in found.items():
         assert counts[phase] / 2 < peak < counts[phase], phase
     assert max(peak for *_, peak in cells) < max(counts.values())

@@ -126,6 +126,7 @@ def test_an_unfinished_course_goes_on_and_a_finished_one_begins_again(toys, caps
     assert "done already" not in capsys.readouterr().out, "the course was finished"
 
 
+@pytest.mark.slow
 def test_what_an_unfinished_course_did_is_not_taken_for_something_else(toys, capsys):
     toy(toys, "2-RM-Training", "raise RuntimeError('on purpose')")
     assert run_course(toys) == 1
@@ -272,9 +273,12 @@ RUNS["pretrain"](0.01, Snapshots(pathlib.Path("LOG"), pathlib.Path("SAVED")))
 @pytest.mark.parametrize(
     "number, to, cell",
     [
-        (signal.SIGINT, "course", "import os, pathlib, time\nPIDFILE\ntime.sleep(60)"),
+        pytest.param(
+            *(signal.SIGINT, "course", "import os, pathlib, time\nPIDFILE\ntime.sleep(60)"),
+            marks=pytest.mark.slow,
+        ),
         (signal.SIGTERM, "course", TRAINS),
-        (signal.SIGTERM, "kernel", TRAINS),
+        pytest.param(signal.SIGTERM, "kernel", TRAINS, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_stops_the_course_and_saves(tmp_path, root, number, to, cell):

@@ -209,6 +209,7 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
 # ---------------------------------------------------------------- real runs
 
 
+@pytest.mark.slow
 def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, capsys):
     """The stage's command in two processes, then the stage in this one: it measures and saves, and
     trains nothing.
@@ -260,6 +261,7 @@ def interrupted(run_folder, act) -> tuple[int, str]:
     return process.returncode, printed
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_all_with_a_line(run_folder):
     def kill(process):
         os.kill(pid_of_rank(process.pid, 1), signal.SIGKILL)
@@ -269,6 +271,7 @@ def test_a_process_that_dies_ends_all_with_a_line(run_folder):
     assert code == 1 and last.startswith("launch: process 1 of pretrain was killed by SIGKILL")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_next_launch_goes_on(run_folder):
     code, printed = interrupted(run_folder, lambda process: process.send_signal(signal.SIGINT))
     assert code == 130 and "saved; the same run goes on from there" in printed

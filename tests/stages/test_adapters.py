@@ -224,7 +224,7 @@ def read(path) -> dict:
     return json.loads(path.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize("adapter", ["lora", pytest.param("qlora", marks=pytest.mark.slow)])
 def test_the_stages_train_adapters_and_hand_on_plain_weights(stage, tmp_path, capsys, adapter):
     peft, folder = pytest.importorskip("peft"), tmp_path / "run/checkpoints"
     stage("0-Pretrain")

@@ -106,4 +106,4 @@ def test_both_notebooks_run_to_the_end(run, root):
     assert ("adapter" in saved) == (track == "tldr") == (saved["config"]["adapter"] == "lora")
     figures = {path.stem for path in (out / "figures").iterdir()}
     assert {"reward-accuracy", "reward-best-of-n"} <= figures
-    assert {"ppo-training", "ppo-policies", "ppo-without-kl"} <= figures
+    assert {"ppo-training", "ppo-policies", "ppo-penalty"} <= figures

@@ -99,6 +99,7 @@ def test_sentiment_on_a_local_folder(run_stages, capsys):
     assert model.num_labels == 1
 
 
+@pytest.mark.slow
 def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
     """Preset smoke from weights beside the rows, without 0-Pretrain."""
     small_gpt2(tmp_path / "rows", monkeypatch)
@@ -121,6 +122,7 @@ def test_the_stages_start_from_gpt2(run_stages, tmp_path, monkeypatch, capsys):
     assert "first weights: gpt2, revision sha256:" in card
 
 
+@pytest.mark.slow
 def test_tldr_on_a_local_folder(run_stages, capsys):
     folder, metrics = run_stages("tldr", POSTS)
     _, sft_metrics, rm, ppo_metrics = metrics.values()
