@@ -197,11 +197,8 @@ def toy_models() -> Models:
     """Four tiny models as a run starts with them, and a reward model that can tell texts apart."""
     sft, reward = tiny_gpt(), Scorer().model.requires_grad_(False)
     reward.score.weight *= 10
-    return Models(copy.deepcopy(sft), sft.requires_grad_(False), reward, toy_value(reward))
-
-
-def toy_value(reward: RewardModel) -> RewardModel:
-    return copy.deepcopy(reward).requires_grad_(True)
+    value = copy.deepcopy(reward).requires_grad_(True)
+    return Models(copy.deepcopy(sft), sft.requires_grad_(False), reward, value)
 
 
 SIZES = {"iterations": 3, "rollout_size": 8, "minibatch_size": 4, "epochs": 2, "response_tokens": 4}
