@@ -215,7 +215,7 @@ class Course:
         """
         library = getattr(library, "replaces", library)  # when the cell runs again
         self.replaceable[check.name] = library
-        function, reason = check.replaces(mine, library, self.device)
+        function, reason = check.replaces(mine, library, self)
         others = [name for name in self.own_functions if name != check.name]
         self.own_functions[:] = [*others, check.name] if function else others
         if function:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from helpers.engine.distributed import end_with_parent
-from helpers.engine.files import OUT_OF_TIME, ROOT
+from helpers.engine.files import OUT_OF_TIME, ROOT, tell
 from helpers.engine.hardware import choose_device, choose_threads
 from helpers.engine.parser import Parser
 from helpers.engine.snapshots import Stopped
@@ -69,7 +69,9 @@ def on_all_gpus(course: Course) -> None:
     processes = gpus(course.device) if course.source != "embedded" else 1
     if processes > 1 and course.stage == "ppo":  # its batches must divide evenly
         processes = math.gcd(processes, course.config.rollout_size, course.config.minibatch_size)
-    if processes > 1:
+    if processes > 1 and course.own_functions:
+        tell("training on one GPU: other processes do not have your functions")
+    elif processes > 1:
         torch.cuda.empty_cache()  # for the process that shares this notebook's GPU
         launch(course.stage, course, processes, hand_over=True)
 

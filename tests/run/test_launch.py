@@ -136,7 +136,7 @@ def course_of(stage: str = "ppo", **changes) -> SimpleNamespace:
     """The fields of a course that launching reads."""
     names = ("preset", "track", "seed", "source", "out")
     fields = dict.fromkeys(names, "x") | {"device": torch.device("cuda"), "deadline": None}
-    fields["settings"] = Settings()
+    fields |= {"settings": Settings(), "own_functions": []}
     return SimpleNamespace(stage=stage, **fields | changes)
 
 
@@ -194,7 +194,9 @@ def test_one_gpu_gets_a_notice(capsys, cuda):
         (3, "ppo", PPOConfig(), 0),
     ],
 )
-def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, config, started):
+def test_the_cell_starts_a_process_on_each_gpu(
+    monkeypatch, capsys, cuda, gpus, stage, config, started
+):
     cuda(gpus)
     seen = []
     monkeypatch.setattr(launching, "launch", lambda *args, **options: seen.append((args, options)))
@@ -204,6 +206,9 @@ def test_the_cell_starts_a_process_on_each_gpu(monkeypatch, cuda, gpus, stage, c
     for change in ({"device": torch.device("cpu")}, {"source": "embedded"}):
         on_all_gpus(SimpleNamespace(**vars(course) | change))
     assert len(seen) == bool(started), "a CPU is no GPU; small models take one"
+    on_all_gpus(SimpleNamespace(**vars(course) | {"own_functions": ["gae"]}))
+    assert len(seen) == bool(started), "other processes do not have a learner's functions"
+    assert ("your functions" in capsys.readouterr().out) == bool(started)
 
 
 # ---------------------------------------------------------------- real runs

@@ -45,10 +45,12 @@ EXERCISES = {stage: exercises_of(stage) for stage in NOTEBOOKS}
 namespace_once = cache(namespace_of)
 
 
-def solution_of(name: str):
-    """What the notebook's solution of an exercise defines."""
+def solution_of(name: str, names: dict | None = None):
+    """What the notebook's solution of an exercise defines, among the names that it may use (by
+    default what the notebook defines).
+    """
     (stage,) = (stage for stage, exercises in EXERCISES.items() if name in exercises)
     code = re.search(r"```python\n(.*)\n```", EXERCISES[stage][name][2], re.DOTALL)[1]
-    names = dict(namespace_once(stage))
+    names = dict(namespace_once(stage)) if names is None else names
     exec(code, names)
     return names[f"my_{name}"]

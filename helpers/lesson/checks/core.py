@@ -52,15 +52,21 @@ class Exercise:
         return report(self.name, right, text)
 
     def replaces(
-        self, function: Function, library: Function, device: torch.device | str
+        self, function: Function, library: Function, course: Any
     ) -> tuple[Function | None, str]:
         """(`function` in the place of a library function, ""); or (None, why not), with no reason
         for the untouched stub.
         """
         right, text = self.judge(function)
-        if right:
-            return in_place_of(self.place, function, library, device)
-        return None, "" if right is None else text
+        if not right:
+            return None, "" if right is None else text
+        if reason := self.unfit(course):
+            return None, reason
+        return in_place_of(self.place, function, library, course.device)
+
+    def unfit(self, course: Any) -> str:
+        """Why a right solution cannot train this stage here; "" if it can."""
+        return ""
 
     def judge(self, function: Function) -> tuple[bool | None, str]:
         """What `__call__` returns and prints."""

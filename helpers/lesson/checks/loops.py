@@ -1,8 +1,9 @@
-"""Training loops that learners write: run on a tiny model, and compared by what they return and by
-the weights they leave behind.
+"""Training loops that learners write: run on a tiny model, and compared by what they yield and by
+the models they leave behind.
 """
 
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.config import PPOConfig
+from helpers.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from helpers.lesson.checks.core import Exercise, tiny_gpt
-from helpers.lesson.checks.own import Function
+from helpers.lesson.checks.own import Function, Place
+from helpers.lesson.checks.own_loops import (
+    IDS,
+    log_and_models,
+    needs_the_library,
+    outputs_of,
+    reinforcement,
+    supervised,
+)
 from helpers.model import RewardModel
-from helpers.ppo import choose_prompts, minibatch_losses, minibatches, start_training
+from helpers.ppo import (
+    Training,
+    choose_prompts,
+    iteration_metrics,
+    minibatch_losses,
+    minibatches,
+    start_training,
+)
 from helpers.records import Prompt
+from helpers.reward import Pair, PairBatch, pair_batch, score_pairs
 from helpers.rollouts import Models, collect, with_advantages
 
 PAD = 0
-IDS = torch.tensor([[1, 2, 3, 4, 2, 1], [4, 3, 1, 2, 2, PAD], [2, 2, 1, 3, PAD, PAD]])  # (B, T)
 REAL = IDS != PAD
 COMPLETION = REAL & (torch.arange(6) >= 3)  # prompts of three tokens
 FORGOTTEN = (
@@ -30,18 +46,32 @@ FORGOTTEN = (
 NO_STEP = (
     "the weights never change. Call optimizer.step() after backward, while the gradients are there."
 )
+NO_YIELD = (
+    "it has no `yield`. Yield the numbers of each step when it is done, so that whoever runs the "
+    "loop can log them."
+)
 
 
 @dataclass(frozen=True)
 class LoopExercise(Exercise):
-    """A training loop, called `my_<name>` in the notebook. It trains in place, so its result is
-    what it returns and all weights afterwards.
+    """A training loop, called `my_<name>` in the notebook: a generator, which yields what it has
+    measured after every step. It trains in place, so its result is what it yields and the models
+    afterwards.
     """
 
+    def unfit(self, course: Any) -> str:
+        return needs_the_library(course)
+
     def result(self, function: Function, given: tuple) -> Any:
-        returned = function(*given)
-        weights = [nn.utils.parameters_to_vector(m.parameters()) for m in models_in(given)]
-        return returned, *weights
+        yielded = function(*given)
+        if not inspect.isgenerator(yielded):
+            return None, yielded
+        rows = [[*row.values()] if isinstance(row, dict) else row for row in yielded]
+        return rows, *outputs_of(given)
+
+    def diagnose(self, results: list) -> str:
+        no_yield = any(rows is None for rows, *_ in results)
+        return NO_YIELD if no_yield else super().diagnose(results)
 
     def changed(self, given: tuple, arguments: tuple) -> bool:
         return False  # training changes the models, and should
@@ -50,27 +80,22 @@ class LoopExercise(Exercise):
         return ""  # models and batches are too large to print
 
 
-def models_in(arguments: tuple) -> Iterator[nn.Module]:
-    """The models among the arguments of a loop."""
-    for argument in arguments:
-        if isinstance(argument, nn.Module):
-            yield argument
-        if isinstance(argument, Models):
-            yield from (argument.policy, argument.value, argument.reference, argument.reward)
-
-
-def supervised(
-    model: nn.Module, batches: list, optimizer: torch.optim.Optimizer, loss_of, order="zbs"
-) -> list[float]:
-    """A loop over batches. order: of zero_grad (z), backward (b) and step (s)."""
-    losses = []
+def plain_loop(
+    model: nn.Module,
+    batches: list,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Function,
+    order: str = "zbs",
+) -> Iterator[Any]:
+    """A loop over batches. loss_of(model, batch): [loss], or [loss, accuracy]. order: of
+    zero_grad (z), backward (b) and step (s).
+    """
     for batch in batches:
-        loss = loss_of(model, *batch)
+        loss, *others = loss_of(model, batch)
         actions = {"z": optimizer.zero_grad, "b": loss.backward, "s": optimizer.step}
         for letter in order:
             actions[letter]()
-        losses.append(loss.item())
-    return losses
+        yield [loss.item(), *(x.item() for x in others)] if others else loss.item()
 
 
 def sgd_case(model: nn.Module, batches: list[tuple]) -> tuple:
@@ -81,49 +106,62 @@ def sgd_case(model: nn.Module, batches: list[tuple]) -> tuple:
 def oracle_and_mistakes(loss_of, wrong_losses: dict[str, Function]) -> dict[str, Any]:
     """The oracle of a loop with this loss, and its mistakes."""
     mistakes: dict[str, Any] = {
-        FORGOTTEN: partial(supervised, loss_of=loss_of, order="bs"),
+        FORGOTTEN: partial(plain_loop, loss_of=loss_of, order="bs"),
         NO_STEP: [
-            partial(supervised, loss_of=loss_of, order=order) for order in ("zb", "b", "zsb", "bzs")
+            partial(plain_loop, loss_of=loss_of, order=order) for order in ("zb", "b", "zsb", "bzs")
         ],
+        NO_YIELD: lambda *given: [*plain_loop(*given, loss_of=loss_of)],
     }
-    mistakes |= {text: partial(supervised, loss_of=wrong) for text, wrong in wrong_losses.items()}
-    return {"oracle": partial(supervised, loss_of=loss_of), "mistakes": mistakes}
+    mistakes |= {text: partial(plain_loop, loss_of=wrong) for text, wrong in wrong_losses.items()}
+    return {"oracle": partial(plain_loop, loss_of=loss_of), "mistakes": mistakes}
+
+
+def place_of(config: Any, *case: Any) -> Place:
+    """Where a loop trains: in the place of `train`. case: its arguments but for config and loop."""
+    return Place(((*case, config),), adapt=supervised, outcome=log_and_models)
 
 
 # ---------------------------------------------------------------- pretraining and SFT
 
 
-def masked_loss(model, ids: Tensor, mask: Tensor, look=1, shift=1) -> Tensor:
+def masked_loss(model, batch: tuple[Tensor, Tensor], look=1, shift=1, mean=True) -> list[Tensor]:
     """Cross-entropy of the tokens where the mask is True. look, shift: how far the mask and the
     targets are moved.
     """
+    ids, mask = batch
     size = ids.size(1) - 1
     logits = model(ids)[:, :-1]  # (B, T-1, V)
     counts, targets = mask[:, look : look + size], ids[:, shift : shift + size]
-    return F.cross_entropy(logits[counts], targets[counts])
+    kind = "mean" if mean else "sum"
+    return [F.cross_entropy(logits[counts], targets[counts], reduction=kind)]
 
 
+def all_tokens(model, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """The loss of someone who has forgotten the mask."""
+    return masked_loss(model, (batch[0], torch.ones_like(batch[1])))
+
+
+DOCUMENTS = [(IDS, REAL), (IDS[:2], REAL[:2]), (IDS, REAL)]
 check_training_loop = LoopExercise(
     "training_loop",
-    cases={"three batches": sgd_case(tiny_gpt(), [(IDS, REAL), (IDS[:2], REAL[:2]), (IDS, REAL)])},
+    cases={"three batches": sgd_case(tiny_gpt(), DOCUMENTS)},
+    place=place_of(PretrainConfig(), tiny_gpt(), DOCUMENTS),
     **oracle_and_mistakes(masked_loss, {}),
 )
 
+COMPLETIONS = [(IDS, COMPLETION), (IDS[:2], COMPLETION[:2]), (IDS, COMPLETION)]
 check_masked_loop = LoopExercise(
     "masked_loop",
-    cases={
-        "three batches": sgd_case(
-            tiny_gpt(), [(IDS, COMPLETION), (IDS[:2], COMPLETION[:2]), (IDS, COMPLETION)]
-        )
-    },
+    cases={"three batches": sgd_case(tiny_gpt(), COMPLETIONS)},
+    place=place_of(SFTConfig(), tiny_gpt(), COMPLETIONS),
     **oracle_and_mistakes(
         masked_loss,
         {
             "mask forgotten. Prompt tokens are in the loss: only the completion should teach.": (
-                lambda model, ids, mask: masked_loss(model, ids, torch.ones_like(mask))
+                all_tokens
             ),
             "sum of the losses. Take their mean: a sum grows with the number of tokens.": (
-                lambda model, ids, mask: mask[:, 1:].sum() * masked_loss(model, ids, mask)
+                partial(masked_loss, mean=False)
             ),
             "mask not shifted. Row t predicts token t + 1: read the mask there too, mask[:, 1:].": (
                 partial(masked_loss, look=0)
@@ -138,44 +176,35 @@ check_masked_loop = LoopExercise(
 # ---------------------------------------------------------------- the reward model
 
 
-def pair_loss(model, ids: Tensor, mask: Tensor, others: Tensor, others_mask: Tensor, sign=1):
-    """Bradley-Terry on the scores of the chosen and the rejected texts."""
-    gap = model(ids, mask) - model(others, others_mask)
-    return -F.logsigmoid(sign * gap).mean()
+def pair_loss(model, batch: PairBatch, score=F.logsigmoid, sign=1, of_gap=1) -> list[Tensor]:
+    """Bradley-Terry on the scores of the chosen and the rejected texts, and the accuracy."""
+    chosen, rejected = score_pairs(model, batch)
+    loss = -sign * score(of_gap * (chosen - rejected)).mean()
+    return [loss, (chosen > rejected).float().mean()]
 
 
-class Scorer(nn.Module):
-    """A reward model with a scalar head alone, called with ids and their mask."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            self.model = RewardModel(tiny_gpt(), surprise_weight=0.0)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.model(ids, mask, mask)
+def scorer() -> RewardModel:
+    """A tiny reward model, always the same."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return RewardModel(tiny_gpt())
 
 
-CHOSEN, REJECTED = (IDS, REAL), (IDS.flip(0), REAL.flip(0))
+PAIRS = [Pair([1, 2], [3, 4, 1], [2, 1]), Pair([3], [4, 2], [3, 3, 1]), Pair([2, 4], [3], [1, 2])]
+PAIR_BATCHES = [pair_batch(some, PAD) for some in (PAIRS, PAIRS[:1], PAIRS[1:])]
 check_pair_loop = LoopExercise(
     "pair_loop",
-    cases={
-        "two batches": sgd_case(
-            Scorer(), [(*CHOSEN, *REJECTED), (*(x[:1] for x in (*CHOSEN, *REJECTED)),)]
-        )
-    },
+    cases={"three batches": sgd_case(scorer(), PAIR_BATCHES)},
+    place=place_of(RewardConfig(), scorer(), PAIR_BATCHES),
     **oracle_and_mistakes(
         pair_loss,
         {
             "chosen and rejected swapped. The chosen score should rise above the rejected.": (
-                partial(pair_loss, sign=-1)
+                partial(pair_loss, of_gap=-1)
             ),
-            "minus forgotten. A loss is minus the log-probability.": (
-                lambda *batch: -pair_loss(*batch)
-            ),
+            "minus forgotten. A loss is minus the log-probability.": partial(pair_loss, sign=-1),
             "logarithm forgotten. The loss is minus the log of the probability: F.logsigmoid.": (
-                lambda model, a, am, b, bm: -torch.sigmoid(model(a, am) - model(b, bm)).mean()
+                partial(pair_loss, score=torch.sigmoid)
             ),
         },
     ),
@@ -195,7 +224,7 @@ class Letters:
 
 def toy_models() -> Models:
     """Four tiny models as a run starts with them, and a reward model that can tell texts apart."""
-    sft, reward = tiny_gpt(), Scorer().model.requires_grad_(False)
+    sft, reward = tiny_gpt(), scorer().requires_grad_(False)
     reward.score.weight *= 10
     value = copy.deepcopy(reward).requires_grad_(True)
     return Models(copy.deepcopy(sft), sft.requires_grad_(False), reward, value)
@@ -209,6 +238,7 @@ PROMPTS = [Prompt(text) for text in ("one", "two", "six", "ten", "tea", "pea", "
 
 def ppo_loop(
     models: Models,
+    run: Training,
     prompts: list[Prompt],
     config: PPOConfig,
     tokenizer: Any,
@@ -217,16 +247,16 @@ def ppo_loop(
     trains=("policy", "value"),
     first_only=False,
     late=False,
-) -> list[float]:
-    """PPO's loop, and ways to get it wrong; returns the mean score of each rollout."""
-    run, scores, rollout = start_training(models, config), [], None
-    optimizers = {"policy": run.policy_optimizer, "value": run.value_optimizer}
+) -> Iterator[dict[str, float]]:
+    """PPO's loop, and ways to get it wrong; yields the metrics of every iteration."""
+    rollout, optimizers = None, {"policy": run.policy_optimizer, "value": run.value_optimizer}
     for _ in range(config.iterations):
         if rollout is None or not once:
             batch = choose_prompts(prompts, config.rollout_size, run.prompt_rng)
             rollout = collect(models, batch, config, tokenizer, run.token_rng)
-            price = config.kl_coef if kl_coef is None else kl_coef
+            price = run.kl_controller.kl_coef if kl_coef is None else kl_coef
             rollout = with_advantages(rollout, price, config)
+        updates = []
         for i, index in enumerate(minibatches(len(batch), config, run.prompt_rng)):
             if first_only and i:
                 continue
@@ -235,26 +265,31 @@ def ppo_loop(
                 optimizers[name].backward(losses[name])
                 if not late:
                     optimizers[name].step()
+            updates.append({name: loss.item() for name, loss in losses.items()})
         for name in trains if late else ():
             optimizers[name].step()
-        scores.append(rollout.scores.mean().item())
-    return scores
+        yield iteration_metrics(rollout, updates, batch, run.kl_controller, tokenizer)
 
 
+MODELS = toy_models()
 check_ppo_loop = LoopExercise(
     "ppo_loop",
     ppo_loop,
-    cases={"three iterations": (toy_models(), PROMPTS, TOY, Letters())},
+    cases={"three iterations": (MODELS, start_training(MODELS, TOY), PROMPTS, TOY, Letters())},
+    place=Place(((MODELS, PROMPTS, TOY, Letters()),), adapt=reinforcement, outcome=log_and_models),
     mistakes={
         "one rollout for all iterations. The policy changes, so collect anew in every one.": {
             "once": True
         },
-        "no KL penalty. with_advantages takes the coefficient: config.kl_coef.": {"kl_coef": 0.0},
+        "no KL penalty. with_advantages takes the coefficient: run.kl_controller.kl_coef.": {
+            "kl_coef": 0.0
+        },
         "the value model never learns. Both losses need a backward and a step.": {
             "trains": ("policy",)
         },
         "the policy never learns. Both losses need a backward and a step.": {"trains": ("value",)},
         "one minibatch only. Go through all that `minibatches` gives.": {"first_only": True},
         "one step an iteration. Step after every minibatch, not after the last.": {"late": True},
+        NO_YIELD: lambda *given: [*ppo_loop(*given)],
     },
 )

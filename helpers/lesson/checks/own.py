@@ -1,6 +1,7 @@
 """A learner's function in the place of the library's: `course.use(my_gae, gae, check_gae)`."""
 
 import copy
+import dis
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.lesson.checks.compare import TOLERANCE, numbers
+from helpers.rollouts import Models
 
 Function = Callable[..., Any]
 # A learner's code may do anything: whatever it raises must not stop the notebook.
@@ -22,45 +24,73 @@ def as_it_is(mine: Function, library: Function) -> Function:
     return mine
 
 
+def results_and_gradients(
+    function: Function, arguments: list, learns: tuple[int, ...]
+) -> dict[str, list]:
+    """What a function returns, as a list, and the gradients of its sum."""
+    arguments = copy.deepcopy(arguments)
+    inputs = [arguments[i].requires_grad_() for i in learns]
+    for argument in arguments:
+        inputs += argument.parameters() if isinstance(argument, nn.Module) else []
+    result = function(*arguments)
+    results = list(result) if isinstance(result, (tuple, list)) else [result]
+    learned = [x.sum() for x in results if isinstance(x, Tensor) and x.requires_grad]
+    if not learned:
+        return {"result": results, "gradient": []}
+    gradients = torch.autograd.grad(sum(learned), inputs, allow_unused=True)
+    gradients = [torch.zeros(()) if g is None else g for g in gradients]
+    return {"result": results, "gradient": gradients}
+
+
 @dataclass(frozen=True)
 class Place:
     """How a function from an exercise takes the place of a library function.
 
     adapt: (mine, library) -> a function that takes and returns what the library's does. cases:
-    arguments of the library function; on each, results and gradients must be equal. learns: which
-    of these arguments carry a gradient, beside the weights of a model. on_cpu: training calls it
-    with tensors on the CPU, wherever the model is.
+    arguments of the library function; on each, both functions must have equal outcomes. learns:
+    which of these arguments carry a gradient, beside the weights of a model. on_cpu: training calls
+    it with tensors on the CPU, wherever the model is. outcome: (function, arguments, learns) ->
+    what is compared, {what it is: tensors or numbers}.
     """
 
     cases: tuple[tuple, ...]
     adapt: Callable[[Function, Function], Function] = as_it_is
     learns: tuple[int, ...] = ()
     on_cpu: bool = False
+    outcome: Callable[[Function, list, tuple[int, ...]], dict[str, list]] = results_and_gradients
 
 
 def in_place_of(
     place: Place, mine: Function, library: Function, device: torch.device | str = "cpu"
 ) -> tuple[Function | None, str]:
-    """(`mine` as training calls it, ""); or (None, why not), where it raises or gives other results
-    or gradients than the library's.
+    """(`mine` as training calls it, ""); or (None, why not), where it raises or its outcome is not
+    the library's.
     """
     device = torch.device("cpu" if place.on_cpu else device)
-    if library.__name__ in getattr(getattr(mine, "__code__", None), "co_names", ()):
+    if calls(mine, library.__name__):
         return None, f"it calls {library.__name__} itself, which it is to replace"
     function = with_signature_of(library, place.adapt(mine, library), device)
     for arguments in place.cases:
         given = [on_device(argument, device) for argument in arguments]
         try:
-            expected = outcome(library, given, place.learns)
+            expected = place.outcome(library, given, place.learns)
             with undisturbed():
-                got = outcome(function, given, place.learns)
-            for what, ours, theirs in zip(("result", "gradient"), got, expected, strict=True):
-                if reason := unlike(ours, theirs):
+                got = place.outcome(function, given, place.learns)
+            for what, theirs in expected.items():
+                if reason := unlike(got[what], theirs):
                     return None, f"its {what} {reason}"
         except ANYTHING as error:
             first_line = (str(error).splitlines() or [""])[0]
             return None, f"raises {type(error).__name__} on {device}: {first_line}"
     return function, ""
+
+
+def calls(function: Function, name: str) -> bool:
+    """Whether a function reads a global of that name."""
+    if not hasattr(function, "__code__"):
+        return False
+    steps = dis.get_instructions(function)
+    return any(step.opname == "LOAD_GLOBAL" and step.argval == name for step in steps)
 
 
 def with_signature_of(library: Function, function: Function, device: torch.device) -> Function:
@@ -94,22 +124,9 @@ def undisturbed() -> Iterator[None]:
 def on_device(argument: Any, device: torch.device) -> Any:
     """A copy of an argument, with its tensors on the device."""
     argument = copy.deepcopy(argument)
+    if isinstance(argument, Models):
+        return argument.on_two(device, device)
     return argument.to(device) if isinstance(argument, (Tensor, nn.Module)) else argument
-
-
-def outcome(function: Function, arguments: list, learns: tuple[int, ...]) -> tuple[list, list]:
-    """What a function returns, as a list, and the gradients of its sum."""
-    arguments = copy.deepcopy(arguments)
-    inputs = [arguments[i].requires_grad_() for i in learns]
-    for argument in arguments:
-        inputs += argument.parameters() if isinstance(argument, nn.Module) else []
-    result = function(*arguments)
-    results = list(result) if isinstance(result, (tuple, list)) else [result]
-    learned = [x.sum() for x in results if isinstance(x, Tensor) and x.requires_grad]
-    if not learned:
-        return results, []
-    gradients = torch.autograd.grad(sum(learned), inputs, allow_unused=True)
-    return results, [torch.zeros(()) if g is None else g for g in gradients]
 
 
 def unlike(ours: list, theirs: list) -> str:
