@@ -8,28 +8,33 @@ known. On other rows any rare token counts as a fact.
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.tldr.posts import Post, draw_split_post
 from data.tldr.threads import draw_document
 from data.tldr.vocabulary import VALUES
 from helpers.lesson.track_words import in_the_lesson
+from helpers.model import GPT
 from helpers.run.course import Course
 from helpers.tokenizer import Tokenizer
 
 SLOTS = ("who", "deed", "thing", "since", "place")  # the facts that documents name again
 DOCUMENTS = 100  # that are written, or read, for one measurement
+FEW = 20  # for one of many
+COUNTED = 2000  # rows in which tokens are counted
 
 Losses = Callable[[list[int]], list[float]]  # a row of tokens to the loss of each, in nats
 Fresh = list[tuple[Post, str, float]]  # (post, document that begins with it, log-probability)
 
 
-def fresh_documents(seed: int) -> Fresh:
+def fresh_documents(seed: int, documents: int = DOCUMENTS) -> Fresh:
     """New documents of the world of posts, about facts that no training document combines."""
     fresh = []
-    for i in range(DOCUMENTS):
+    for i in range(documents):
         draws, post = draw_split_post(f"{seed}/fresh/{i}", held_out=True)
         text = draw_document(draws, post)  # goes on from the post, and so does draws.logprob
         fresh.append((post, text, draws.logprob))
@@ -57,11 +62,11 @@ def fact_losses(fresh: Fresh, losses: Losses, tokenizer: Tokenizer) -> dict[str,
     """By fact, in nats: ln n of its n values, the loss of its word the first time, and later."""
     chance, first, later = {}, {}, {}
     rows = [tokenizer.encode(text) + [tokenizer.eos_id] for _, text, _ in fresh]
-    costs = [losses(row) for row in rows]
+    places = [token_places(row, losses(row), tokenizer) for row in rows]
     for slot in SLOTS:
         mentions = [
-            word_losses(row, cost, text, getattr(post.facts, slot), tokenizer)
-            for row, cost, (post, text, _) in zip(rows, costs, fresh, strict=True)
+            word_losses(tokens, text, getattr(post.facts, slot))
+            for tokens, (post, text, _) in zip(places, fresh, strict=True)
         ]
         chance[slot] = math.log(len(VALUES[slot]))
         first[slot] = sum(each[0] for each in mentions) / len(mentions)
@@ -70,12 +75,16 @@ def fact_losses(fresh: Fresh, losses: Losses, tokenizer: Tokenizer) -> dict[str,
     return {"ln n": chance, "first mention": first, "later mentions": later}
 
 
-def word_losses(
-    row: list[int], cost: Sequence[float], text: str, word: str, tokenizer: Tokenizer
-) -> list[float]:
-    """The loss of each mention of a word in a text, the first one first."""
+def token_places(
+    row: list[int], cost: Sequence[float], tokenizer: Tokenizer
+) -> list[tuple[float, int, int]]:
+    """Loss, start and end in the text of each token."""
     ends = torch.tensor([len(tokenizer.decode([id_])) for id_ in row]).cumsum(dim=0).tolist()
-    places = list(zip(cost, [0, *ends], ends, strict=False))  # loss, start and end of each token
+    return list(zip(cost, [0, *ends], ends, strict=False))
+
+
+def word_losses(places: list[tuple[float, int, int]], text: str, word: str) -> list[float]:
+    """The loss of each mention of a word in a text, the first one first."""
     return [
         sum(loss for loss, start, end in places if end > match.start() and start < match.end())
         for match in re.finditer(rf"\b{word}\b", text)
@@ -86,7 +95,7 @@ def rare_token_losses(
     heldout: list[list[int]], losses: Losses, rows: list[list[int]], vocab_size: int
 ) -> dict[str, dict]:
     """The mean loss of tokens outside the commonest tenth of the vocabulary: first and later."""
-    seen: Tensor = torch.bincount(torch.cat([torch.tensor(row) for row in rows]))
+    seen: Tensor = torch.bincount(torch.cat([torch.tensor(row) for row in rows[:COUNTED]]))
     common = set(seen.topk(min(vocab_size // 10, len(seen))).indices.tolist())
     costs: dict[str, list[float]] = {"first mention": [], "later mentions": []}
     for row in heldout:
@@ -98,18 +107,53 @@ def rare_token_losses(
     return {name: {"rare tokens": sum(c) / max(1, len(c))} for name, c in costs.items()}
 
 
+def mention_losses(
+    course: Course,
+    losses: Losses,
+    rows: list[list[int]],
+    heldout: list[list[int]],
+    documents: int = DOCUMENTS,
+) -> dict[str, dict]:
+    """`fact_losses` in the world of posts, `rare_token_losses` on any other rows."""
+    tokenizer = course.tokenizer
+    if in_the_lesson(course):
+        return fact_losses(fresh_documents(course.seed, documents), losses, tokenizer)
+    return rare_token_losses(heldout[:documents], losses, rows, tokenizer.vocab_size)
+
+
 def mentions(
     course: Course, losses: Losses, rows: list[list[int]], heldout: list[list[int]]
 ) -> dict[str, dict]:
-    """`fact_losses` in the world of posts, `rare_token_losses` on any other rows; printed too."""
-    if in_the_lesson(course):
-        series = fact_losses(fresh_documents(course.seed), losses, course.tokenizer)
-    else:
-        size = course.tokenizer.vocab_size
-        series = rare_token_losses(heldout[:DOCUMENTS], losses, rows, size)
+    """`mention_losses`; printed too."""
+    series = mention_losses(course, losses, rows, heldout)
     for name in next(iter(series.values())):
         print(f"{name:12}", ", ".join(f"{kind} {series[kind][name]:.2f}" for kind in series))
     return series
+
+
+def token_losses(model: GPT, row: list[int]) -> list[float]:
+    """A document's tokens to the loss of each, in nats; the first is given."""
+    ids = torch.tensor([row], device=model.wte.weight.device)
+    with torch.no_grad():
+        losses = F.cross_entropy(model(ids[:, :-1])[0], ids[0, 1:], reduction="none")
+    return [0.0, *losses.tolist()]
+
+
+class CopyingWatch:
+    """Called with the history after every step of a training run: measures at some steps what the
+    later mentions of each fact cost the model, in nats. Only in the world of posts.
+    """
+
+    def __init__(self, course: Course, model: GPT, steps: int, times: int = 16):
+        self.fresh = fresh_documents(course.seed, FEW) if in_the_lesson(course) else []
+        self.losses, self.tokenizer = partial(token_losses, model), course.tokenizer
+        self.at = {max(1, round(steps * i / times)) for i in range(times + 1)}
+        self.series: dict[int, dict[str, float]] = {}  # {step: {fact: loss}}
+
+    def __call__(self, history: list[dict]) -> None:
+        if self.fresh and len(history) in self.at:
+            measured = fact_losses(self.fresh, self.losses, self.tokenizer)
+            self.series[len(history)] = measured["later mentions"]
 
 
 def parts(course: Course, losses: Losses) -> dict[str, dict]:

@@ -202,6 +202,34 @@ def loss_by_part(series: dict[str, dict[str, float]], label: str = NATS) -> Figu
     return fig
 
 
+def mentions_over_training(series: dict[int, dict[str, float]]) -> Figure:
+    """{step: {fact: loss of its later mentions}}: a line for each fact."""
+    fig, axes = plt.subplots(figsize=(7.2, 2.8))
+    for fact in next(iter(series.values())):
+        losses = [by_fact[fact] for by_fact in series.values()]
+        axes.plot(list(series), losses, label=fact, linewidth=1.4, marker=".", markersize=4)
+    axes.set(xlabel="step", ylabel="loss of later mentions\n(nats)", ylim=(0, None))
+    axes.legend(**BESIDE)
+    return fig
+
+
+def ablations(increase: dict[str, dict[str, float]]) -> Figure:
+    """{head: {fact: how much the loss of its later mentions rises without the head, in nats}}."""
+    facts = list(next(iter(increase.values())))
+    table = np.array([[row[fact] for fact in facts] for row in increase.values()])
+    fig, axes = plt.subplots(figsize=(1.6 + 0.85 * len(facts), 0.6 + 0.3 * len(table)))
+    most = max(table.max(), 0.1)
+    axes.imshow(table, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        colour = "white" if value > 0.6 * most else INK
+        axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(facts)), facts)
+    axes.set_yticks(range(len(table)), list(increase), fontsize=8)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    return fig
+
+
 def spectra(values: dict[str, Tensor]) -> Figure:
     """Singular values of some matrices, each scaled so that its largest is 1."""
     fig, axes = plt.subplots(figsize=(7.2, 2.6))
