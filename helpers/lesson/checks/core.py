@@ -6,6 +6,8 @@ an untouched or a wrong exercise does not stop "Run All":
 
     check_gae(my_gae)    True: right; False: wrong, and the line says why; None: not attempted
 
+The line of a right one also says how many exercises of the notebook are solved.
+
 `Exercise` is for code the learner writes, `Prediction` for a number guessed before running a cell.
 """
 
@@ -21,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.lesson.checks import progress
 from helpers.lesson.checks.compare import constant_factor, difference, differences
+from helpers.lesson.checks.limit import SECONDS, time_limit, told
 from helpers.lesson.checks.own import ANYTHING, Function, Place, in_place_of, undisturbed
 from helpers.model import GPT, GPTConfig
 
@@ -43,6 +47,7 @@ class Exercise:
     cases: dict[str, tuple]  # what is special about the case -> arguments
     mistakes: dict[str, dict | Function | list]
     place: Place | None = None  # of the library function that it can replace
+    seconds: float = SECONDS  # that each case may take
 
     def __call__(self, function: Function) -> bool | None:
         """Compare `function` with the oracle on every case; print one line. True right, False
@@ -71,21 +76,20 @@ class Exercise:
         for label, arguments in self.cases.items():
             given = copy.deepcopy(arguments)
             try:
-                with undisturbed():
+                with undisturbed(), time_limit(self.seconds):
                     results.append(self.result(function, given))
             except ANYTHING as error:
                 if is_untouched(error, function):
                     return None, NOT_ATTEMPTED
-                first_line = (str(error).splitlines() or [""])[0]
-                raises = f"raises {type(error).__name__} on the case '{label}': {first_line}"
-                return False, raises + failing_line(error, function)
+                what = told(error, f"on the case '{label}'")
+                return False, what + failing_line(error, function)
             if self.changed(given, arguments):
                 changes = f"changes its input in place (case '{label}')"
                 return False, f"{changes}: work on a copy, others still need it."
         diagnosis = self.diagnose(results)
         if diagnosis.startswith("wrong on the case"):
             diagnosis += self.example(function, results)
-        return not diagnosis, diagnosis or "right."
+        return not diagnosis, diagnosis or "correct"
 
     def result(self, function: Function, given: tuple) -> Any:
         """What is compared with the oracle's."""
@@ -93,7 +97,8 @@ class Exercise:
 
     def changed(self, given: tuple, arguments: tuple) -> bool:
         """Whether the function has changed its arguments, and should not have."""
-        return bool(difference(given, arguments))
+        pairs = zip(given, arguments, strict=True)
+        return any(difference(a, b) for a, b in pairs if not callable(b))
 
     def diagnose(self, results: list) -> str:
         """Which mistake explains these results, one for each case? Empty if they are right."""
@@ -172,7 +177,7 @@ class Prediction:
 
 def report(name: str, right: bool | None, text: str) -> bool | None:
     """Print the line of a check and return its result."""
-    line = f"{MARKS[right]} my_{name}: {text}"
+    line = f"{MARKS[right]} my_{name}: {text}{progress.count(name, right is True)}"
     try:
         print(line)
     except UnicodeEncodeError:  # a Windows pipe with an old code page
@@ -207,6 +212,10 @@ def short(value: Any) -> str:
         if value.numel() > SHOWN:
             return f"of shape {tuple(value.shape)}"
         return str(round_all(value.tolist()))
+    if isinstance(value, tuple) and any(isinstance(x, Tensor) for x in value):
+        return ", ".join(map(short, value))
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
     text = repr(round_all(value) if isinstance(value, (list, float)) else value)
     return text if len(text) <= 10 * SHOWN else f"{text[: 10 * SHOWN]} ..."
 

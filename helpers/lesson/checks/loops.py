@@ -38,6 +38,8 @@ class LoopExercise(Exercise):
     what it returns and all weights afterwards.
     """
 
+    seconds: float = 60.0  # they train
+
     def result(self, function: Function, given: tuple) -> Any:
         returned = function(*given)
         weights = [nn.utils.parameters_to_vector(m.parameters()) for m in models_in(given)]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.lesson.checks.compare import TOLERANCE, numbers
+from helpers.lesson.checks.limit import TookTooLong, time_limit, told
 
 Function = Callable[..., Any]
 # A learner's code may do anything: whatever it raises must not stop the notebook.
-ANYTHING = (Exception, SystemExit)
+ANYTHING = (Exception, SystemExit, TookTooLong)
 
 
 def as_it_is(mine: Function, library: Function) -> Function:
@@ -52,14 +53,13 @@ def in_place_of(
         given = [on_device(argument, device) for argument in arguments]
         try:
             expected = outcome(library, given, place.learns)
-            with undisturbed():
+            with undisturbed(), time_limit():
                 got = outcome(function, given, place.learns)
             for what, ours, theirs in zip(("result", "gradient"), got, expected, strict=True):
                 if reason := unlike(ours, theirs):
                     return None, f"its {what} {reason}"
         except ANYTHING as error:
-            first_line = (str(error).splitlines() or [""])[0]
-            return None, f"raises {type(error).__name__} on {device}: {first_line}"
+            return None, told(error, f"on {device}")
     return function, ""
 
 
