@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.lesson.checks import core, loops, lora, ppo, pretrain, reward, sft
-from helpers.lesson.checks.core import Exercise, Prediction
+from helpers.lesson.checks import core, loops, lora, ppo, pretrain, progress, reward, sft
+from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
+from helpers.model import attend_explicit
+from helpers.run.folders import NOTEBOOKS
 from tests.support import notebook_code
 from tests.support.notebook_code import solution_of
 
@@ -55,6 +57,42 @@ def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(stage
     checks = checks_of(stage).values()
     assert sum(isinstance(check, Exercise) for check in checks) >= 5
     assert any(isinstance(check, Prediction) for check in checks)
+
+
+@pytest.mark.parametrize("stage", MODULES)
+def test_the_exercises_are_listed_in_the_order_of_their_notebook(stage):
+    assert progress.EXERCISES[NOTEBOOKS[stage]] == [*notebook_code.EXERCISES[stage]]
+
+
+def test_a_right_answer_says_how_many_are_solved(monkeypatch, capsys):
+    """No exercise counts twice, none after it is wrong again, none of another notebook."""
+    monkeypatch.setattr(progress, "SOLVED", {"gae"})
+    attempts = [
+        ("perplexity", solution_of("perplexity"), 1),
+        ("merge", solution_of("merge"), 2),
+        ("merge", solution_of("merge"), 2),
+        ("perplexity", 4.0, None),
+        ("causal_mask", solution_of("causal_mask"), 2),
+        ("merge", None, None),
+        ("perplexity", None, None),
+        ("initial_loss", solution_of("initial_loss"), 2),
+    ]
+    for name, attempt, solved in attempts:
+        CHECKS[name](attempt)
+        line = capsys.readouterr().out.splitlines()[0]
+        assert solved is None or line.endswith(f" ({solved} of 13 exercises solved)")
+        assert ("solved" in line) == (solved is not None)
+
+
+def test_the_block_and_the_cached_step_are_the_models():
+    block, x = tiny_gpt().h[0], randn(2, 5, 8, seed=1)
+    parts = block.attn, block.mlp, block.ln_1, block.ln_2
+    assert torch.allclose(solution_of("block")(x, *parts), block(x))
+    q, k, v = torch.randn(3, 5, 4)
+    out, keys, values = solution_of("cached_step")(q[-1:], k[-1:], v[-1:], k[:-1], v[:-1])
+    (together,) = attend_explicit(*(x[None, None] for x in (q, k, v)))[0]
+    assert torch.allclose(out, together[-1:], atol=1e-6)
+    assert torch.equal(keys, k) and torch.equal(values, v)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -264,9 +302,9 @@ def toy(**cases) -> Exercise:
         ),
         (lambda x: x[7], "raises IndexError on the case 'a row': index 7"),
         (3, "pass the function itself, as in check_double(my_double), not its result."),
-        (lambda x: 2 * x.numpy(), "right."),
-        (lambda x: [2 * v for v in x.tolist()], "right."),
-        (lambda x: (2 * x).requires_grad_(), "right."),
+        (lambda x: 2 * x.numpy(), "correct"),
+        (lambda x: [2 * v for v in x.tolist()], "correct"),
+        (lambda x: (2 * x).requires_grad_(), "correct"),
     ],
 )
 def test_what_the_line_says(function, message, capsys):
@@ -350,7 +388,7 @@ def test_a_terminal_without_unicode_still_gets_its_line(monkeypatch):
 
     monkeypatch.setattr("builtins.print", old_code_page)
     assert toy()(lambda x: 2 * x) is True
-    assert lines == ["? my_double: right."]
+    assert lines == ["? my_double: correct (1 of 1 exercises solved)"]
 
 
 def test_difference_and_constant_factor():

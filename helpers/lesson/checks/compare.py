@@ -15,13 +15,16 @@ def differences(results: list, expected: list) -> list[str]:
 
 
 def difference(got: Any, expected: Any) -> str:
-    """How a result differs from the right one (tensors, numbers, texts, tuples); empty if equal."""
+    """How a result differs from the right one (tensors, numbers, texts and
+    lists of them, tuples); empty if equal."""
     if got is None:
         return "it returns None, so a `return` may be missing"
     if isinstance(expected, tuple):
         if not isinstance(got, (tuple, list)) or len(got) != len(expected):
             return f"it should return {len(expected)} things"
         return next(filter(None, differences(got, expected)), "")
+    if isinstance(expected, list) and all(isinstance(x, str) for x in expected):
+        return list_difference(got, expected)
     if isinstance(expected, str):
         if not isinstance(got, str):
             return f"it returns a {type(got).__name__}, expected a text"
@@ -40,6 +43,17 @@ def difference(got: Any, expected: Any) -> str:
         return f"it returns a {type(got).__name__}, which does not read as numbers"
     at = f" at {list(where)}" if where else ""
     return f"got {a[where].item():.4g}{at}, expected {b[where].item():.4g}"
+
+
+def list_difference(got: Any, expected: list[str]) -> str:
+    """How a list of texts differs from the right one; empty if equal."""
+    if not isinstance(got, (list, tuple)):
+        return f"it returns a {type(got).__name__}, expected a list"
+    if len(got) != len(expected):
+        return f"it returns {len(got)} items, expected {len(expected)}"
+    pairs = enumerate(zip(got, expected, strict=True))
+    wrong = [(i, a, b) for i, (a, b) in pairs if not isinstance(a, str) or a != b]
+    return "got {1!r} at [{0}], expected {2!r}".format(*wrong[0]) if wrong else ""
 
 
 def constant_factor(results: list, expected: list) -> float | None:
