@@ -34,7 +34,7 @@ def difference(got: Any, expected: Any) -> str:
     try:
         a, b = numbers(got), numbers(expected)
         if a.shape != b.shape:
-            return f"the shape is {tuple(a.shape)}, expected {tuple(b.shape)}"
+            return f"the shape is {in_words(a.shape)}, expected {in_words(b.shape)}"
         wrong = ~torch.isclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         if not wrong.any():
             return ""
@@ -43,6 +43,11 @@ def difference(got: Any, expected: Any) -> str:
         return f"it returns a {type(got).__name__}, which does not read as numbers"
     at = f" at {list(where)}" if where else ""
     return f"got {a[where].item():.4g}{at}, expected {b[where].item():.4g}"
+
+
+def in_words(shape: torch.Size) -> str:
+    """A shape, as it is printed."""
+    return str(tuple(shape)) if shape else "() (one number)"
 
 
 def list_difference(got: Any, expected: list[str]) -> str:

@@ -30,7 +30,8 @@ from helpers.lesson.checks.own import ANYTHING, Function, Place, in_place_of, un
 from helpers.model import GPT, GPTConfig
 
 NOT_ATTEMPTED = "not attempted yet - moving on"
-SHOWN = 16  # numbers of an example that are printed
+COPY = ": work on a copy (`clone()` of a tensor, `list()` of a list), others still need it."
+SHOWN = 25  # numbers of an example that are printed
 MARKS = {True: "✓", False: "✗", None: "○"}
 
 
@@ -82,10 +83,10 @@ class Exercise:
                 if is_untouched(error, function):
                     return None, NOT_ATTEMPTED
                 what = told(error, f"on the case '{label}'")
-                return False, what + failing_line(error, function)
+                return False, what + failing_line(error, function) + shapes(function, arguments)
             if self.changed(given, arguments):
-                changes = f"changes its input in place (case '{label}')"
-                return False, f"{changes}: work on a copy, others still need it."
+                changes = f"changes its input {changed_name(function, given, arguments)} in place"
+                return False, f"{changes} (case '{label}')" + COPY
         diagnosis = self.diagnose(results)
         if diagnosis.startswith("wrong on the case"):
             diagnosis += self.example(function, results)
@@ -97,8 +98,7 @@ class Exercise:
 
     def changed(self, given: tuple, arguments: tuple) -> bool:
         """Whether the function has changed its arguments, and should not have."""
-        pairs = zip(given, arguments, strict=True)
-        return any(difference(a, b) for a, b in pairs if not callable(b))
+        return any(map(differs, given, arguments))
 
     def diagnose(self, results: list) -> str:
         """Which mistake explains these results, one for each case? Empty if they are right."""
@@ -125,8 +125,8 @@ class Exercise:
         expected = self.results_of(self.oracle)
         gaps = differences(results, expected)
         at = next(i for i, gap in enumerate(gaps) if gap)
-        given = list(self.cases.values())[at]
-        lines = {"given": ", ".join(f"{k} {short(v)}" for k, v in named(function, given).items())}
+        given = named(function, list(self.cases.values())[at])
+        lines = {"given": "\n             ".join(f"{k} {short(v)}" for k, v in given.items())}
         lines |= {"expected": short(expected[at]), "got": short(results[at])}
         return "".join(f"\n    {name:<9}{line}" for name, line in lines.items())
 
@@ -165,6 +165,8 @@ class Prediction:
         except Exception:  # whatever it is
             kind = type(guess).__name__
             return report(self.name, False, f"the guess should be a number, this is a {kind}.")
+        if math.isnan(guess):
+            return report(self.name, False, "the guess is nan, which is not a number.")
         if is_near(guess, self.answer, self.tolerance):
             return report(self.name, True, f"{guess:.4g} is right ({self.answer:.4g}). {self.why}")
         for mistake, wrong in self.mistakes.items():
@@ -195,6 +197,27 @@ def failing_line(error: BaseException, function: Function) -> str:
     return f"\n    in line {own[-1].lineno - code.co_firstlineno + 1} of it: {own[-1].line}"
 
 
+def shapes(function: Function, given: tuple) -> str:
+    """The shapes of the arguments, which most errors of PyTorch are about; "" without tensors."""
+    sizes = [
+        f"{name} {tuple(x.shape) if isinstance(x, Tensor) else short(x)}"
+        for name, x in named(function, given).items()
+    ]
+    tensors = any(isinstance(x, Tensor) for x in given)
+    return f"\n    shapes   {', '.join(sizes)}" if tensors else ""
+
+
+def differs(given: Any, argument: Any) -> bool:
+    """Whether an argument has changed; functions and models may."""
+    return not callable(argument) and bool(difference(given, argument))
+
+
+def changed_name(function: Function, given: tuple, arguments: tuple) -> str:
+    """The name of the first argument that a function has changed."""
+    names = named(function, given)
+    return next(n for n, x in zip(names, arguments, strict=True) if differs(names[n], x))
+
+
 def named(function: Function, given: tuple) -> dict[str, Any]:
     """{parameter: argument} of a call; numbered where the function does not name each."""
     try:
@@ -221,9 +244,11 @@ def short(value: Any) -> str:
 
 
 def round_all(value: Any) -> Any:
-    """Numbers in a list of lists with three digits behind the point."""
+    """Numbers in a list of lists with three digits behind the point, True and False as 1 and 0."""
     if isinstance(value, list):
         return [round_all(x) for x in value]
+    if isinstance(value, bool):
+        return int(value)
     return round(value, 3) if isinstance(value, float) else value
 
 

@@ -47,9 +47,10 @@ check_merge = Exercise(
         "longer pieces": (["ban", "an", "a", " ", "na"], ("an", "a")),
     },
     mistakes={
-        "joined pieces are still there. After a pair go on two places further, not one.": {
-            "step": 1
-        },
+        "joined pieces are still there. After a pair go on two places further, not one.": [
+            {"step": 1},
+            {"step": 1, "rest": 1},
+        ],
         "the last piece is lost. It has no right neighbour, but unless it was joined it stays.": {
             "rest": 1
         },
@@ -102,14 +103,14 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    power=0.5,
+    scale=lambda T, D: D**0.5,
     hidden=lambda t, s: s > t,
     axis=1,
     fill=-math.inf,
     late_mask=False,
 ) -> Tensor:
     T, D = q.shape
-    scores = torch.tensor([[sum(q[t] * k[s]) / D**power for s in range(T)] for t in range(T)])
+    scores = torch.tensor([[sum(q[t] * k[s]) / scale(T, D) for s in range(T)] for t in range(T)])
     future = torch.tensor([[hidden(t, s) for s in range(T)] for t in range(T)])
     weights = (scores if late_mask else scores.masked_fill(future, fill)).exp()
     weights = weights / weights.sum(axis, keepdim=True)
@@ -142,8 +143,13 @@ check_attention = Exercise(
         "six tokens, eight channels": tuple(2 * randn(6, 8, seed=s) for s in (4, 5, 6)),
     },
     mistakes={
-        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {"power": 0.0},
-        "scale is D, not its root. q.k has variance D, so divide by sqrt(D).": {"power": 1.0},
+        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {
+            "scale": lambda T, D: 1
+        },
+        "wrong scale. q.k is a sum over D channels: divide by sqrt(D), not by D or sqrt(T).": [
+            {"scale": lambda T, D: D},
+            {"scale": lambda T, D: T**0.5},
+        ],
         "causal mask forgotten. A query must not see the keys after it.": {
             "hidden": lambda t, s: False
         },
