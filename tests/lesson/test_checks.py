@@ -259,6 +259,15 @@ def test_nonsense_is_a_line_or_an_example_and_never_raises(check, nonsense, caps
         assert all(row.startswith("    ") and len(row) < 600 for row in example), kind
 
 
+def test_a_learner_reads_no_warnings_of_ours(recwarn):
+    torch.set_warn_always(True)
+    try:
+        assert CHECKS["training_loop"](lambda model, batches, optimizer: 1.0) is False
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
+
+
 def test_the_checks_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     for name, check in CHECKS.items():

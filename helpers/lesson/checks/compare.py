@@ -76,7 +76,7 @@ def constant_factor(results: list, expected: list) -> float | None:
 
 def numbers(x: Any) -> Tensor:
     """A result as a tensor of 64-bit numbers. Raises TypeError or ValueError for what is none."""
-    if isinstance(x, list) and any(hasattr(item, "shape") for item in x):
+    if isinstance(x, (list, tuple)) and any(hasattr(item, "shape") for item in x):
         return torch.stack([numbers(item) for item in x])  # of tensors or arrays
     if isinstance(x, Tensor):
         x = x.detach()
