@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.lesson.checks import core, loops, lora, ppo, pretrain, reward, sft
-from helpers.lesson.checks.core import Exercise, Prediction
+from helpers.lesson.checks import core, loops, lora, ppo, pretrain, progress, reward, sft
+from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
+from helpers.model import attend_explicit
+from helpers.run.folders import NOTEBOOKS
 from tests.support import notebook_code
 from tests.support.notebook_code import solution_of
 
@@ -55,6 +57,42 @@ def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(stage
     checks = checks_of(stage).values()
     assert sum(isinstance(check, Exercise) for check in checks) >= 5
     assert any(isinstance(check, Prediction) for check in checks)
+
+
+@pytest.mark.parametrize("stage", MODULES)
+def test_the_exercises_are_listed_in_the_order_of_their_notebook(stage):
+    assert progress.EXERCISES[NOTEBOOKS[stage]] == [*notebook_code.EXERCISES[stage]]
+
+
+def test_a_right_answer_says_how_many_are_solved(monkeypatch, capsys):
+    """No exercise counts twice, none after it is wrong again, none of another notebook."""
+    monkeypatch.setattr(progress, "SOLVED", {"gae"})
+    attempts = [
+        ("perplexity", solution_of("perplexity"), 1),
+        ("merge", solution_of("merge"), 2),
+        ("merge", solution_of("merge"), 2),
+        ("perplexity", 4.0, None),
+        ("causal_mask", solution_of("causal_mask"), 2),
+        ("merge", None, None),
+        ("perplexity", None, None),
+        ("initial_loss", solution_of("initial_loss"), 2),
+    ]
+    for name, attempt, solved in attempts:
+        CHECKS[name](attempt)
+        line = capsys.readouterr().out.splitlines()[0]
+        assert solved is None or line.endswith(f" ({solved} of 13 exercises solved)")
+        assert ("solved" in line) == (solved is not None)
+
+
+def test_the_block_and_the_cached_step_are_the_models():
+    block, x = tiny_gpt().h[0], randn(2, 5, 8, seed=1)
+    parts = block.attn, block.mlp, block.ln_1, block.ln_2
+    assert torch.allclose(solution_of("block")(x, *parts), block(x))
+    q, k, v = torch.randn(3, 5, 4)
+    out, keys, values = solution_of("cached_step")(q[-1:], k[-1:], v[-1:], k[:-1], v[:-1])
+    (together,) = attend_explicit(*(x[None, None] for x in (q, k, v)))[0]
+    assert torch.allclose(out, together[-1:], atol=1e-6)
+    assert torch.equal(keys, k) and torch.equal(values, v)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -217,8 +255,17 @@ def test_nonsense_is_a_line_or_an_example_and_never_raises(check, nonsense, caps
     for kind, attempt in nonsense.items():
         assert check(attempt) is False, kind
         line, *example = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"✗ my_{check.name}: ") and len(example) in (0, 1, 3), kind
+        assert line.startswith(f"✗ my_{check.name}: "), kind
         assert all(row.startswith("    ") and len(row) < 600 for row in example), kind
+
+
+def test_a_learner_reads_no_warnings_of_ours(recwarn):
+    torch.set_warn_always(True)
+    try:
+        assert CHECKS["training_loop"](lambda model, batches, optimizer: 1.0) is False
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
 
 
 def test_the_checks_leave_the_global_generator_alone():
@@ -253,20 +300,20 @@ def toy(**cases) -> Exercise:
         (lambda x: 6 * x, "every number is 3 times the right one."),
         (lambda x: 2 * x + 1, "wrong on the case 'a row': got 3 at [0], expected 2."),
         (lambda x: 2 * x.abs(), "wrong on the case 'a row': got 4 at [1], expected -4."),
-        (lambda x: (2 * x).sum(), "wrong on the case 'a row': the shape is (), expected (3,)."),
         (
-            lambda x: x.mul_(2),
-            "changes its input in place (case 'a row'): work on a copy, others still need it.",
+            lambda x: (2 * x).sum(),
+            "wrong on the case 'a row': the shape is () (one number), expected (3,).",
         ),
+        (lambda x: x.mul_(2), "changes its input x in place (case 'a row')" + core.COPY),
         (
             lambda x: None,
             "wrong on the case 'a row': it returns None, so a `return` may be missing.",
         ),
         (lambda x: x[7], "raises IndexError on the case 'a row': index 7"),
         (3, "pass the function itself, as in check_double(my_double), not its result."),
-        (lambda x: 2 * x.numpy(), "right."),
-        (lambda x: [2 * v for v in x.tolist()], "right."),
-        (lambda x: (2 * x).requires_grad_(), "right."),
+        (lambda x: 2 * x.numpy(), "correct"),
+        (lambda x: [2 * v for v in x.tolist()], "correct"),
+        (lambda x: (2 * x).requires_grad_(), "correct"),
     ],
 )
 def test_what_the_line_says(function, message, capsys):
@@ -277,7 +324,7 @@ def test_what_the_line_says(function, message, capsys):
 def test_a_right_result_of_the_wrong_shape_is_no_right_one(capsys):
     check = CHECKS["next_token_loss"]
     assert check(lambda logits, ids: F.cross_entropy(logits[:-1], ids[1:])[None]) is False
-    assert "the shape is (1,), expected ()." in capsys.readouterr().out
+    assert "the shape is (1,), expected () (one number)." in capsys.readouterr().out
 
 
 def test_an_unknown_mistake_is_shown_on_an_example(capsys):
@@ -298,9 +345,10 @@ def test_an_error_is_shown_with_the_learners_own_line(capsys):
         return y.view(2, 2)
 
     toy()(my_double)
-    line, where = capsys.readouterr().out.splitlines()
+    line, where, shapes = capsys.readouterr().out.splitlines()
     assert "raises RuntimeError on the case 'a row': shape '[2, 2]' is invalid" in line
     assert where == "    in line 3 of it: return y.view(2, 2)"
+    assert shapes == "    shapes   x (3,)"
 
 
 def test_inputs_are_fresh_for_every_attempt():
@@ -340,6 +388,8 @@ def test_a_prediction_says_near_or_far(capsys):
     assert "10.8 is right (10.82). It is ln V." in right
     assert "close, but 12 is too high. The hint may help." in near
     assert "far off: 3 is too low. The hint may help." in far
+    pretrain.check_initial_loss(float("nan"))
+    assert "the guess is nan, which is not a number." in capsys.readouterr().out
 
 
 def test_a_terminal_without_unicode_still_gets_its_line(monkeypatch):
@@ -350,7 +400,7 @@ def test_a_terminal_without_unicode_still_gets_its_line(monkeypatch):
 
     monkeypatch.setattr("builtins.print", old_code_page)
     assert toy()(lambda x: 2 * x) is True
-    assert lines == ["? my_double: right."]
+    assert lines == ["? my_double: correct (1 of 1 exercises solved)"]
 
 
 def test_difference_and_constant_factor():

@@ -15,13 +15,16 @@ def differences(results: list, expected: list) -> list[str]:
 
 
 def difference(got: Any, expected: Any) -> str:
-    """How a result differs from the right one (tensors, numbers, texts, tuples); empty if equal."""
+    """How a result differs from the right one (tensors, numbers, texts and
+    lists of them, tuples); empty if equal."""
     if got is None:
         return "it returns None, so a `return` may be missing"
     if isinstance(expected, tuple):
         if not isinstance(got, (tuple, list)) or len(got) != len(expected):
             return f"it should return {len(expected)} things"
         return next(filter(None, differences(got, expected)), "")
+    if isinstance(expected, list) and all(isinstance(x, str) for x in expected):
+        return list_difference(got, expected)
     if isinstance(expected, str):
         if not isinstance(got, str):
             return f"it returns a {type(got).__name__}, expected a text"
@@ -31,7 +34,7 @@ def difference(got: Any, expected: Any) -> str:
     try:
         a, b = numbers(got), numbers(expected)
         if a.shape != b.shape:
-            return f"the shape is {tuple(a.shape)}, expected {tuple(b.shape)}"
+            return f"the shape is {in_words(a.shape)}, expected {in_words(b.shape)}"
         wrong = ~torch.isclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         if not wrong.any():
             return ""
@@ -40,6 +43,22 @@ def difference(got: Any, expected: Any) -> str:
         return f"it returns a {type(got).__name__}, which does not read as numbers"
     at = f" at {list(where)}" if where else ""
     return f"got {a[where].item():.4g}{at}, expected {b[where].item():.4g}"
+
+
+def in_words(shape: torch.Size) -> str:
+    """A shape, as it is printed."""
+    return str(tuple(shape)) if shape else "() (one number)"
+
+
+def list_difference(got: Any, expected: list[str]) -> str:
+    """How a list of texts differs from the right one; empty if equal."""
+    if not isinstance(got, (list, tuple)):
+        return f"it returns a {type(got).__name__}, expected a list"
+    if len(got) != len(expected):
+        return f"it returns {len(got)} items, expected {len(expected)}"
+    pairs = enumerate(zip(got, expected, strict=True))
+    wrong = [(i, a, b) for i, (a, b) in pairs if not isinstance(a, str) or a != b]
+    return "got {1!r} at [{0}], expected {2!r}".format(*wrong[0]) if wrong else ""
 
 
 def constant_factor(results: list, expected: list) -> float | None:
@@ -57,7 +76,7 @@ def constant_factor(results: list, expected: list) -> float | None:
 
 def numbers(x: Any) -> Tensor:
     """A result as a tensor of 64-bit numbers. Raises TypeError or ValueError for what is none."""
-    if isinstance(x, list) and any(hasattr(item, "shape") for item in x):
+    if isinstance(x, (list, tuple)) and any(hasattr(item, "shape") for item in x):
         return torch.stack([numbers(item) for item in x])  # of tensors or arrays
     if isinstance(x, Tensor):
         x = x.detach()

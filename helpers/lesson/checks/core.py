@@ -6,6 +6,8 @@ an untouched or a wrong exercise does not stop "Run All":
 
     check_gae(my_gae)    True: right; False: wrong, and the line says why; None: not attempted
 
+The line of a right one also says how many exercises of the notebook are solved.
+
 `Exercise` is for code the learner writes, `Prediction` for a number guessed before running a cell.
 """
 
@@ -21,12 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.lesson.checks import progress
 from helpers.lesson.checks.compare import constant_factor, difference, differences
+from helpers.lesson.checks.limit import SECONDS, time_limit, told
 from helpers.lesson.checks.own import ANYTHING, Function, Place, in_place_of, undisturbed
 from helpers.model import GPT, GPTConfig
 
 NOT_ATTEMPTED = "not attempted yet - moving on"
-SHOWN = 16  # numbers of an example that are printed
+COPY = ": work on a copy (`clone()` of a tensor, `list()` of a list), others still need it."
+SHOWN = 25  # numbers of an example that are printed
 MARKS = {True: "✓", False: "✗", None: "○"}
 
 
@@ -43,6 +48,7 @@ class Exercise:
     cases: dict[str, tuple]  # what is special about the case -> arguments
     mistakes: dict[str, dict | Function | list]
     place: Place | None = None  # of the library function that it can replace
+    seconds: float = SECONDS  # that each case may take
 
     def __call__(self, function: Function) -> bool | None:
         """Compare `function` with the oracle on every case; print one line. True right, False
@@ -62,7 +68,7 @@ class Exercise:
             return None, "" if right is None else text
         if reason := self.unfit(course):
             return None, reason
-        return in_place_of(self.place, function, library, course.device)
+        return in_place_of(self.place, function, library, course.device, self.seconds)
 
     def unfit(self, course: Any) -> str:
         """Why a right solution cannot train this stage here; "" if it can."""
@@ -77,21 +83,20 @@ class Exercise:
         for label, arguments in self.cases.items():
             given = copy.deepcopy(arguments)
             try:
-                with undisturbed():
+                with undisturbed(), time_limit(self.seconds):
                     results.append(self.result(function, given))
             except ANYTHING as error:
                 if is_untouched(error, function):
                     return None, NOT_ATTEMPTED
-                first_line = (str(error).splitlines() or [""])[0]
-                raises = f"raises {type(error).__name__} on the case '{label}': {first_line}"
-                return False, raises + failing_line(error, function)
+                what = told(error, f"on the case '{label}'")
+                return False, what + failing_line(error, function) + shapes(function, arguments)
             if self.changed(given, arguments):
-                changes = f"changes its input in place (case '{label}')"
-                return False, f"{changes}: work on a copy, others still need it."
+                changes = f"changes its input {changed_name(function, given, arguments)} in place"
+                return False, f"{changes} (case '{label}')" + COPY
         diagnosis = self.diagnose(results)
         if diagnosis.startswith("wrong on the case"):
             diagnosis += self.example(function, results)
-        return not diagnosis, diagnosis or "right."
+        return not diagnosis, diagnosis or "correct"
 
     def result(self, function: Function, given: tuple) -> Any:
         """What is compared with the oracle's."""
@@ -99,7 +104,7 @@ class Exercise:
 
     def changed(self, given: tuple, arguments: tuple) -> bool:
         """Whether the function has changed its arguments, and should not have."""
-        return bool(difference(given, arguments))
+        return any(map(differs, given, arguments))
 
     def diagnose(self, results: list) -> str:
         """Which mistake explains these results, one for each case? Empty if they are right."""
@@ -126,8 +131,8 @@ class Exercise:
         expected = self.results_of(self.oracle)
         gaps = differences(results, expected)
         at = next(i for i, gap in enumerate(gaps) if gap)
-        given = list(self.cases.values())[at]
-        lines = {"given": ", ".join(f"{k} {short(v)}" for k, v in named(function, given).items())}
+        given = named(function, list(self.cases.values())[at])
+        lines = {"given": "\n             ".join(f"{k} {short(v)}" for k, v in given.items())}
         lines |= {"expected": short(expected[at]), "got": short(results[at])}
         return "".join(f"\n    {name:<9}{line}" for name, line in lines.items())
 
@@ -166,6 +171,8 @@ class Prediction:
         except Exception:  # whatever it is
             kind = type(guess).__name__
             return report(self.name, False, f"the guess should be a number, this is a {kind}.")
+        if math.isnan(guess):
+            return report(self.name, False, "the guess is nan, which is not a number.")
         if is_near(guess, self.answer, self.tolerance):
             return report(self.name, True, f"{guess:.4g} is right ({self.answer:.4g}). {self.why}")
         for mistake, wrong in self.mistakes.items():
@@ -178,7 +185,7 @@ class Prediction:
 
 def report(name: str, right: bool | None, text: str) -> bool | None:
     """Print the line of a check and return its result."""
-    line = f"{MARKS[right]} my_{name}: {text}"
+    line = f"{MARKS[right]} my_{name}: {text}{progress.count(name, right is True)}"
     try:
         print(line)
     except UnicodeEncodeError:  # a Windows pipe with an old code page
@@ -194,6 +201,27 @@ def failing_line(error: BaseException, function: Function) -> str:
     if not own or not own[-1].line:
         return ""
     return f"\n    in line {own[-1].lineno - code.co_firstlineno + 1} of it: {own[-1].line}"
+
+
+def shapes(function: Function, given: tuple) -> str:
+    """The shapes of the arguments, which most errors of PyTorch are about; "" without tensors."""
+    sizes = [
+        f"{name} {tuple(x.shape) if isinstance(x, Tensor) else short(x)}"
+        for name, x in named(function, given).items()
+    ]
+    tensors = any(isinstance(x, Tensor) for x in given)
+    return f"\n    shapes   {', '.join(sizes)}" if tensors else ""
+
+
+def differs(given: Any, argument: Any) -> bool:
+    """Whether an argument has changed; functions and models may."""
+    return not callable(argument) and bool(difference(given, argument))
+
+
+def changed_name(function: Function, given: tuple, arguments: tuple) -> str:
+    """The name of the first argument that a function has changed."""
+    names = named(function, given)
+    return next(n for n, x in zip(names, arguments, strict=True) if differs(names[n], x))
 
 
 def named(function: Function, given: tuple) -> dict[str, Any]:
@@ -213,14 +241,20 @@ def short(value: Any) -> str:
         if value.numel() > SHOWN:
             return f"of shape {tuple(value.shape)}"
         return str(round_all(value.tolist()))
+    if isinstance(value, tuple) and any(isinstance(x, Tensor) for x in value):
+        return ", ".join(map(short, value))
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
     text = repr(round_all(value) if isinstance(value, (list, float)) else value)
     return text if len(text) <= 10 * SHOWN else f"{text[: 10 * SHOWN]} ..."
 
 
 def round_all(value: Any) -> Any:
-    """Numbers in a list of lists with three digits behind the point."""
+    """Numbers in a list of lists with three digits behind the point, True and False as 1 and 0."""
     if isinstance(value, list):
         return [round_all(x) for x in value]
+    if isinstance(value, bool):
+        return int(value)
     return round(value, 3) if isinstance(value, float) else value
 
 

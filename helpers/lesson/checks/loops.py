@@ -59,6 +59,8 @@ class LoopExercise(Exercise):
     afterwards.
     """
 
+    seconds: float = 60.0  # they train
+
     def unfit(self, course: Any) -> str:
         return needs_the_library(course)
 
@@ -103,8 +105,10 @@ def sgd_case(model: nn.Module, batches: list[tuple]) -> tuple:
     return model, batches, torch.optim.SGD(model.parameters(), lr=0.5)
 
 
-def oracle_and_mistakes(loss_of, wrong_losses: dict[str, Function]) -> dict[str, Any]:
-    """The oracle of a loop with this loss, and its mistakes."""
+def oracle_and_mistakes(loss_of, wrong_losses: dict[str, Function | list]) -> dict[str, Any]:
+    """The oracle of a loop with this loss, and its mistakes; wrong_losses: {mistake: a loss, or a
+    list of them}.
+    """
     mistakes: dict[str, Any] = {
         FORGOTTEN: partial(plain_loop, loss_of=loss_of, order="bs"),
         NO_STEP: [
@@ -112,7 +116,9 @@ def oracle_and_mistakes(loss_of, wrong_losses: dict[str, Function]) -> dict[str,
         ],
         NO_YIELD: lambda *given: [*plain_loop(*given, loss_of=loss_of)],
     }
-    mistakes |= {text: partial(plain_loop, loss_of=wrong) for text, wrong in wrong_losses.items()}
+    for text, wrong in wrong_losses.items():
+        versions = wrong if isinstance(wrong, list) else [wrong]
+        mistakes[text] = [partial(plain_loop, loss_of=version) for version in versions]
     return {"oracle": partial(plain_loop, loss_of=loss_of), "mistakes": mistakes}
 
 
@@ -141,6 +147,12 @@ def all_tokens(model, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
     return masked_loss(model, (batch[0], torch.ones_like(batch[1])))
 
 
+def same_place(model, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """The loss of someone who lets each token predict itself."""
+    ids, mask = batch
+    return [F.cross_entropy(model(ids)[mask], ids[mask])]
+
+
 DOCUMENTS = [(IDS, REAL), (IDS[:2], REAL[:2]), (IDS, REAL)]
 check_training_loop = LoopExercise(
     "training_loop",
@@ -166,9 +178,12 @@ check_masked_loop = LoopExercise(
             "mask not shifted. Row t predicts token t + 1: read the mask there too, mask[:, 1:].": (
                 partial(masked_loss, look=0)
             ),
-            "labels not shifted. Row t has read token t; it predicts token t + 1.": (
-                partial(masked_loss, look=0, shift=0)
-            ),
+            "labels not shifted. Row t has read token t; it predicts token t + 1.": [
+                partial(masked_loss, look=0, shift=0),
+                lambda model, batch: [
+                    F.cross_entropy(model(batch[0])[batch[1]], batch[0][batch[1]])
+                ],
+            ],
         },
     ),
 )

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from helpers.lesson.checks.compare import TOLERANCE, numbers
+from helpers.lesson.checks.limit import SECONDS, TookTooLong, time_limit, told
 from helpers.rollouts import Models
 
 Function = Callable[..., Any]
 # A learner's code may do anything: whatever it raises must not stop the notebook.
-ANYTHING = (Exception, SystemExit)
+ANYTHING = (Exception, SystemExit, TookTooLong)
 
 
 def as_it_is(mine: Function, library: Function) -> Function:
@@ -61,10 +62,14 @@ class Place:
 
 
 def in_place_of(
-    place: Place, mine: Function, library: Function, device: torch.device | str = "cpu"
+    place: Place,
+    mine: Function,
+    library: Function,
+    device: torch.device | str = "cpu",
+    seconds: float = SECONDS,
 ) -> tuple[Function | None, str]:
-    """(`mine` as training calls it, ""); or (None, why not), where it raises or its outcome is not
-    the library's.
+    """(`mine` as training calls it, ""); or (None, why not), where it raises, needs too many
+    seconds, or its outcome is not the library's.
     """
     device = torch.device("cpu" if place.on_cpu else device)
     if calls(mine, library.__name__):
@@ -74,14 +79,13 @@ def in_place_of(
         given = [on_device(argument, device) for argument in arguments]
         try:
             expected = place.outcome(library, given, place.learns)
-            with undisturbed():
+            with undisturbed(), time_limit(seconds):
                 got = place.outcome(function, given, place.learns)
             for what, theirs in expected.items():
                 if reason := unlike(got[what], theirs):
                     return None, f"its {what} {reason}"
         except ANYTHING as error:
-            first_line = (str(error).splitlines() or [""])[0]
-            return None, f"raises {type(error).__name__} on {device}: {first_line}"
+            return None, told(error, f"on {device}")
     return function, ""
 
 

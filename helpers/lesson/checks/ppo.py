@@ -32,7 +32,10 @@ check_token_logprobs = Exercise(
     _token_logprobs,
     cases={"two responses": (randn(2, 4, 5, seed=4), torch.tensor([[0, 3, 1, 4], [2, 2, 0, 1]]))},
     mistakes={
-        "not shifted. Row t has already read token t; it predicts token t + 1.": {"shift": 0},
+        "not shifted. Row t has already read token t; it predicts token t + 1.": [
+            {"shift": 0},
+            lambda logits, ids: logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0],
+        ],
         "raw logits. A logit is no log-probability: use log_softmax.": {"normalise": False},
         "probabilities. Take the logarithm: log_softmax, not softmax.": {"log": False},
     },
@@ -230,8 +233,8 @@ def _whiten(x: Tensor, mask: Tensor, power=-0.5, ddof=0, shift=0.0, pads=False) 
     return torch.where(mask | pads, white, 0.0)
 
 
-def _whiten_with_pads(x: Tensor, mask: Tensor, ddof: int, zero: bool) -> Tensor:
-    white = _whiten(x, torch.ones_like(mask), ddof=ddof)
+def _whiten_with_pads(x: Tensor, mask: Tensor, ddof: int, zero: bool, before: bool) -> Tensor:
+    white = _whiten(x * mask if before else x, torch.ones_like(mask), ddof=ddof)
     return white * mask if zero else white
 
 
@@ -246,9 +249,10 @@ check_whiten = Exercise(
     cases={"three lengths": (3 * X + 2, MASK), "another": (0.5 * Y - 1, MASK)},
     mistakes={
         "mask forgotten. The pads are in your mean and variance.": [
-            partial(_whiten_with_pads, ddof=ddof, zero=zero)
+            partial(_whiten_with_pads, ddof=ddof, zero=zero, before=before)
             for ddof in (0, 1)
             for zero in (True, False)
+            for before in (True, False)
         ],
         "each row by itself. A poor response would look as good as a rich one: take all real "
         "tokens of the batch together.": [

@@ -1,4 +1,6 @@
-"""Exercises of 0-Pretrain: attention, positions, the next-token loss, the schedule, sampling."""
+"""Exercises of 0-Pretrain: merging pieces of text, attention, the block, positions, the next-token
+loss, the schedule, sampling, the cache.
+"""
 
 import math
 
@@ -7,6 +9,62 @@ from torch import Tensor
 
 from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
 from helpers.lesson.checks.own import Place
+
+
+def _merge(
+    pieces: list[str], pair: tuple[str, str], step=2, most=99, rest=0, order=tuple
+) -> list[str]:
+    merged, i, joined = [], 0, 0
+    while i < len(pieces) - rest:
+        neighbours = tuple(pieces[i : i + 2])
+        if joined < most and order(neighbours) == order(pair):
+            merged.append("".join(neighbours))
+            i, joined = i + step, joined + 1
+        else:
+            merged.append(pieces[i])
+            i += 1
+    return merged
+
+
+def _mirrored(texts) -> tuple[str, ...]:
+    return tuple(text[::-1] for text in reversed(texts))
+
+
+def _merge_in_text(between: str):
+    def merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+        return between.join(pieces).replace(between.join(pair), "".join(pair)).split(between)
+
+    return merge
+
+
+check_merge = Exercise(
+    "merge",
+    _merge,
+    cases={
+        "banana": (list("banana"), ("a", "n")),
+        "the pair in reverse": (list("nana"), ("a", "n")),
+        "three alike": (list("haaat"), ("a", "a")),
+        "longer pieces": (["ban", "an", "a", " ", "na"], ("an", "a")),
+    },
+    mistakes={
+        "joined pieces are still there. After a pair go on two places further, not one.": [
+            {"step": 1},
+            {"step": 1, "rest": 1},
+        ],
+        "the last piece is lost. It has no right neighbour, but unless it was joined it stays.": {
+            "rest": 1
+        },
+        "only the first pair is joined. Go on behind it: the pair may come again.": {"most": 1},
+        "joined from right to left. Begin at the left: of three alike the first two go together.": (
+            lambda pieces, pair: _mirrored(_merge(_mirrored(pieces), _mirrored(pair)))
+        ),
+        "the order of the pair is ignored. ('a', 'n') is another pair than ('n', 'a').": {
+            "order": sorted
+        },
+        "pieces are compared by letters. 'ban' ends in 'an', but it is another piece: compare "
+        "pieces as a whole.": [_merge_in_text(" "), _merge_in_text("|")],
+    },
+)
 
 
 def _causal_mask(size: int, rule=lambda query, key: key <= query) -> Tensor:
@@ -45,14 +103,14 @@ def _attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    power=0.5,
+    scale=lambda T, D: D**0.5,
     hidden=lambda t, s: s > t,
     axis=1,
     fill=-math.inf,
     late_mask=False,
 ) -> Tensor:
     T, D = q.shape
-    scores = torch.tensor([[sum(q[t] * k[s]) / D**power for s in range(T)] for t in range(T)])
+    scores = torch.tensor([[sum(q[t] * k[s]) / scale(T, D) for s in range(T)] for t in range(T)])
     future = torch.tensor([[hidden(t, s) for s in range(T)] for t in range(T)])
     weights = (scores if late_mask else scores.masked_fill(future, fill)).exp()
     weights = weights / weights.sum(axis, keepdim=True)
@@ -85,8 +143,13 @@ check_attention = Exercise(
         "six tokens, eight channels": tuple(2 * randn(6, 8, seed=s) for s in (4, 5, 6)),
     },
     mistakes={
-        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {"power": 0.0},
-        "scale is D, not its root. q.k has variance D, so divide by sqrt(D).": {"power": 1.0},
+        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {
+            "scale": lambda T, D: 1
+        },
+        "wrong scale. q.k is a sum over D channels: divide by sqrt(D), not by D or sqrt(T).": [
+            {"scale": lambda T, D: D},
+            {"scale": lambda T, D: T**0.5},
+        ],
         "causal mask forgotten. A query must not see the keys after it.": {
             "hidden": lambda t, s: False
         },
@@ -111,6 +174,80 @@ check_attention = Exercise(
         adapt=_every_head,
         learns=(0, 1, 2),
     ),
+)
+
+
+def _block(x: Tensor, attention, mlp, norm_1, norm_2) -> Tensor:
+    x = x + attention(norm_1(x))
+    return x + mlp(norm_2(x))
+
+
+def _wrong_half(half) -> list:
+    """Blocks with a wrong first, second, or both halves. half: (x, layer, norm) to x."""
+
+    def block(first, second):
+        return lambda x, attention, mlp, norm_1, norm_2: second(
+            first(x, attention, norm_1), mlp, norm_2
+        )
+
+    def right(x, layer, norm):
+        return x + layer(norm(x))
+
+    return [block(half, right), block(right, half), block(half, half)]
+
+
+def largest_so_far(x: Tensor) -> Tensor:  # stands for attention
+    return x.cummax(-2).values
+
+
+def square(x: Tensor) -> Tensor:  # for an MLP
+    return x**2
+
+
+def minus_mean(x: Tensor) -> Tensor:  # for a LayerNorm
+    return x - x.mean(-1, keepdim=True)
+
+
+def twice_minus_mean(x: Tensor) -> Tensor:  # for one with other gains
+    return 2 * minus_mean(x)
+
+
+check_block = Exercise(
+    "block",
+    _block,
+    cases={
+        "three tokens": (
+            torch.tensor([[[1.0, 3.0], [2.0, 6.0], [0.0, 4.0]]]),
+            largest_so_far,
+            square,
+            minus_mean,
+            twice_minus_mean,
+        ),
+        "two rows": (randn(2, 3, 2, seed=9), largest_so_far, square, twice_minus_mean, minus_mean),
+    },
+    mistakes={
+        "residual forgotten. Each half is added to x; without `x +` only the layer's output is "
+        "left.": _wrong_half(lambda x, layer, norm: layer(norm(x))),
+        "post-norm. Normalise what a layer reads, not the sum: the stream x stays as it is.": (
+            _wrong_half(lambda x, layer, norm: norm(x + layer(x)))
+        ),
+        "normalised too late. Normalise what a layer reads, not what it returns.": (
+            _wrong_half(lambda x, layer, norm: x + norm(layer(x)))
+        ),
+        "added to the normalised x. Keep x for the sum; only the layer reads the normalised one.": (
+            _wrong_half(lambda x, layer, norm: norm(x) + layer(norm(x)))
+        ),
+        "LayerNorm forgotten. The layer reads norm(x), not x.": (
+            _wrong_half(lambda x, layer, norm: x + layer(x))
+        ),
+        "the MLP reads the old x. First add attention's output; the MLP works on that sum.": (
+            lambda x, attention, mlp, norm_1, norm_2: x + attention(norm_1(x)) + mlp(norm_2(x))
+        ),
+        "LayerNorms mixed up. norm_1 is attention's, norm_2 the MLP's: their gains differ.": [
+            lambda x, attention, mlp, norm_1, norm_2: _block(x, attention, mlp, norm_2, norm_1),
+            lambda x, attention, mlp, norm_1, norm_2: _block(x, attention, mlp, norm_1, norm_1),
+        ],
+    },
 )
 
 
@@ -251,6 +388,68 @@ check_next_probs = Exercise(
         "cut tokens still get drawn. exp(0) is 1: a cut token's logit must be -inf.": {"fill": 0.0},
         "not renormalised. After the cut the rest no longer sums to 1: cut before the softmax, or "
         "divide by the sum.": {"renormalise": False},
+    },
+)
+
+
+def _cached_step(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, sees=slice(None), scale=True
+) -> tuple[Tensor, Tensor, Tensor]:
+    keys, values = torch.cat([keys, k]), torch.cat([values, v])
+    scores = torch.stack([q[0] @ key for key in keys[sees]]) / (q.size(1) ** 0.5 if scale else 1)
+    weights = scores.softmax(0)
+    return (weights @ values[sees])[None], keys, values
+
+
+def _with_cache(replace):
+    """The right output, with another cache. replace: (cached, new) to what becomes of them."""
+    return lambda q, k, v, keys, values: (
+        _cached_step(q, k, v, keys, values)[0],
+        replace(keys, k),
+        replace(values, v),
+    )
+
+
+check_cached_step = Exercise(
+    "cached_step",
+    _cached_step,
+    cases={
+        f"{cached} in the cache": tuple(
+            randn(n, 2, seed=seed)
+            for seed, n in enumerate((1, 1, 1, cached, cached), start=10 * cached)
+        )
+        for cached in (3, 1)
+    },
+    mistakes={
+        "only the new token attended. Its query looks at all keys, the cached ones too.": {
+            "sees": slice(-1, None)
+        },
+        "the new token does not see itself. Append its key and value first, then attend.": {
+            "sees": slice(-1)
+        },
+        "the mask hides the cache. A causal triangle begins with the first key alone, but this "
+        "query is the last: it sees all of them.": {"sees": slice(1)},
+        "the cache holds only the new token. The next step needs the earlier ones too: append.": [
+            _with_cache(lambda cached, new: new),
+            lambda q, k, v, keys, values: (v, k, v),
+        ],
+        "the cache is as before. Return it with the new key and value, or the next step misses "
+        "this token.": [
+            _with_cache(lambda cached, new: cached),
+            lambda q, k, v, keys, values: (
+                _cached_step(q, k, v, keys, values, slice(-1))[0],
+                keys,
+                values,
+            ),
+        ],
+        "an old entry overwritten. The cache grows by one: append, don't replace.": [
+            _with_cache(lambda cached, new: torch.cat([cached[:-1], new])),
+            lambda q, k, v, keys, values: _cached_step(q, k, v, keys[:-1], values[:-1]),
+        ],
+        "the new token comes first. Slots are in the order of the text: append at the end.": (
+            _with_cache(lambda cached, new: torch.cat([new, cached]))
+        ),
+        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {"scale": False},
     },
 )
 
