@@ -6,7 +6,7 @@
 #   make lab        JupyterLab on localhost
 #   make test       lint and tests
 #   make test-all   the slow tests too
-#   make notebooks  refresh the taught cells, run the notebooks, save their outputs
+#   make notebooks  refresh the taught cells, run all notebooks (bonus/ too), save their outputs
 #   make data       write the embedded data again, bit for bit
 #   make bench      ours against transformers, side by side: docs/results.md; make bench BENCH_ARGS=--with-trl also TRL
 #   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;

@@ -53,7 +53,7 @@ def problems(path: Path, setup_cell: str, executed: bool = True) -> list[str]:
 
 
 def set_up(notebook: Any, code: list, setup_cell: str) -> list[str]:
-    """The notebook opens with prose, then the set-up cell as it is in all four."""
+    """The notebook opens with prose, then the set-up cell as it is in all."""
     found = []
     if not notebook.cells or notebook.cells[0].cell_type != "markdown":
         found.append("the first cell must be the opening in markdown")
@@ -84,6 +84,18 @@ def contents(notebook: Any) -> list[str]:
         f"{sections.get(number)!r}"
         for number in sorted({*listed, *sections}, key=int)
         if number not in sections or not listed.get(number, "").startswith(sections[number])
+    ]
+
+
+def lost_files(path: Path, notebook: Any) -> list[str]:
+    """Links of the notebook at `path` to files that are not there, seen from its folder."""
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"```.*?```|`[^`]*`", "", prose, flags=re.DOTALL)  # code has brackets, too
+    files = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", prose)
+    return [
+        f"{path.name}: no file for the link {file}"
+        for file in sorted(set(files))
+        if not (path.parent / unquote(file)).exists()
     ]
 
 

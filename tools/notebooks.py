@@ -7,9 +7,9 @@
     text  NOTEBOOK [--full]    print a notebook as such text
 
 A taught cell carries in its metadata where its text comes from: "source": "helpers/losses.py::gae".
-Several names are separated by commas. NOTEBOOK is a file; without one, the four of the course. In
-text, a taught cell is the line `# %% source="helpers/losses.py::gae"`, the set-up cell `# %%
-tags=["setup"]`.
+Several names are separated by commas. NOTEBOOK is a file; without one, all notebooks: the four of
+the course, then those in bonus/. In text, a taught cell is the line `# %%
+source="helpers/losses.py::gae"`, the set-up cell `# %% tags=["setup"]`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 from helpers.engine.files import ROOT
 from helpers.engine.parser import SettingsError
-from helpers.run.folders import NOTEBOOKS, REPOSITORY, STAGES
+from helpers.run.folders import FILES, REPOSITORY, STAGES
 from helpers.run.headless import kernel_env
 from helpers.run.notebook import CellFailure, clean, read_notebook, run_notebook, write_notebook
 from helpers.run.progress import Display
@@ -29,7 +29,7 @@ from helpers.run.settings import read_settings
 from tools import hygiene
 from tools.definitions import coverage, definition, same
 
-# The first code cell of every notebook, the same in all four but for the name. It finds the
+# The first code cell of every notebook, the same in all but for the name. It finds the
 # repository above the notebook's file, if Jupyter or papermill say where that is, else above the
 # current folder; opened alone on Colab or Kaggle, it fetches it. Elsewhere that would be other code
 # than the checkout's.
@@ -119,6 +119,7 @@ def check(
                     "tools.notebooks sync`"
                 )
         found += hygiene.problems(path, setup_cell(path.stem), executed)
+        found += hygiene.lost_files(path, notebooks[path.name])
     return found + (coverage(root, notebooks) if whole else [])
 
 
@@ -239,9 +240,7 @@ def main(argv: list[str] | None = None) -> int:
 def act(args: argparse.Namespace) -> int:
     """Do what the command line asks for."""
     whole = not getattr(args, "notebooks", None)
-    paths = (
-        [ROOT / f"{notebook}.ipynb" for notebook in NOTEBOOKS.values()] if whole else args.notebooks
-    )
+    paths = [ROOT / file for file in FILES.values()] if whole else args.notebooks
     if args.command == "sync":
         sync(paths)
     elif args.command == "check":

@@ -39,6 +39,23 @@ def frequency_loss(seen: Sequence[int], heldout: Sequence[int], vocab_size: int)
     return -logprobs[torch.tensor(heldout)].mean().item()
 
 
+def value_losses(completions: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
+    """Mean loss of the words for facts in summaries of the world of posts, given as (token, loss):
+    of words that have no twin, of each summary's first word that has one, and of later ones.
+    """
+    losses: dict[str, list[float]] = {"no twin": [], "first with a twin": [], "later ones": []}
+    for completion in completions:
+        met_twin = False
+        for token, loss in completion:
+            word = token.strip()
+            if word in TWINS:
+                losses["later ones" if met_twin else "first with a twin"].append(loss)
+                met_twin = True
+            elif word in SLOT_OF:
+                losses["no twin"].append(loss)
+    return {kind: sum(part) / max(1, len(part)) for kind, part in losses.items()}
+
+
 def show_ladder(losses: Mapping[str, float | None]) -> None:
     """Print losses in nats per token, the largest first; None for one that is not known."""
     known = {name: loss for name, loss in losses.items() if loss is not None}

@@ -17,7 +17,7 @@ from helpers.engine.hardware import set_memory_options
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots, discard_older
 from helpers.records import fingerprint
-from helpers.run.folders import NOTEBOOKS, PARENTS
+from helpers.run.folders import BONUS, NOTEBOOKS, PARENTS
 from helpers.run.presets import load_config
 from helpers.run.report import IDENTITY, ReportError, read_json
 from helpers.run.settings import Settings, data_folder
@@ -39,7 +39,7 @@ class Course:
     """Where one notebook runs, with which settings, and where its results go."""
 
     notebook: str  # "3-PPO"
-    stage: str  # "ppo"
+    stage: str  # "ppo"; of a bonus notebook, the stage whose settings it has
     settings: Settings  # what was chosen from outside
     preset: str
     track: str
@@ -155,8 +155,8 @@ class Course:
         """
         snapshots = self.snapshots(name)
         snapshots = replace(snapshots, settings=snapshots.settings | plain(settings))
-        loop = Loop(title or name or self.stage, self.dtype, snapshots, watch)
-        self.dtypes[name or self.stage] = loop.dtypes
+        loop = Loop(title or name or self.results, self.dtype, snapshots, watch)
+        self.dtypes[name or self.results] = loop.dtypes
         return loop
 
     def snapshots(self, name: str = "") -> Snapshots:
@@ -168,7 +168,7 @@ class Course:
 
         check_replaceable(self.folder())  # before the training, not after it
 
-        chosen, run = self.settings, name or self.stage
+        chosen, run = self.settings, name or self.results
         settings = asdict(self.config) | {"track": self.track, "source": self.source}
         settings.pop("micro_batch", None)  # depends on the machine, like its number format
         settings["tokenizer"] = self.tokenizer.fingerprint[:12]
@@ -235,11 +235,16 @@ class Course:
         """The checkpoint folder of a stage (default: of this one)."""
         return self.out / "checkpoints" / self.known(stage)
 
+    @property
+    def results(self) -> str:
+        """The name under which results are kept: the stage, or a bonus notebook's own."""
+        return self.notebook.lower() if self.notebook in BONUS else self.stage
+
     def known(self, stage: str | None) -> str:
         """A stage's name (default: this one's). Raises ValueError for one that doesn't exist."""
         if stage and stage not in NOTEBOOKS:
             raise ValueError(f"no stage {stage!r}: choose from {', '.join(NOTEBOOKS)}")
-        return stage or self.stage
+        return stage or self.results
 
     @property
     def base_folder(self) -> Path:
@@ -255,7 +260,7 @@ class Course:
     @property
     def snapshots_folder(self) -> Path:
         """Where the unfinished training runs of this stage are saved."""
-        return self.out / "snapshots" / self.stage
+        return self.out / "snapshots" / self.results
 
     @property
     def init_name(self) -> str:
@@ -318,7 +323,7 @@ class Course:
         Leaves the figure open, so that the cell that made it shows it exactly once.
         """
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        path = self.out / "figures" / f"{self.stage}-{slug}.png"
+        path = self.out / "figures" / f"{self.results}-{slug}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         look = {"dpi": min(fig.dpi, MAX_DPI), "bbox_inches": "tight", "facecolor": "white"}
         fig.savefig(path, metadata={"Software": None}, **look)
@@ -367,7 +372,7 @@ class Course:
         """
         path = self.metrics_path(stage)
         if not path.exists():
-            remedy = f"run {NOTEBOOKS[path.stem]}.ipynb first"
+            remedy = f"run {NOTEBOOKS.get(path.stem, self.notebook)}.ipynb first"
             raise FileNotFoundError(f"stage {path.stem!r} has recorded nothing yet: {remedy}")
         return read_json(path)
 

@@ -23,7 +23,7 @@ from helpers.engine.hardware import (
     physical_cores,
 )
 from helpers.run.course import PRETRAINED, Course
-from helpers.run.folders import STAGES, default_out, make_run_folder
+from helpers.run.folders import BONUS, STAGES, default_out, make_run_folder
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
 from helpers.run.session import (
     find_platform,
@@ -38,13 +38,13 @@ from helpers.run.settings import Settings, read_settings
 def setup(notebook: str, **options: Any) -> Course:
     """Prepare one notebook or stage and print its settings in four lines.
 
-    notebook: "0-Pretrain", "1-SFT", "2-RM-Training" or "3-PPO". options: settings by name
-    (`helpers.run.settings.Settings`), which win over environment variables. Raises ValueError for a
-    notebook, SettingsError for a setting or device that does not exist, with the valid choices;
-    CheckpointError for another base model than the run's SFT model has.
+    notebook: "0-Pretrain", "1-SFT", "2-RM-Training", "3-PPO" or a bonus notebook. options:
+    settings by name (`helpers.run.settings.Settings`), which win over environment variables. Raises
+    ValueError for a notebook, SettingsError for a setting or device that does not exist, with the
+    valid choices; CheckpointError for another base model than the run's SFT model has.
     """
-    if notebook not in STAGES:
-        raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES)}")
+    if notebook not in STAGES | BONUS:
+        raise ValueError(f"no notebook {notebook!r}: choose from {', '.join(STAGES | BONUS)}")
     settings, hosted_by = read_settings(options), find_platform()
     os.chdir(ROOT)  # a copy opened from another folder behaves like the notebook itself
     require_packages(hosted_by, settings.source, settings.track)
@@ -66,7 +66,8 @@ def setup(notebook: str, **options: Any) -> Course:
 
 def make_course(notebook: str, settings: Settings, hosted_by: str) -> Course:
     """The course that follows from the settings and the machine."""
-    stage, track, seed, source = STAGES[notebook], settings.track, settings.seed, settings.source
+    stage = (STAGES | BONUS)[notebook]
+    track, seed, source = settings.track, settings.seed, settings.source
     device = choose_device(settings.device)
     preset, reason = choose_preset(settings.preset, source, device)
     config = load_config(stage, preset, track, seed, source)
@@ -122,7 +123,8 @@ def summary(course: Course) -> str:
 
 def counted(course: Course) -> str:
     """For a GPU preset on real rows: the minutes and gigabytes counted for this stage."""
-    if course.source == "embedded" or course.preset not in GPU_PRESETS:
+    embedded, bonus = course.source == "embedded", course.notebook in BONUS
+    if embedded or bonus or course.preset not in GPU_PRESETS:
         return ""
     from helpers.run.expected import expected
 

@@ -12,22 +12,23 @@ import torch.nn.functional as F
 from helpers.lesson.checks import core, loops, lora, ppo, pretrain, progress, reward, sft
 from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
 from helpers.model import attend_explicit
-from helpers.run.folders import NOTEBOOKS
+from helpers.run.folders import BONUS, NOTEBOOKS
 from tests.support import notebook_code
 from tests.support.notebook_code import solution_of
 
 MODULES = {
     "pretrain": [pretrain, loops.check_training_loop],
-    "sft": [sft, lora, loops.check_masked_loop],
+    "sft": [sft, loops.check_masked_loop],
     "reward": [reward, loops.check_pair_loop],
     "ppo": [ppo, loops.check_ppo_loop],
+    "1b-Adapters": [lora],
 }
 
 
-def checks_of(stage: str) -> dict:
+def checks_of(lesson: str) -> dict:
     """{name: check} of a notebook."""
     found = {}
-    for source in MODULES[stage]:
+    for source in MODULES[lesson]:
         checks = [source] if isinstance(source, Exercise) else vars(source).values()
         found |= {
             check.name: check for check in checks if isinstance(check, (Exercise, Prediction))
@@ -35,7 +36,7 @@ def checks_of(stage: str) -> dict:
     return found
 
 
-CHECKS = {name: check for stage in MODULES for name, check in checks_of(stage).items()}
+CHECKS = {name: check for lesson in MODULES for name, check in checks_of(lesson).items()}
 EXERCISES = [check for check in CHECKS.values() if isinstance(check, Exercise)]
 PREDICTIONS = [check for check in CHECKS.values() if isinstance(check, Prediction)]
 
@@ -51,17 +52,19 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("stage", MODULES)
-def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(stage):
-    assert {*notebook_code.EXERCISES[stage]} == {*checks_of(stage)}
-    checks = checks_of(stage).values()
-    assert sum(isinstance(check, Exercise) for check in checks) >= 5
+@pytest.mark.parametrize("lesson", notebook_code.LESSONS)
+def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(lesson):
+    assert {*notebook_code.EXERCISES[lesson]} == {*checks_of(lesson)}
+    checks = checks_of(lesson).values()
+    enough = 2 if lesson in BONUS else 5
+    assert sum(isinstance(check, Exercise) for check in checks) >= enough
     assert any(isinstance(check, Prediction) for check in checks)
 
 
-@pytest.mark.parametrize("stage", MODULES)
-def test_the_exercises_are_listed_in_the_order_of_their_notebook(stage):
-    assert progress.EXERCISES[NOTEBOOKS[stage]] == [*notebook_code.EXERCISES[stage]]
+@pytest.mark.parametrize("lesson", notebook_code.LESSONS)
+def test_the_exercises_are_listed_in_the_order_of_their_notebook(lesson):
+    name = NOTEBOOKS.get(lesson, lesson)  # of a stage, or of a bonus notebook
+    assert progress.EXERCISES[name] == [*notebook_code.EXERCISES[lesson]]
 
 
 def test_a_right_answer_says_how_many_are_solved(monkeypatch, capsys):

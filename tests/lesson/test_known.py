@@ -17,6 +17,7 @@ from helpers.lesson.known import (
     flaws_note,
     floor_of,
     show_demonstrations,
+    value_losses,
     writers_gold,
 )
 from helpers.records import Demonstration, Document
@@ -27,6 +28,13 @@ def test_the_floor_is_counted_per_token_and_only_where_it_is_known():
     known, unknown = Document("a text", -4.0), Document("another")
     assert floor_of([known, Document("a longer text", -3.5)], 5) == 7.5 / 5
     assert floor_of([known, unknown], 5) is None
+
+
+def test_losses_of_facts_by_whether_their_word_has_a_twin():
+    first = [(" My", 9.0), (" aunt", 0.6), (" hid", 9.0), (" June", 0.2), (" Miami", 0.1)]
+    found = value_losses([first, [(" cat", 0.8), (".", 9.0), (" Miami", 0.3)]])
+    assert found == {"no twin": 0.2, "first with a twin": 0.7, "later ones": 0.2}
+    assert set(value_losses([]).values()) == {0.0}
 
 
 def test_each_flaw_alone_costs_what_the_formula_says():

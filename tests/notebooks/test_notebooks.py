@@ -1,5 +1,5 @@
-"""The four notebooks: tidy as committed, in step with helpers/, and learning when run in a
-chain.
+"""The notebooks: tidy as committed and in step with helpers/; the four learn when run in a chain,
+and the bonus notebooks run after them.
 """
 
 import json
@@ -8,22 +8,24 @@ import math
 import pytest
 
 from helpers.engine.files import ROOT
-from helpers.run.folders import NOTEBOOKS
+from helpers.run.folders import BONUS, FILES, NOTEBOOKS
+from helpers.run.headless import kernel_env
+from helpers.run.notebook import run_notebook, write_notebook
 from helpers.run.report import IDENTITY, required
+from helpers.run.settings import read_settings
 from tests.support.smoke_runs import report_in, run_smoke
 from tools import hygiene
 from tools.notebooks import check, setup_cell
 
-PATHS = {stage: ROOT / f"{notebook}.ipynb" for stage, notebook in NOTEBOOKS.items()}
+PATHS = {name: ROOT / file for name, file in FILES.items()}
 
 
-@pytest.mark.parametrize("stage", PATHS)
-def test_tidy(stage):
+@pytest.mark.parametrize("name", PATHS)
+def test_tidy(name):
     """Valid, run once from the top; no errors, stderr, widget state or machine's paths; short
     cells, small file.
     """
-    path = PATHS[stage]
-    assert hygiene.problems(path, setup_cell(path.stem)) == []
+    assert hygiene.problems(PATHS[name], setup_cell(name)) == []
 
 
 def test_taught_cells_equal_helpers():
@@ -33,12 +35,12 @@ def test_taught_cells_equal_helpers():
     assert check(list(PATHS.values()), executed=False) == []
 
 
-@pytest.mark.parametrize("stage", PATHS)
-def test_room_for_widgets_and_exercises(stage):
+@pytest.mark.parametrize("name", NOTEBOOKS.values())
+def test_room_for_widgets_and_exercises(name):
     """At least two explorers (cells tagged "widget") and four exercises with a check (tagged
     "exercise").
     """
-    cells = json.loads(PATHS[stage].read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(PATHS[name].read_text(encoding="utf-8"))["cells"]
     tags = [tag for cell in cells for tag in cell["metadata"].get("tags", [])]
     assert tags.count("widget") >= 2 and tags.count("exercise") >= 4
 
@@ -123,3 +125,16 @@ def test_executed_copies_are_tidy(chain):
     for notebook in NOTEBOOKS.values():
         found = hygiene.problems(chain[0] / "notebooks" / f"{notebook}.ipynb", setup_cell(notebook))
         assert [line for line in found if "differs between machines" not in line] == []
+
+
+@pytest.mark.parametrize("name", BONUS)
+def test_a_bonus_notebook_runs_after_the_course(chain, name, tmp_path):
+    """From its own folder; the stages' results stay as they are."""
+    out, path = chain[0], PATHS[name]
+    before = {file: file.read_bytes() for file in out.glob("metrics/*.json")}
+    settings = read_settings({"preset": "smoke", "track": "tldr", "seed": 0})
+    write_notebook(tmp_path / path.name, run_notebook(path, path.parent, kernel_env(settings, out)))
+    found = hygiene.problems(tmp_path / path.name, setup_cell(name))
+    assert [line for line in found if "differs between machines" not in line] == []
+    assert list(out.glob(f"figures/{name.lower()}-*.png"))
+    assert all(file.read_bytes() == contents for file, contents in before.items())

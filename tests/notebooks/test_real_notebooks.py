@@ -1,5 +1,5 @@
-"""0-Pretrain and 1-SFT from top to bottom on rows in a local folder, with tiny settings: the
-columns of the Hub's data sets, written by the embedded worlds.
+"""0-Pretrain, 1-SFT and 1b-Adapters from top to bottom on rows in a local folder, with tiny
+settings: the columns of the Hub's data sets, written by the embedded worlds.
 """
 
 import json
@@ -136,3 +136,6 @@ def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
         "sft-temperature.png",
         "sft-without-mask-without-end.png",
     }
+
+    adapters = run_cells(ROOT / "bonus/1b-Adapters.ipynb", twice)
+    assert {*adapters["losses"]} == {"full", "blocks only", "LoRA", "QLoRA"}

@@ -15,6 +15,7 @@ from helpers.model import GPT, GPTConfig
 from helpers.records import Demonstration, Document
 from helpers.run import checkpoints, session
 from helpers.run.checkpoints import CheckpointError, load_stage
+from helpers.run.course import Course
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.presets import load_config
 from helpers.run.report import ReportError
@@ -96,8 +97,19 @@ def test_bad_settings_are_named(monkeypatch, name, value, words):
 
 
 def test_unknown_notebook():
-    with pytest.raises(ValueError, match="0-Pretrain, 1-SFT, 2-RM-Training, 3-PPO"):
+    with pytest.raises(ValueError, match="0-Pretrain, 1-SFT, 2-RM-Training, 3-PPO, 1b-Adapters"):
         setup("4-DPO")
+
+
+def test_a_bonus_notebook_has_a_stages_settings_and_results_of_its_own():
+    sft, bonus = setup("1-SFT", preset="smoke"), setup("1b-Adapters", preset="smoke")
+    assert bonus.config == sft.config and bonus.folder("sft") == sft.folder()
+    for course in (sft, bonus):
+        course.record(heldout_loss=1.0)
+    for place in (Course.folder, Course.metrics_path):
+        assert place(bonus).stem == "1b-adapters" and place(sft).stem == "sft"
+    assert bonus.snapshots_folder.name == "1b-adapters"
+    assert sft.metrics()["heldout_loss"] == bonus.metrics()["heldout_loss"] == 1.0
 
 
 def test_kaggle_is_found_before_colab(monkeypatch):

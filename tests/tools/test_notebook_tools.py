@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.run.folders import NOTEBOOKS
+from helpers.run.folders import FILES
 from helpers.run.notebook import read_notebook, write_notebook
 from tools import definitions, hygiene, notebooks
 from tools.notebooks import check, from_text, refresh, setup_cell, to_text
@@ -100,9 +100,9 @@ def test_text_and_notebook_are_inverse(project):
     assert [cell.id for cell in from_text("# %%\n0\n\n" + TEXT, "0-A").cells[1:]] == ids
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS.values())
+@pytest.mark.parametrize("name", FILES)
 def test_the_notebooks_survive_the_way_through_text(root, name):
-    notebook = read_notebook(root / f"{name}.ipynb")
+    notebook = read_notebook(root / FILES[name])
     again = from_text(to_text(notebook, full=True), name)
     before, after = (
         [(cell.cell_type, cell.source, cell.metadata) for cell in one.cells]
@@ -111,9 +111,9 @@ def test_the_notebooks_survive_the_way_through_text(root, name):
     assert before == after
 
 
-@pytest.mark.parametrize("below", ["", "runs/x/notebooks"])
+@pytest.mark.parametrize("below", ["", "bonus", "runs/x/notebooks"])
 def test_setup_cell_finds_the_repository(tmp_path, below):
-    """From the repository itself and from an executed copy inside runs/."""
+    """From the repository itself, from bonus/ and from an executed copy inside runs/."""
     (tmp_path / "helpers/run").mkdir(parents=True)
     (tmp_path / "helpers/run/setup.py").write_text(
         "def setup(notebook): print('found', notebook)\n"
@@ -268,3 +268,12 @@ def test_contents_that_differ_from_the_headings_are_named(project):
         "0-A.ipynb: section 3: the contents say 'Three', its heading 'Two processes'",
         "0-A.ipynb: section 4: the contents say None, its heading 'End'",
     ]
+
+
+def test_links_to_files_that_are_not_there_are_named(project):
+    (project / "bonus").mkdir()
+    path = project / "bonus" / "1-B.ipynb"
+    links = "[A](../0-A.ipynb#Title) [B](0-A.ipynb) [C](https://a.b) [D](#Title) `[x](y)`"
+    write_notebook(path, from_text(TEXT.replace("# Title", f"# Title {links}"), "1-B"))
+    found = hygiene.lost_files(path, read_notebook(path))
+    assert found == ["1-B.ipynb: no file for the link 0-A.ipynb"]

@@ -1,4 +1,4 @@
-"""Exercises of 1-SFT on LoRA and QLoRA: the adapter's product, its size, rounding to 4 bits."""
+"""Exercises of 1b-Adapters: the adapter's product, its size, rounding to 4 bits."""
 
 import torch
 from torch import Tensor

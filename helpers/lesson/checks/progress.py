@@ -4,11 +4,12 @@ NAMES = {  # in the order of each notebook
     "0-Pretrain": "merge initial_loss perplexity causal_mask attention block next_token_loss "
     "learning_rate training_loop next_probs position_ids attention_cost cached_step",
     "1-SFT": "template stop_rate first_loss_row completion_mask labels token_mean masked_loop "
-    "coin_floor entropy_floor lora lora_size round_nf4",
+    "coin_floor entropy_floor",
+    "1b-Adapters": "lora lora_size round_nf4",
     "2-RM-Training": "bayes_accuracy bradley_terry untrained_loss last_token pair_loop accuracy "
-    "bin_accuracy normalise best_of_n",
-    "3-PPO": "truncate token_logprobs k3 total_reward token_rewards logit_gradient reinforce_loss "
-    "explained_variance gae whiten clipped_gradient policy_loss ppo_loop",
+    "normalise best_of_n bin_accuracy",
+    "3-PPO": "truncate token_logprobs total_reward token_rewards logit_gradient reinforce_loss gae "
+    "whiten clipped_gradient policy_loss ppo_loop k3 explained_variance",
 }
 EXERCISES = {notebook: names.split() for notebook, names in NAMES.items()}
 SOLVED: set[str] = set()

@@ -1,4 +1,4 @@
-"""Figures of 1-SFT on LoRA and QLoRA: the 16 values of NF4, and what each way of training costs."""
+"""Figures of 1b-Adapters: the 16 values of NF4, and what each way of training costs."""
 
 from collections.abc import Mapping, Sequence
 
