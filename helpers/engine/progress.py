@@ -84,7 +84,7 @@ class ProgressTable:
         rest = f", {left:.0f} s left" if step < self.steps else ""
         status = f"{escape(self.title)}: step {step} of {self.steps}, {seconds:.0f} s{rest}"
         table = f"<thead>{head}</thead><tbody>{body}</tbody>"
-        return f'<table style="white-space:nowrap">{table}</table><p>{status}</p>'
+        return f'<p>{status}</p><table style="white-space:nowrap">{table}</table>'
 
 
 def html_row(tag: str, cells: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from helpers.lesson.plots.core import visible_spaces
 
 STYLE = {"description_width": "110px"}
+SLIDER_WIDTH = "340px"
 TEXT_WIDTH = {"max_width": "820px"}
 INK = "#222222"  # of texts on a colour of their own; all others have the colour of the theme
 BOX = "display:inline-block;margin:1px;padding:0 3px;border-radius:3px;font:13px/1.7 monospace;"
@@ -67,7 +68,7 @@ def slider(
 ) -> widgets.Widget:
     """A slider, for integers where the step is 1. wait: act when the mouse is let go."""
     kind = widgets.IntSlider if step == 1 else widgets.FloatSlider
-    look = {"style": STYLE, "layout": {"width": "400px"}, "continuous_update": not wait}
+    look = {"style": STYLE, "layout": {"width": SLIDER_WIDTH}, "continuous_update": not wait}
     return kind(value=value, min=low, max=high, step=step, description=name, **look)
 
 
@@ -79,7 +80,7 @@ def menu(name: str, options: Sequence) -> widgets.Dropdown:
 
 def choice(name: str, options: Sequence, value: object) -> widgets.SelectionSlider:
     """A slider over a few values."""
-    look = {"style": STYLE, "layout": {"width": "400px"}}
+    look = {"style": STYLE, "layout": {"width": SLIDER_WIDTH}}
     return widgets.SelectionSlider(options=options, value=value, description=name, **look)
 
 
