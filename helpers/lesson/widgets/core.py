@@ -58,7 +58,7 @@ def inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
         yield from inside(child)
 
 
-def row(*parts: widgets.Widget) -> widgets.HBox:
+def side_by_side(*parts: widgets.Widget) -> widgets.HBox:
     """Widgets side by side; below one another where the cell is too narrow."""
     return widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
 
@@ -146,3 +146,9 @@ def token_html(piece: str, colour: str, title: str = "", marked: bool = False) -
     style = BOX + on_colour(colour) + (f"box-shadow:inset 0 0 0 2px {INK};" if marked else "")
     box = f'<span style="{style}" title="{title}">{escape(visible_spaces(piece))}</span>'
     return box + ("<br>" if piece.endswith("\n") else "")
+
+
+def post_html(prompt: str) -> str:
+    """A prompt, paler than the text, without its empty lines."""
+    text = escape(prompt).replace("\n\n", "<br>").replace("\n", "<br>")
+    return f'<div style="opacity:0.75">{text}</div>'

@@ -22,8 +22,8 @@ from helpers.lesson.widgets.core import (
     follow,
     menu,
     picture,
-    row,
     set_last,
+    side_by_side,
     slider,
     token_html,
     words,
@@ -66,7 +66,7 @@ def explore_gae(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> widge
         note.value = gae_note(r, v, gamma.value, lam.value)
 
     follow([response, lam, gamma], update)
-    return Explorer([response, row(lam, gamma), image, note])
+    return Explorer([response, side_by_side(lam, gamma), image, note])
 
 
 def gae_note(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> str:
@@ -95,7 +95,7 @@ def explore_clip() -> widgets.Widget:
         note.value = clip_note(ratio.value, advantage.value, clip_range.value)
 
     follow([ratio, advantage, clip_range], update)
-    return Explorer([row(ratio, advantage, clip_range), image, note])
+    return Explorer([side_by_side(ratio, advantage, clip_range), image, note])
 
 
 def clip_gradient(ratio: float, advantage: float, clip_range: float) -> float:
@@ -187,7 +187,7 @@ def explore_penalty(record: dict) -> widgets.Widget:
         note.value = penalty_note(runs)
 
     follow([reward_model, coefficient], update)
-    return Explorer([row(reward_model, coefficient), image, note])
+    return Explorer([side_by_side(reward_model, coefficient), image, note])
 
 
 def penalty_note(runs: Sequence[dict]) -> str:

@@ -15,8 +15,8 @@ from helpers.lesson.widgets.core import (
     follow,
     menu,
     picture,
-    row,
     set_last,
+    side_by_side,
     slider,
     text_box,
     token_html,
@@ -102,7 +102,7 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.W
 
     follow([box, layer, head, query], update)
     knobs = widgets.VBox([layer, head, query_place])
-    return Explorer([box, note, line, row(knobs, square)])
+    return Explorer([box, note, line, side_by_side(knobs, square)])
 
 
 def sampling_explorer(
@@ -151,4 +151,4 @@ def sampling_explorer(
 
     follow([prompt, temperature, top_k, top_p, seed], update)
     knobs = widgets.VBox([prompt, temperature, top_k, top_p, seed])
-    return Explorer([row(knobs, bars), text])
+    return Explorer([side_by_side(knobs, bars), text])

@@ -18,6 +18,7 @@ from helpers.lesson.widgets.core import (
     menu,
     on_colour,
     picture,
+    post_html,
     set_last,
     slider,
     text_box,
@@ -73,12 +74,6 @@ ORDERS = {
     "closest calls first": lambda margin: margin.abs().argsort(),
     "best first: sure and right": lambda margin: margin.argsort(descending=True),
 }
-
-
-def post_html(prompt: str) -> str:
-    """A prompt, paler than the text."""
-    text = escape(prompt).replace("\n\n", "<br>")
-    return f'<div style="opacity:0.75">{text}</div>'
 
 
 def bold_difference(text: str, other: str) -> str:

@@ -15,7 +15,8 @@ from helpers.lesson.widgets.core import (
     Explorer,
     follow,
     on_colour,
-    row,
+    post_html,
+    side_by_side,
     slider,
     text_box,
     token_html,
@@ -85,7 +86,7 @@ def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.
         )
 
     follow([prompt, completion, masked, end], update)
-    return Explorer([prompt, completion, row(masked, end), report])
+    return Explorer([prompt, completion, side_by_side(masked, end), report])
 
 
 # ---------------------------------------------------------------- sampled responses
@@ -153,9 +154,9 @@ def explore_samples(
             temperature=temperature.value,
             seed=seed.value,
         )
-        post_html = f'<div style="white-space:pre-wrap;opacity:0.75">{escape(prompt.prompt)}</div>'
-        pairs = zip(sampled.texts, sampled.stopped, strict=True)
-        report.value = post_html + "<br>".join(response_html(prompt, *pair) for pair in pairs)
+        answers = zip(sampled.texts, sampled.stopped, strict=True)
+        texts = [response_html(prompt, *answer) for answer in answers]
+        report.value = post_html(prompt.prompt) + "<br>".join(texts)
 
     follow([name, post, temperature, seed], update)
     return Explorer([name, post, temperature, seed, report])

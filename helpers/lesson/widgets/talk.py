@@ -9,8 +9,16 @@ from html import escape
 import ipywidgets as widgets
 
 from helpers.evaluation import Responses, respond
-from helpers.lesson.text import wrap
-from helpers.lesson.widgets.core import STYLE, Explorer, follow, row, slider, text_box, words
+from helpers.lesson.widgets.core import (
+    STYLE,
+    Explorer,
+    follow,
+    post_html,
+    side_by_side,
+    slider,
+    text_box,
+    words,
+)
 from helpers.model import GPT, RewardModel
 from helpers.records import Prompt
 from helpers.reward import Text, score_texts
@@ -54,7 +62,7 @@ def talk_to(
 
     again.on_click(sample_again)
     follow([box, temperature], update)
-    return Explorer([box, row(temperature, again), answers])
+    return Explorer([box, side_by_side(temperature, again), answers])
 
 
 def scored_by(model: RewardModel, tokenizer: Tokenizer) -> Callable[[str, list[int]], str]:
@@ -92,7 +100,7 @@ def blind_duel(
         state["open"] = True
         rng.shuffle(state["sides"])
         row = order[state["at"] % len(order)]
-        prompt.value = as_html(wrap(first[1].prompts[row].prompt))
+        prompt.value = post_html(first[1].prompts[row].prompt)
         sides = zip("AB", state["sides"])
         texts.value = "".join(
             f"<p><b>{side}</b> {as_html(responses.texts[row].strip())}</p>"
@@ -122,4 +130,4 @@ def blind_duel(
         button.on_click(vote)
     buttons[2].on_click(go_on)
     show()
-    return Explorer([prompt, texts, row(*buttons), verdict])
+    return Explorer([prompt, texts, side_by_side(*buttons), verdict])
