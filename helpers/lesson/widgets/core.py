@@ -46,8 +46,7 @@ def static_view(explorer: widgets.Widget) -> dict[str, str]:
         if isinstance(part, widgets.HTML):
             texts += f"<div>{part.value}</div>"
         elif isinstance(part, widgets.Textarea):
-            text = escape(part.value).replace("\n", "<br>")
-            texts += f"<p><b>{part.description}:</b> {text}</p>"
+            texts += f"<p><b>{part.description}:</b> {in_lines(part.value)}</p>"
     return {"text/html": texts}
 
 
@@ -149,6 +148,10 @@ def token_html(piece: str, colour: str, title: str = "", marked: bool = False) -
 
 
 def post_html(prompt: str) -> str:
-    """A prompt, paler than the text, without its empty lines."""
-    text = escape(prompt).replace("\n\n", "<br>").replace("\n", "<br>")
-    return f'<div style="opacity:0.75">{text}</div>'
+    """A prompt, paler than the text."""
+    return f'<div style="opacity:0.75">{in_lines(prompt)}</div>'
+
+
+def in_lines(text: str) -> str:
+    """A text as HTML, its line breaks kept but not its empty lines."""
+    return escape(text).replace("\n\n", "<br>").replace("\n", "<br>")
