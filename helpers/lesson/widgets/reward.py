@@ -88,7 +88,7 @@ def pair_html(comparison: Comparison, margin: float) -> str:
     rejected = bold_difference(comparison.rejected, comparison.chosen)
     p = torch.sigmoid(torch.tensor(margin)).item()
     true = "an unknown share" if comparison.probability is None else f"{comparison.probability:.0%}"
-    kind = f"{comparison.kind} pair" if comparison.kind else "A pair"
+    kind = f"{comparison.kind.capitalize()} pair" if comparison.kind else "A pair"
     return (
         f"{post_html(comparison.prompt)}"
         f'<p style="{BOX} {plots.CHOSEN}">chosen: {chosen}</p>'
