@@ -13,6 +13,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from data.tldr.posts import Facts
+from helpers.engine.files import ROOT
 from helpers.lesson.plots import (
     advantages,
     core,
@@ -253,6 +254,16 @@ def test_attention_weights_are_those_of_the_model():
 
 
 # ---------------------------------------------------------------- readable by all
+
+
+def test_the_widest_figures_fit_a_cell():
+    """In JupyterLab at 1280 pixels a cell has 848."""
+    gold = {"SFT": (1.0, 0.5, 1.5)}
+    with plt.style.context(ROOT / "helpers" / "run" / "figures.mplstyle"):
+        training = png(ppo_run.training_figure(history(3)))
+        compared = png(policies.comparison_figure(gold, {"SFT": FLAWS}))
+    for picture in (training, compared):
+        assert int.from_bytes(picture[16:20], "big") <= 848
 
 
 def test_figures_are_opaque():

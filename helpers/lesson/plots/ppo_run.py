@@ -25,7 +25,7 @@ def training_figure(
     history: Sequence[Mapping[str, float]], iterations: int | None = None
 ) -> Figure:
     """Eight panels of a PPO run, one point per iteration. An unknown gold reward is named so."""
-    fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
+    fig, axes = plt.subplots(2, 4, figsize=(9.9, 4.2))
     steps = [row["step"] for row in history]
     for i, (ax, (name, title)) in enumerate(zip(axes.flat, PANELS.items(), strict=True)):
         if name in history[0]:

@@ -140,9 +140,10 @@ def on_colour(colour: str) -> str:
 
 def token_html(piece: str, colour: str, title: str = "", marked: bool = False) -> str:
     """A token as a box of a colour, its white space made visible; a line ends after a newline
-    token. title: shown under the mouse. marked: with a frame.
+    token. title: shown under the mouse. marked: bold, with a frame.
     """
-    style = BOX + on_colour(colour) + (f"box-shadow:inset 0 0 0 2px {INK};" if marked else "")
+    mark = f"font-weight:bold;box-shadow:inset 0 0 0 2px {INK};" if marked else ""
+    style = BOX + on_colour(colour) + mark
     box = f'<span style="{style}" title="{title}">{escape(visible_spaces(piece))}</span>'
     return box + ("<br>" if piece.endswith("\n") else "")
 
