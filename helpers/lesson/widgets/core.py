@@ -29,6 +29,7 @@ class Explorer(widgets.VBox):
     its first picture stands for it, or its texts.
     """
 
+    # ipywidgets 8 asks for this; 7, on Colab, displays itself in another way, without a static view
     def _repr_mimebundle_(self, **options: Any) -> dict:
         return super()._repr_mimebundle_(**options) | static_view(self)
 
