@@ -74,7 +74,7 @@ def slider(
 
 def menu(name: str, options: Sequence) -> widgets.Dropdown:
     """A menu of texts, or of (text, value)."""
-    look = {"style": STYLE, "layout": {"width": "460px"}}
+    look = {"style": STYLE, "layout": {"width": "460px", "max_width": "100%"}}
     return widgets.Dropdown(options=options, description=name, **look)
 
 
