@@ -29,12 +29,12 @@ from torch import OutOfMemoryError, Tensor, nn
 
 from helpers.engine.distributed import add_numbers, is_main, largest_numbers, own_rows
 from helpers.engine.files import plain, tell
+from helpers.engine.progress import ProgressTable
 from helpers.engine.snapshots import Snapshots, resumable
 from helpers.engine.state import write_state
 from helpers.engine.transfer import moved, select
 
 SILENCE = 60  # seconds without a progress line, at most; in long runs a twentieth of the time
-LINE_WIDTH = 85  # characters of a step's line, before the times
 
 
 class Loop:
@@ -77,7 +77,8 @@ class Loop:
         self.modules = [item for item in objects.values() if isinstance(item, nn.Module)]
         self.device = next(self.modules[0].parameters()).device
         self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, we began
-        self.printed = 0.0  # when the last progress line was printed, in seconds from the start
+        self.printed = 0.0  # when a step was last reported, in seconds from the start
+        self.table = ProgressTable(self.title, steps)
         objects["progress"] = self
         try:
             with resumable(self.title, steps, self.snapshots, objects) as left:
@@ -165,7 +166,9 @@ class Loop:
         return means
 
     def log(self, **metrics: float) -> None:
-        """Record the metrics of one step (numbers only); print a line now and then."""
+        """Record the metrics of one step (numbers only); report it now and then, as a line or, in a
+        notebook, as a row of a table.
+        """
         self.history.append({"step": len(self.history) + 1, **metrics})
         done = len(self.history)
         if self.watch:
@@ -176,15 +179,10 @@ class Loop:
             self.write_log()
         seconds = time.perf_counter() - self.start
         slow = seconds - self.printed > max(SILENCE, seconds / 20)
-        if slow or done % self.every == 0 or done in (self.resumed + 1, self.steps):
-            self.printed = seconds
-            left = seconds / (done - self.resumed) * (self.steps - done)
-            line = f"{self.title} {done:>4}/{self.steps}"
-            for name, value in metrics.items():
-                number = f"  {name} {value:.3g}"
-                if len(line + number) <= LINE_WIDTH:  # the log has all of them
-                    line += number
-            tell(f"{line}  [{seconds:.0f}s, {left:.0f}s left]")
+        due = slow or done % self.every == 0 or done in (self.resumed + 1, self.steps)
+        self.printed = seconds if due else self.printed
+        left = seconds / (done - self.resumed) * (self.steps - done)
+        self.table.report(done, metrics, seconds, left, due)
 
     def write_log(self, whole: bool = False) -> None:
         """Write the last step to the log, one line; or the whole history, where it is not there.

@@ -128,7 +128,7 @@ def evidence(responses: Responses, written: Mapping[str, str]) -> str:
     """Gold reward and flaws in words; where they are not known, overlap with references."""
     if responses.known:
         flaws = ", ".join(f"{name} {rate:.2f}" for name, rate in responses.flaws().items())
-        return f"gold reward {responses.gold.mean():+.2f}; flaws: {flaws}"
+        return f"gold reward {responses.gold.mean():+.2f}\n  flaws: {flaws}"
     pairs = [
         (text, written[prompt.prompt])
         for prompt, text in zip(responses.prompts, responses.texts, strict=True)

@@ -17,38 +17,30 @@ from helpers.records import Comparison, Prompt
 from helpers.reward import score_responses
 from helpers.rollouts import Models
 from helpers.run.course import Course
+from helpers.run.policy_table import aligned, number_text
 
 # Pairs of an embedded world that differ in one thing only, and in nothing else that matters.
 ONE_THING = {"tldr": "verbose", "sentiment": "sentiment"}
 COLUMNS = ("score", "judge", "kl", "perplexity", "distinct-2", "words", "stop_rate")
 
 
-def width(name: str) -> int:
-    """The width of a column under this name."""
-    return max(len(name), 6) + 2
-
-
 def show_policies(metrics: Mapping) -> None:
-    """Print the table of policies of an embedded world, and what PPO gained over SFT. Those of real
-    rows were printed while they were measured.
+    """Print the tables of policies of an embedded world, and what PPO gained over SFT. Those of
+    real rows were printed while they were measured.
     """
     if "gold_reward" not in metrics:
         return
     table, (low, high) = metrics["table"], metrics["gold_gain_ci95"]
-    flaws = table["SFT"]["flaws"]
-    names = [flaw.replace("missing_", "no ").replace("_", " ") for flaw in flaws]
-    heads = "".join(f"{name:>{width(name)}}" for name in names)
-    print(f"policy       prompts  gold [95% interval]  score    KL{heads}   stop  words")
+    measures, shares = [], []
     for name, row in table.items():
-        interval = "[{:5.2f}, {:5.2f}]".format(*row["gold_ci95"])
-        shares = "".join(
-            f"{share:>{width(flaw)}.1%}" for flaw, share in zip(names, row["flaws"].values())
-        )
-        print(
-            f"{name:<13} {row['prompts']:>5} {row['gold_reward']:6.2f} {interval} "
-            f"{row['score']:6.2f} {row['kl']:5.2f}{shares} {row['stop_rate']:6.1%}  "
-            f"{row['words']:5.1f}"
-        )
+        gold = number_text(row["gold_reward"], row["gold_ci95"], ".2f")
+        numbers = [f"{row['score']:.2f}", f"{row['kl']:.2f}", f"{row['stop_rate']:.1%}"]
+        measures.append([name, str(row["prompts"]), gold, *numbers, f"{row['words']:.1f}"])
+        shares.append([name, *(f"{share:.1%}" for share in row["flaws"].values())])
+    flaws = [flaw.replace("_", " ") for flaw in table["SFT"]["flaws"]]
+    heads = ["prompts", "gold [95% interval]", "score", "KL", "stop rate", "words"]
+    print(aligned(["policy", *heads], measures), end="\n\n")
+    print(aligned(["share of responses", *flaws], shares))
     gain = metrics["gold_reward"] - metrics["sft_gold_reward"]
     print(f"\ngold reward gained by PPO over SFT: {gain:+.2f} [{low:+.2f}, {high:+.2f}]")
 
@@ -140,9 +132,9 @@ def compare_runs(
 
 
 def print_gold(name: str, models: Models, course: Course, responses: Responses) -> None:
-    """One line: the score by a run's reward model, gold reward and flaws."""
+    """Two lines: the score by a run's reward model and the gold reward; the flaws."""
     score = score_responses(models.reward, course.tokenizer, responses).mean()
     low, high = bootstrap_ci95(responses.gold)
     flaws = "  ".join(f"{flaw.replace('_', ' ')} {x:.0%}" for flaw, x in responses.flaws().items())
     gold = f"gold {responses.gold.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
-    print(f"{name:<17} score {score:+.2f}   {gold}   {flaws}")
+    print(f"{name:<17} score {score:+.2f}   {gold}\n    {flaws}")

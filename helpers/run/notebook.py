@@ -166,15 +166,24 @@ def watch(client: Any, progress: Progress) -> None:
     process = client.process_message
 
     def process_message(message: dict, cell: Any, cell_index: int) -> Any:
-        if message["msg_type"] == "stream":
-            lines = [line for line in LINE_END.split(message["content"]["text"]) if line.strip()]
-            if lines:
-                progress.line = ANSI.sub("", lines[-1].strip())
-                progress.line_at = time.perf_counter()
+        lines = [line for line in LINE_END.split(text_of(message)) if line.strip()]
+        if lines:
+            progress.line = ANSI.sub("", lines[-1].strip())
+            progress.line_at = time.perf_counter()
         return process(message, cell, cell_index)
 
     client.on_cell_execute = on_cell_execute
     client.process_message = process_message
+
+
+def text_of(message: dict) -> str:
+    """The text that a kernel's message prints or displays; a picture's is no text."""
+    content = message["content"]
+    if message["msg_type"] == "stream":
+        return content["text"]
+    data = content.get("data", {})
+    shows = message["msg_type"] in ("display_data", "update_display_data")
+    return data.get("text/plain", "") if shows and "image/png" not in data else ""
 
 
 def end_cell(client: Any) -> bool:
@@ -220,7 +229,7 @@ def clean(notebook: Any) -> Any:
     """Reduce an executed notebook, in place, to what a reader needs and every run repeats.
 
     Drops widget state, timings and the kernel's version; a widget's view, which nothing can draw
-    without its kernel, becomes a line that says how to get it.
+    without its kernel, becomes its static view and a line that says how to get the controls.
     """
     from nbformat import NotebookNode
 
@@ -229,7 +238,21 @@ def clean(notebook: Any) -> Any:
     for cell in notebook.cells:
         for key in ("execution", "collapsed", "scrolled", "ExecuteTime", "jupyter"):
             cell.metadata.pop(key, None)
-        for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}):
-                output.data = NotebookNode({"text/plain": WIDGET_NOTE})
+        if "outputs" in cell:
+            cell.outputs = [part for output in cell.outputs for part in without_widget(output)]
     return notebook
+
+
+def without_widget(output: Any) -> list:
+    """An output without a widget's view: the picture or the texts that came with it, and a line
+    that says how to get the controls.
+    """
+    from nbformat import NotebookNode
+    from nbformat.v4 import new_output
+
+    data = output.get("data", {})
+    if WIDGET not in data:
+        return [output]
+    static = {mime: data[mime] for mime in ("image/png", "text/html") if mime in data}
+    output.data = NotebookNode({"text/plain": WIDGET_NOTE})
+    return [new_output("display_data", static), output] if static else [output]

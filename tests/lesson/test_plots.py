@@ -1,14 +1,19 @@
 """The figures: they draw, and show nothing of what is not known."""
 
+import io
+import itertools
 import math
+from types import SimpleNamespace
 
 import IPython
 import IPython.display
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from data.tldr.posts import Facts
+from helpers.engine.files import ROOT
 from helpers.lesson.plots import (
     advantages,
     core,
@@ -248,6 +253,59 @@ def test_attention_weights_are_those_of_the_model():
     torch.testing.assert_close(block.attn.c_proj(gathered), block.attn(block.ln_1(x))[0])
 
 
+# ---------------------------------------------------------------- readable by all
+
+
+def test_the_widest_figures_fit_a_cell():
+    """In JupyterLab at 1280 pixels a cell has 848."""
+    gold = {"SFT": (1.0, 0.5, 1.5)}
+    with plt.style.context(ROOT / "helpers" / "run" / "figures.mplstyle"):
+        training = png(ppo_run.training_figure(history(3)))
+        compared = png(policies.comparison_figure(gold, {"SFT": FLAWS}))
+    for picture in (training, compared):
+        assert int.from_bytes(picture[16:20], "big") <= 848
+
+
+def test_figures_are_opaque():
+    """Dark text on a transparent picture would be lost in a dark theme."""
+    fig, ax = plt.subplots(facecolor="none")
+    ax.plot([0, 1])
+    assert (plt.imread(io.BytesIO(png(fig)))[..., 3] == 1).all()
+
+
+def seen(colour: str, sight: torch.Tensor) -> torch.Tensor:
+    """A colour in CIE L*a*b* (3,), as eyes see it that turn linear RGB by a matrix (3, 3)."""
+    srgb = torch.tensor(to_rgb(colour))
+    rgb = torch.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+    xyz = torch.tensor(
+        [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]]
+    )
+    x, y, z = (xyz @ (sight @ rgb).clamp(0, 1)) ** (1 / 3)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1
+SIGHT = {
+    "normal": torch.eye(3),
+    "deuteranopia": torch.tensor(
+        [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]]
+    ),
+    "protanopia": torch.tensor(
+        [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]]
+    ),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize(
+    "colours", [(core.BLUE, core.ORANGE, core.GREEN, core.PURPLE), tuple(sft.WORD_COLOURS.values())]
+)
+def test_colours_differ_for_colour_blind_eyes(colours, sight):
+    for one, other in itertools.combinations(colours, 2):
+        distance = (seen(one, SIGHT[sight]) - seen(other, SIGHT[sight])).norm()
+        assert distance > 12, f"{one} and {other}: {distance:.0f}"
+
+
 # ---------------------------------------------------------------- the dashboard
 
 
@@ -270,7 +328,7 @@ def test_dashboard_updates_at_most_eleven_times_and_always_at_the_end(iterations
         drawn.append(fig)
         return Handle()
 
-    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=None))
     monkeypatch.setattr(IPython.display, "display", display)
     monkeypatch.setattr(ppo_run, "training_figure", lambda rows, n: plt.figure(num=len(rows)))
     watch, rows = ppo.Dashboard(iterations), history(iterations)

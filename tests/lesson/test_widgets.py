@@ -11,7 +11,7 @@ from data.tldr.posts import Facts
 from data.worlds import gold as gold_of_world
 from helpers.evaluation import judge
 from helpers.lesson.completions import summary_versions
-from helpers.lesson.plots.sft import judged_words
+from helpers.lesson.plots.sft import WORD_COLOURS, judged_words
 from helpers.lesson.widgets import ppo, pretrain, reward, sft
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.records import Comparison, Prompt
@@ -62,12 +62,15 @@ def test_tokenizer_explorer(tokenizer):
 def test_attention_explorer(model, tokenizer, name, value):
     widget = pretrain.attention_explorer(model, tokenizer, pretrain.SENTENCE)
     before = shown(widget)
-    assert all(isinstance(x, str) or x.startswith(b"\x89PNG") for x in before)
+    last = min(pretrain.MOST, len(tokenizer.encode(pretrain.SENTENCE)))
+    assert controls(widget)["token that looks"].max == last
     controls(widget)[name].value = value
     after = shown(widget)
     assert after != before
+    query = controls(widget)["token that looks"]
     if name == "text":
         last = len(tokenizer.encode(value))
+        assert query.value == query.max == last, "the slider must follow the text"
         assert f"Token {last} of {last}" in after[0] and all(a != b for a, b in zip(after, before))
 
 
@@ -159,7 +162,11 @@ def test_words_are_judged_as_the_gold_reward_does(prompts):
     expected = {facts.who: "true fact", wrong: "invented", "lasagna": "small talk"}
     assert expected.items() <= dict(words).items()
     html = sft.response_html(prompts[0], text, stopped=False)
-    for part in ("did not stop", f"invented {gold(facts, text).invented}", "background:#bcd9bb"):
+    for part in (
+        "did not stop",
+        f"invented {gold(facts, text).invented}",
+        WORD_COLOURS["true fact"],
+    ):
         assert part in html
 
 
@@ -269,6 +276,19 @@ def test_text_scorer_follows_post_start_and_text(reward_model, tokenizer, prompt
     assert "context" in shown(box)[2], "too long a summary is refused in words"
     text.value = ""
     assert "0 words" in shown(box)[2]
+
+
+def test_text_scorer_offers_what_each_post_has(reward_model, tokenizer):
+    """A post without a word that could be mixed up has one version less."""
+    some = load_rows("prompts", "heldout", limit=100)
+    able = [bool(Facts(**prompt.facts).confusable()) for prompt in some]
+    box = reward.text_scorer(reward_model, tokenizer, [some[able.index(x)] for x in (True, False)])
+    number, start, text = controls(box).values()
+    start.value = "a fact mixed up"
+    number.value = 2
+    assert "a fact mixed up" not in start.options and text.value
+    number.value = 1
+    assert "a fact mixed up" in start.options
 
 
 def test_text_scorer_takes_the_completions_of_a_comparison(reward_model, tokenizer, comparisons):

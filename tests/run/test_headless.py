@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.engine.files import only_writer
+from helpers.engine.files import ROOT, only_writer
 from helpers.engine.parser import SettingsError
 from helpers.rows.tracks import TRACKS
 from helpers.run import headless as course, progress
 from helpers.run.folders import NOTEBOOKS
-from helpers.run.notebook import CellFailure, run_notebook, write_notebook
+from helpers.run.notebook import WIDGET_NOTE, CellFailure, run_notebook, write_notebook
 from helpers.run.report import IDENTITY
 from helpers.run.settings import Settings
 from helpers.run.unfinished import listing
@@ -45,6 +45,29 @@ def test_run_notebook_gives_a_clean_executed_copy(tmp_path):
     assert [cell.execution_count for cell in made.cells] == [1, 2, 3]
     assert "widgets" not in made.metadata and made.metadata.language_info == {"name": "python"}
     assert path.read_bytes() == before and seen and max(seen) <= 3
+
+
+def test_a_saved_explorer_keeps_its_picture_and_a_table_its_last_state(tmp_path):
+    explorer = "from helpers.lesson.widgets.ppo import explore_clip\nexplore_clip()"
+    training = """
+import time
+from torch import nn
+from helpers.engine.loop import Loop
+loop = Loop("toy")
+with loop.run(3, model=nn.Linear(1, 1)) as steps:
+    for step in steps:
+        loop.log(loss=1.0)
+        time.sleep(0.5)"""
+    path, lines = toy(tmp_path, "toy", explorer, training), []
+    env = {**course.kernel_env(Settings(preset="smoke"), tmp_path), "PYTHONPATH": str(ROOT)}
+    made = run_notebook(path, tmp_path, env, tick=lambda progress: lines.append(progress.line))
+    picture, note = made.cells[0].outputs
+    assert list(picture.data) == ["image/png"] and picture.data["image/png"].startswith("iVBOR")
+    assert note.data == {"text/plain": WIDGET_NOTE}
+    (table,) = made.cells[1].outputs
+    assert table.output_type == "display_data" and table.data["text/html"].count("<tr>") == 4
+    assert len(table.data["text/plain"].splitlines()) == 3
+    assert any(re.fullmatch(r"toy +\d/3  loss 1  \[\d+s, \d+s left\]", line) for line in lines)
 
 
 def test_a_failing_cell_is_described(tmp_path):

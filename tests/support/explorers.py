@@ -2,10 +2,7 @@
 
 from ipywidgets import HTML, Image
 
-
-def inside(widget) -> list:
-    """A widget and all that it contains, in order."""
-    return [widget, *(x for child in getattr(widget, "children", ()) for x in inside(child))]
+from helpers.lesson.widgets.core import inside
 
 
 def controls(widget) -> dict:

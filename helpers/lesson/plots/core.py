@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from helpers.tokenizer import EOS
 
-BLUE, ORANGE, GREEN, PURPLE = "#2f6f8f", "#d1703c", "#5b8c5a", "#8a5a9b"
+BLUE, ORANGE, GREEN, PURPLE = "#2f6f8f", "#d1703c", "#3f9f83", "#b98bb8"
 INK, GREY, PALE = "#33373d", "#6b6f76", "#b9bcc0"
 PLAIN = {"parse_math": False}  # of a text from rows: its dollar signs are no formula
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend on the right of its axes

@@ -29,7 +29,7 @@ def comparison_figure(
     gold: Mapping[str, tuple[float, float, float]], flaws: Mapping[str, Mapping[str, float]]
 ) -> Figure:
     """Gold reward of each policy, (mean, low, high), and the share of its responses by flaw."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.3), width_ratios=(2, 3))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.9, 3.3), width_ratios=(2, 3))
     by_name = {"base": GREY, "SFT": BLUE, "PPO": ORANGE, "oracle PPO": PURPLE}
     colours = [by_name.get(name.partition(",")[0], GREEN) for name in gold]
     alphas = [0.5 if "," in name else 1.0 for name in gold]  # paler: greedy

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from helpers.engine.progress import LiveOutput, in_notebook
 from helpers.lesson.plots.core import BLUE, GREEN, ORANGE, PURPLE
 
 PANELS = {  # metric: title with its unit
@@ -25,7 +25,7 @@ def training_figure(
     history: Sequence[Mapping[str, float]], iterations: int | None = None
 ) -> Figure:
     """Eight panels of a PPO run, one point per iteration. An unknown gold reward is named so."""
-    fig, axes = plt.subplots(2, 4, figsize=(10.4, 4.2))
+    fig, axes = plt.subplots(2, 4, figsize=(9.9, 4.2))
     steps = [row["step"] for row in history]
     for i, (ax, (name, title)) in enumerate(zip(axes.flat, PANELS.items(), strict=True)):
         if name in history[0]:
@@ -54,25 +54,16 @@ class Dashboard:
 
     def __init__(self, iterations: int):
         self.iterations, self.every = iterations, max(1, math.ceil(iterations / 10))
-        self.handle: Any = None
-        self.drawn = 0
+        self.output, self.drawn = LiveOutput(), 0
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
         done = len(history)
         if done < self.iterations and (done < 2 or done % self.every):
             return
-        try:
-            from IPython import get_ipython
-            from IPython.display import display
-        except ImportError:
-            return
-        if get_ipython() is None:
+        if not in_notebook():
             return
         fig = training_figure(history, self.iterations)
-        if self.handle is None:
-            self.handle = display(fig, display_id=True)
-        else:
-            self.handle.update(fig)
+        self.output.show(fig)
         plt.close(fig)  # or the cell would show it a second time when it ends
         self.drawn += 1
 

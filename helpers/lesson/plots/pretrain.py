@@ -145,7 +145,8 @@ def attention_map(weights: Tensor, pieces: list[str]) -> Figure:
     T = len(pieces)
     names = [plain_label(piece.replace("\n", "↵").strip(" ")) or "␣" for piece in pieces]
     label = {"fontsize": min(8, 220 / T), **PLAIN}
-    fig, axes = plt.subplots(figsize=(min(6.4, 2.4 + 0.13 * T), min(6.0, 2.0 + 0.13 * T)))
+    size = (min(5.7, 2.4 + 0.13 * T), min(5.3, 2.0 + 0.13 * T))  # leaves room for the controls
+    fig, axes = plt.subplots(figsize=size)
     image = axes.imshow(weights.float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(T), names, rotation=90, **label)
     axes.set_yticks(range(T), names, **label)

@@ -15,6 +15,7 @@ from helpers.lesson.plots.core import (
     GREY,
     ORANGE,
     PLAIN,
+    PURPLE,
     flow,
     grouped_bars,
     plain_label,
@@ -30,9 +31,9 @@ TOKEN_COLOURS = {
     "pad": "#ffffff",
 }
 WORD_COLOURS = {
-    "true fact": "#bcd9bb",
-    "invented": "#eeb4a8",
-    "small talk": "#ecdca0",
+    "true fact": "#9fd8c8",
+    "invented": "#ee9a86",
+    "small talk": "#f6eda6",
     "other": "#f3f3ef",
 }
 MODEL, WRITERS = BLUE, ORANGE
@@ -148,7 +149,7 @@ def results_figure(results: Mapping[str, Mapping[str, float]]) -> Figure:
     measures = next(iter(results.values()))
     units = {"loss": "nats per completion token", "stop rate": "share of responses"}
     fig, axes = plt.subplots(1, len(measures), figsize=(8.4, 2.5))
-    colours = [MODEL, "#d1703c", "#b8a13c"]
+    colours = [MODEL, WRITERS, PURPLE]
     for ax, measure in zip(axes, measures, strict=True):
         ax.bar(list(results), [values[measure] for values in results.values()], 0.6, color=colours)
         ax.set(title=measure, ylabel=units.get(measure, "mean"))

@@ -1,3 +1,3 @@
-"""Explorers, one module a notebook: ipywidgets, each under a static figure of
-`helpers.lesson.plots`. What they share is in `core`.
+"""Explorers, one module a notebook: ipywidgets, whose first picture or text a saved notebook keeps.
+What they share is in `core`.
 """

@@ -8,12 +8,26 @@ from html import escape
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.colors import to_hex, to_rgb
 from torch import Tensor
 
 from helpers.lesson import penalty
 from helpers.lesson.plots.advantages import advantages_of, clip_curves, gae_figure
+from helpers.lesson.plots.core import BLUE, ORANGE
 from helpers.lesson.plots.penalty import penalty_figure
-from helpers.lesson.widgets.core import choice, follow, menu, picture, png, slider, token_html
+from helpers.lesson.widgets.core import (
+    Explorer,
+    choice,
+    draw,
+    follow,
+    menu,
+    picture,
+    set_last,
+    side_by_side,
+    slider,
+    token_html,
+    words,
+)
 from helpers.losses import clipped_policy_loss
 from helpers.rollouts import Rollout, rewards_of
 from helpers.tokenizer import Tokenizer
@@ -38,21 +52,21 @@ def response_menu(rollout: Rollout, tokenizer: Tokenizer) -> widgets.Dropdown:
 # ---------------------------------------------------------------- GAE
 
 
-def explore_gae(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> widgets.VBox:
+def explore_gae(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> widgets.Widget:
     """Move lambda and gamma and see the advantages of a real response change."""
     rewards = rewards_of(rollout, kl_coef)
-    row = response_menu(rollout, tokenizer)
+    response = response_menu(rollout, tokenizer)
     lam, gamma = slider("lambda", 0.95, 0, 1, 0.05), slider("gamma", 1, 0.8, 1, 0.02)
-    image, note = picture(), widgets.HTML()
+    image, note = picture(), words()
 
     def update() -> None:
-        tokens = pieces(rollout, row.value, tokenizer)
-        r, v = (x[row.value, : len(tokens)].cpu() for x in (rewards, rollout.values))
-        image.value = png(gae_figure(tokens, r, v, [lam.value], gamma.value))
+        tokens = pieces(rollout, response.value, tokenizer)
+        r, v = (x[response.value, : len(tokens)].cpu() for x in (rewards, rollout.values))
+        draw(image, gae_figure(tokens, r, v, [lam.value], gamma.value))
         note.value = gae_note(r, v, gamma.value, lam.value)
 
-    follow([row, lam, gamma], update)
-    return widgets.VBox([row, widgets.HBox([lam, gamma]), image, note])
+    follow([response, lam, gamma], update)
+    return Explorer([response, side_by_side(lam, gamma), image, note])
 
 
 def gae_note(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> str:
@@ -68,20 +82,20 @@ def gae_note(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> str:
 # ---------------------------------------------------------------- the clip
 
 
-def explore_clip() -> widgets.VBox:
+def explore_clip() -> widgets.Widget:
     """Move ratio, advantage and clip range; see the objective and the gradient that is left."""
     ratio, advantage = slider("ratio", 1.0, 0.05, 2, 0.05), slider("advantage", 1.0, -2, 2, 0.25)
     clip_range = slider("clip range", 0.2, 0.05, 0.5, 0.05)
-    image, note = picture(), widgets.HTML()
+    image, note = picture(), words()
 
     def update() -> None:
         fig, ax = plt.subplots(figsize=(5.6, 2.9))
         clip_curves(ax, advantage.value, clip_range.value, ratio.value)
-        image.value = png(fig)
+        draw(image, fig)
         note.value = clip_note(ratio.value, advantage.value, clip_range.value)
 
     follow([ratio, advantage, clip_range], update)
-    return widgets.VBox([widgets.HBox([ratio, advantage, clip_range]), image, note])
+    return Explorer([side_by_side(ratio, advantage, clip_range), image, note])
 
 
 def clip_gradient(ratio: float, advantage: float, clip_range: float) -> float:
@@ -107,21 +121,19 @@ def clip_note(ratio: float, advantage: float, clip_range: float) -> str:
 # ---------------------------------------------------------------- a rollout, token by token
 
 
-def explore_rollout(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> widgets.VBox:
+def explore_rollout(rollout: Rollout, kl_coef: float, tokenizer: Tokenizer) -> widgets.Widget:
     """Step through a response: the numbers of policy, reference, value model and GAE by token."""
     rewards = rewards_of(rollout, kl_coef)
-    row = response_menu(rollout, tokenizer)
-    place = slider("token", 0, 0, len(pieces(rollout, 0, tokenizer)) - 1)
-    report = widgets.HTML()
+    response, token = response_menu(rollout, tokenizer), slider("token", 0, 0, 1)
+    token_place, report = widgets.VBox([token]), words()
 
     def update() -> None:
-        tokens = pieces(rollout, row.value, tokenizer)
-        place.max = len(tokens) - 1  # ipywidgets pulls the value down with it
-        t = min(place.value, place.max)
-        report.value = rollout_html(rollout, rewards, row.value, t, tokens)
+        tokens = pieces(rollout, response.value, tokenizer)
+        set_last(token_place, len(tokens) - 1)  # may move token.value, which calls update again
+        report.value = rollout_html(rollout, rewards, response.value, token.value, tokens)
 
-    follow([row, place], update)
-    return widgets.VBox([row, place, report])
+    follow([response, token], update)
+    return Explorer([response, token_place, report])
 
 
 def rollout_html(rollout: Rollout, rewards: Tensor, row: int, t: int, tokens: Sequence[str]) -> str:
@@ -130,9 +142,8 @@ def rollout_html(rollout: Rollout, rewards: Tensor, row: int, t: int, tokens: Se
     most = max(max(abs(a) for a in advantages), 1e-6)
     boxes = ""
     for i, (token, a) in enumerate(zip(tokens, advantages, strict=True)):
-        colour = f"rgba({'47,111,143' if a >= 0 else '209,112,60'},{0.75 * abs(a) / most:.2f})"
-        frame = "outline:2px solid #222;" if i == t else ""
-        boxes += token_html(token, f"{frame}background:{colour}")
+        colour = tint(BLUE if a >= 0 else ORANGE, 0.75 * abs(a) / most)
+        boxes += token_html(token, colour, marked=i == t)
     logprob, ref = rollout.logprobs[row, t].item(), rollout.ref_logprobs[row, t].item()
     numbers = {
         "log-prob, policy": logprob,
@@ -152,26 +163,31 @@ def rollout_html(rollout: Rollout, rewards: Tensor, row: int, t: int, tokens: Se
     return f"<div>{boxes}</div><p>{head}</p><table>{body}</table>"
 
 
+def tint(colour: str, share: float) -> str:
+    """A colour on white paper: white where share is 0, the colour where it is 1."""
+    return to_hex([1 - share * (1 - part) for part in to_rgb(colour)])
+
+
 # ---------------------------------------------------------------- the KL coefficient
 
 
-def explore_penalty(record: dict) -> widgets.VBox:
+def explore_penalty(record: dict) -> widgets.Widget:
     """Move the KL coefficient of recorded runs and see where they end. record: as from
     `penalty.recorded`.
     """
     coefficients = penalty.coefficients_of(record)
     reward_model = menu("reward model", ["good", "weak"])
     coefficient = choice("kl_coef", coefficients, coefficients[0])
-    image, note = picture(), widgets.HTML()
+    image, note = picture(), words()
 
     def update() -> None:
         runs = penalty.runs_of(record, reward_model.value, coefficient.value)
         title = f"{reward_model.value} reward model, kl_coef {coefficient.value:g}"
-        image.value = png(penalty_figure({title: runs}, columns=1))
+        draw(image, penalty_figure({title: runs}, columns=1))
         note.value = penalty_note(runs)
 
     follow([reward_model, coefficient], update)
-    return widgets.VBox([widgets.HBox([reward_model, coefficient]), image, note])
+    return Explorer([side_by_side(reward_model, coefficient), image, note])
 
 
 def penalty_note(runs: Sequence[dict]) -> str:

@@ -9,7 +9,19 @@ import torch
 from helpers.generation import keep_top_k, keep_top_p, sample
 from helpers.lesson.plots import pretrain as plots
 from helpers.lesson.track_words import in_the_lesson
-from helpers.lesson.widgets.core import follow, menu, picture, png, slider, text_box, token_html
+from helpers.lesson.widgets.core import (
+    Explorer,
+    draw,
+    follow,
+    menu,
+    picture,
+    set_last,
+    side_by_side,
+    slider,
+    text_box,
+    token_html,
+    words,
+)
 from helpers.model import GPT
 from helpers.records import Document
 from helpers.run.course import Course
@@ -45,14 +57,14 @@ def prompts_for(course: Course, heldout: Sequence[Document]) -> dict[str, str]:
 def tokenizer_explorer(tokenizer: Tokenizer) -> widgets.Widget:
     """Type a text and see its tokens, their ids and their number."""
     box = text_box("text", "My niece untangles 14 café umbrellas.")
-    shown = widgets.HTML()
+    shown = words()
 
     def update() -> None:
         ids, pieces = tokenizer.encode(box.value), tokenizer.pieces(box.value)
         boxes = ""
         for i, (id_, piece) in enumerate(zip(ids, pieces, strict=True)):
             colour = plots.PASTELS[i % len(plots.PASTELS)]
-            boxes += token_html(piece, f"background:{colour}", title=f"id {id_}")
+            boxes += token_html(piece, colour, title=f"id {id_}")
         letters, size = len(box.value), len(box.value.encode())
         shown.value = (
             f"<div>{boxes}</div>"
@@ -60,7 +72,7 @@ def tokenizer_explorer(tokenizer: Tokenizer) -> widgets.Widget:
         )
 
     follow([box], update)
-    return widgets.VBox([box, shown])
+    return Explorer([box, shown])
 
 
 def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.Widget:
@@ -69,25 +81,28 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.W
     box = text_box("text", text, wait=True)
     layer, head = slider("layer", layers, 1, layers), slider("head", 1, 1, heads)
     query = slider("token that looks", MOST, 1, MOST, wait=True)
-    row, square, note = picture(), picture(), widgets.HTML()
+    query_place = widgets.VBox([query])
+    line, square, note = picture(), picture(), words()
 
     def update() -> None:
         ids = tokenizer.encode(box.value)[: min(MOST, model.config.context)]
         if not ids:
             note.value = "Type at least one word."
             return
+        set_last(query_place, len(ids))  # may move query.value, which calls update again
         pieces = [tokenizer.decode([id_]) for id_ in ids]
         batch = torch.tensor([ids], device=model.wte.weight.device)
         weights = plots.attention_weights(model, batch)[layer.value - 1, head.value - 1]  # (T, T)
-        t = min(query.value, len(ids)) - 1
+        t = query.value - 1
         looks = weights[t]
         token = escape(repr(pieces[t]))
         note.value = f"Token {t + 1} of {len(ids)}, <code>{token}</code>, looks at:"
-        row.value = png(plots.text_figure(pieces, looks, most=looks.max().item(), label="weight"))
-        square.value = png(plots.attention_map(weights, pieces))
+        draw(line, plots.text_figure(pieces, looks, most=looks.max().item(), label="weight"))
+        draw(square, plots.attention_map(weights, pieces))
 
     follow([box, layer, head, query], update)
-    return widgets.VBox([box, widgets.HBox([layer, head]), query, note, row, square])
+    knobs = widgets.VBox([layer, head, query_place])
+    return Explorer([box, note, line, side_by_side(knobs, square)])
 
 
 def sampling_explorer(
@@ -102,7 +117,7 @@ def sampling_explorer(
     top_k = slider("top-k (0: off)", 0, 0, 40, wait=True)
     top_p = slider("top-p (1: off)", 1.0, 0.05, 1.0, 0.05, wait=True)
     seed = slider("seed", 0, 0, 20, wait=True)
-    bars, text = picture(), widgets.HTML()
+    bars, text = picture(), words()
     device = model.wte.weight.device
     pieces = [tokenizer.decode([id_]) for id_ in range(tokenizer.vocab_size)]
 
@@ -115,7 +130,7 @@ def sampling_explorer(
             "as the model says": logits[0].softmax(-1),
             "with these settings": cut[0].softmax(-1),
         }
-        bars.value = png(plots.next_token_bars(panels, pieces))
+        draw(bars, plots.next_token_bars(panels, pieces))
         samples = sample(
             model,
             ids,
@@ -136,4 +151,4 @@ def sampling_explorer(
 
     follow([prompt, temperature, top_k, top_p, seed], update)
     knobs = widgets.VBox([prompt, temperature, top_k, top_p, seed])
-    return widgets.VBox([widgets.HBox([knobs, bars]), text])
+    return Explorer([side_by_side(knobs, bars), text])

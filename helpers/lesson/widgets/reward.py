@@ -11,12 +11,24 @@ from torch import Tensor
 from helpers.evaluation import judge
 from helpers.lesson.completions import score_by_token, starts_of
 from helpers.lesson.plots import reward as plots
-from helpers.lesson.widgets.core import follow, menu, picture, png, slider, text_box
+from helpers.lesson.widgets.core import (
+    Explorer,
+    draw,
+    follow,
+    menu,
+    on_colour,
+    picture,
+    post_html,
+    set_last,
+    slider,
+    text_box,
+    words,
+)
 from helpers.model import RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.tokenizer import Tokenizer
 
-BOX = "background:#fbfaf6;color:#222;padding:8px 12px;border-left:4px solid"
+BOX = on_colour("#fbfaf6") + "padding:8px 12px;border-left:4px solid"
 
 
 # ---------------------------------------------------------------- Bradley-Terry
@@ -24,22 +36,22 @@ BOX = "background:#fbfaf6;color:#222;padding:8px 12px;border-left:4px solid"
 
 def bradley_terry_explorer() -> widgets.Widget:
     """Two sliders for two scores: probability, loss and gradient move with their gap."""
-    chosen = slider("score chosen", 1.5, -5, 5, 0.1)
-    rejected = slider("score rejected", 0.5, -5, 5, 0.1)
-    image, words = picture(), widgets.HTML()
+    chosen = slider("score chosen", 1.5, -3, 3, 0.1)  # the axis of the gap ends at 6
+    rejected = slider("score rejected", 0.5, -3, 3, 0.1)
+    image, note = picture(), words()
 
     def update() -> None:
         gap = chosen.value - rejected.value
         p = torch.sigmoid(torch.tensor(gap)).item()
-        image.value = png(plots.bradley_terry(chosen.value, rejected.value))
-        words.value = (
+        draw(image, plots.bradley_terry(chosen.value, rejected.value))
+        note.value = (
             f"<p>gap {gap:+.1f}: the model says <b>{p:.1%}</b> for the chosen one. One step of "
             "gradient descent pushes "
             f"its score up, and the rejected one's down, with force <b>{1 - p:.3f}</b>.</p>"
         )
 
     follow([chosen, rejected], update)
-    return widgets.VBox([chosen, rejected, image, words])
+    return Explorer([chosen, rejected, image, note])
 
 
 # ---------------------------------------------------------------- pairs
@@ -64,12 +76,6 @@ ORDERS = {
 }
 
 
-def post_html(prompt: str) -> str:
-    """A prompt, in grey."""
-    text = escape(prompt).replace("\n\n", "<br>")
-    return f'<div style="color:#555;max-width:760px">{text}</div>'
-
-
 def bold_difference(text: str, other: str) -> str:
     """The text as HTML, with the words that `other` lacks in bold."""
     marked = difference(text, other, "\0", "\1")  # stand-ins that escape() leaves alone
@@ -82,7 +88,7 @@ def pair_html(comparison: Comparison, margin: float) -> str:
     rejected = bold_difference(comparison.rejected, comparison.chosen)
     p = torch.sigmoid(torch.tensor(margin)).item()
     true = "an unknown share" if comparison.probability is None else f"{comparison.probability:.0%}"
-    kind = f"{comparison.kind} pair" if comparison.kind else "A pair"
+    kind = f"{comparison.kind.capitalize()} pair" if comparison.kind else "A pair"
     return (
         f"{post_html(comparison.prompt)}"
         f'<p style="{BOX} {plots.CHOSEN}">chosen: {chosen}</p>'
@@ -97,16 +103,16 @@ def pair_explorer(comparisons: Sequence[Comparison], margin: Tensor) -> widgets.
     kinds = sorted({comparison.kind for comparison in comparisons} - {""})  # real pairs have none
     kind, order = menu("kind", ["all", *kinds]), menu("order", list(ORDERS))
     number = slider("pair", 1, 1, len(comparisons))
-    shown = widgets.HTML()
+    number_place, shown = widgets.VBox([number]), words()
 
     def update() -> None:
         rows = [i for i, c in enumerate(comparisons) if kind.value in ("all", c.kind)]
-        number.max = len(rows)  # may move number.value, which calls update again
-        place = ORDERS[order.value](margin[rows])[min(number.value, len(rows)) - 1].item()
+        set_last(number_place, len(rows))  # may move number.value, which calls update again
+        place = ORDERS[order.value](margin[rows])[number.value - 1].item()
         shown.value = pair_html(comparisons[rows[place]], margin[rows[place]].item())
 
     follow([kind, order, number], update)
-    return widgets.VBox([kind, order, number, shown])
+    return Explorer([kind, order, number_place, shown])
 
 
 # ---------------------------------------------------------------- a text, scored
@@ -137,12 +143,14 @@ def text_scorer(
     number = slider("prompt", 1, 1, len(items))
     start = menu("start from", list(starts_of(items[0])))
     text = text_box("your text", wait=True)
-    post, image, words = widgets.HTML(), picture(), widgets.HTML()
+    post, image, note = words(), picture(), words()
 
     def fill_in() -> None:
         item = items[number.value - 1]
-        post.value = post_html(item.prompt)
-        text.value = starts_of(item)[start.value].strip()
+        post.value, starts = post_html(item.prompt), starts_of(item)
+        if start.options != tuple(starts):  # goes to the first one, and calls this again
+            start.options = tuple(starts)
+        text.value = starts[start.value].strip()
 
     def update() -> None:
         item = items[number.value - 1]
@@ -150,12 +158,12 @@ def text_scorer(
         try:
             pieces, values = score_by_token(model, tokenizer, item.prompt, completion)
         except ValueError as error:
-            words.value = f"<p>{escape(str(error))}</p>"
+            note.value = f"<p>{escape(str(error))}</p>"
             return
         moves = {"how the score moves, token by token": (pieces, values)}
-        image.value = png(plots.token_scores(moves, start=item.prompt.split()[-1]))
-        words.value = verdict_html(item, completion, values[-1].item())
+        draw(image, plots.token_scores(moves, start=item.prompt.split()[-1]))
+        note.value = verdict_html(item, completion, values[-1].item())
 
     follow([number, start], fill_in)
     follow([text], update)
-    return widgets.VBox([number, start, post, text, image, words])
+    return Explorer([number, start, post, text, image, note])

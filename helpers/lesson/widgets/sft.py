@@ -10,7 +10,18 @@ from data.tldr.posts import Facts
 from data.worlds import Judged
 from helpers.evaluation import judge, respond
 from helpers.lesson.plots.sft import TOKEN_COLOURS, WORD_COLOURS, judged_words, token_kinds
-from helpers.lesson.widgets.core import STYLE, follow, slider, text_box, token_html
+from helpers.lesson.widgets.core import (
+    STYLE,
+    Explorer,
+    follow,
+    on_colour,
+    post_html,
+    side_by_side,
+    slider,
+    text_box,
+    token_html,
+    words,
+)
 from helpers.model import GPT
 from helpers.records import Demonstration, Prompt
 from helpers.tokenizer import Tokenizer
@@ -29,7 +40,7 @@ def mask_report(tokenizer: Tokenizer, prompt: str, completion: str, masked: bool
         kinds[0] = "prompt"  # the first token cannot be predicted from anything
     boxes = ""
     for id_, kind in zip(row, kinds, strict=True):
-        boxes += token_html(tokenizer.decode([id_]), f"background:{TOKEN_COLOURS[kind]}")
+        boxes += token_html(tokenizer.decode([id_]), TOKEN_COLOURS[kind])
     counted = sum(kind != "prompt" for kind in kinds)
     notes = [
         f"<b>{counted} of {len(row)} tokens in the loss</b>",
@@ -61,13 +72,13 @@ def warnings(
     return [note for note, applies in notes.items() if applies]
 
 
-def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.VBox:
+def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.Widget:
     """Edit a prompt and its completion and see which tokens are in the loss."""
     prompt = text_box("prompt", demonstration.prompt, rows=6)
     completion = text_box("completion", demonstration.completion, rows=2)
     masked = widgets.Checkbox(True, description="mask the prompt", indent=False)
     end = widgets.Checkbox(True, description="end of text in the loss", indent=False)
-    report = widgets.HTML()
+    report = words()
 
     def update() -> None:
         report.value = mask_report(
@@ -75,7 +86,7 @@ def explore_mask(tokenizer: Tokenizer, demonstration: Demonstration) -> widgets.
         )
 
     follow([prompt, completion, masked, end], update)
-    return widgets.VBox([prompt, completion, widgets.HBox([masked, end]), report])
+    return Explorer([prompt, completion, side_by_side(masked, end), report])
 
 
 # ---------------------------------------------------------------- sampled responses
@@ -111,7 +122,7 @@ def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]
     """A summary of a post with its judged words in colour, and what its gold reward is made of."""
     body = ""
     for piece, kind in judged_words(facts, text):
-        marked = f'<span style="color:#222;background:{WORD_COLOURS[kind]}">{escape(piece)}</span>'
+        marked = f'<span style="{on_colour(WORD_COLOURS[kind])}">{escape(piece)}</span>'
         body += escape(piece) if kind == "other" else marked
     return body, [
         f"facts covered {judged.covered} of 8",
@@ -124,14 +135,14 @@ def summary_parts(facts: Facts, text: str, judged: Gold) -> tuple[str, list[str]
 
 def explore_samples(
     models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt], max_new_tokens: int
-) -> widgets.VBox:
+) -> widgets.Widget:
     """Sample three responses to a prompt: model, temperature, seed, number of the prompt."""
     names = {"value": list(models)[-1], "description": "model", "style": STYLE}
     name = widgets.ToggleButtons(options=list(models), **names)
     post = slider("prompt", 0, 0, len(prompts) - 1, wait=True)
     temperature = slider("temperature", 1.0, 0.0, 2.0, 0.1, wait=True)
     seed = slider("seed", 0, 0, 99, wait=True)
-    report = widgets.HTML()
+    report = words()
 
     def update() -> None:
         prompt = prompts[post.value]
@@ -143,9 +154,9 @@ def explore_samples(
             temperature=temperature.value,
             seed=seed.value,
         )
-        post_html = f'<div style="white-space:pre-wrap;opacity:0.75">{escape(prompt.prompt)}</div>'
-        pairs = zip(sampled.texts, sampled.stopped, strict=True)
-        report.value = post_html + "<br>".join(response_html(prompt, *pair) for pair in pairs)
+        answers = zip(sampled.texts, sampled.stopped, strict=True)
+        texts = [response_html(prompt, *answer) for answer in answers]
+        report.value = post_html(prompt.prompt) + "<br>".join(texts)
 
     follow([name, post, temperature, seed], update)
-    return widgets.VBox([name, post, temperature, seed, report])
+    return Explorer([name, post, temperature, seed, report])

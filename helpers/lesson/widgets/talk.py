@@ -9,8 +9,16 @@ from html import escape
 import ipywidgets as widgets
 
 from helpers.evaluation import Responses, respond
-from helpers.lesson.text import wrap
-from helpers.lesson.widgets.core import STYLE, follow, slider, text_box
+from helpers.lesson.widgets.core import (
+    STYLE,
+    Explorer,
+    follow,
+    post_html,
+    side_by_side,
+    slider,
+    text_box,
+    words,
+)
 from helpers.model import GPT, RewardModel
 from helpers.records import Prompt
 from helpers.reward import Text, score_texts
@@ -21,7 +29,7 @@ Describe = Callable[[Responses, int], str]  # a remark on a response, as text
 
 def talk_to(
     models: Mapping[str, GPT], tokenizer: Tokenizer, prompt: str, tokens: int, remark=None
-) -> widgets.VBox:
+) -> widgets.Widget:
     """Edit the prompt and read what each model, {name: model}, makes of it.
 
     tokens: the most that a response may have. remark: (prompt, ids
@@ -30,7 +38,7 @@ def talk_to(
     box = text_box("prompt", prompt, rows=8, wait=True)
     temperature = slider("temperature", 1, 0, 1.5, 0.1)
     again = widgets.Button(description="another sample")
-    answers = widgets.HTML()
+    answers = words()
     seed = [0]
 
     def update() -> None:
@@ -54,7 +62,7 @@ def talk_to(
 
     again.on_click(sample_again)
     follow([box, temperature], update)
-    return widgets.VBox([box, widgets.HBox([temperature, again]), answers])
+    return Explorer([box, side_by_side(temperature, again), answers])
 
 
 def scored_by(model: RewardModel, tokenizer: Tokenizer) -> Callable[[str, list[int]], str]:
@@ -74,7 +82,7 @@ def as_html(text: str) -> str:
 
 def blind_duel(
     first: tuple[str, Responses], second: tuple[str, Responses], describe: Describe, seed: int = 0
-) -> widgets.VBox:
+) -> widgets.Widget:
     """Two responses to the same prompt, in random order and without names: choose the better one,
     and see whose it was. first, second: (name, its responses), to the same prompts. describe: what
     is told about a response after the choice.
@@ -84,7 +92,7 @@ def blind_duel(
     rng.shuffle(order)
     state = {"at": 0, "sides": [first, second], "open": True}
     votes = {first[0]: 0, second[0]: 0}
-    prompt, texts, verdict = widgets.HTML(), widgets.HTML(), widgets.HTML()
+    prompt, texts, verdict = words(), words(), words()
     names = ("A is better", "B is better", "next post")
     buttons = [widgets.Button(description=name, style=STYLE) for name in names]
 
@@ -92,7 +100,7 @@ def blind_duel(
         state["open"] = True
         rng.shuffle(state["sides"])
         row = order[state["at"] % len(order)]
-        prompt.value = as_html(wrap(first[1].prompts[row].prompt))
+        prompt.value = post_html(first[1].prompts[row].prompt)
         sides = zip("AB", state["sides"])
         texts.value = "".join(
             f"<p><b>{side}</b> {as_html(responses.texts[row].strip())}</p>"
@@ -122,4 +130,4 @@ def blind_duel(
         button.on_click(vote)
     buttons[2].on_click(go_on)
     show()
-    return widgets.VBox([prompt, texts, widgets.HBox(buttons), verdict])
+    return Explorer([prompt, texts, side_by_side(*buttons), verdict])
