@@ -90,7 +90,7 @@ def ceiling_of(comparisons: Sequence[Comparison]) -> Ceiling:
     bayes_of = {kind: bayes_accuracy([c for c in comparisons if c.kind == kind]) for kind in kinds}
     ceiling = Ceiling(agreement, bayes, floor, bayes_of)
     listed = ", ".join(f"{kind} {value:.2f}" for kind, value in bayes_of.items())
-    print(f"Bayes accuracy {ceiling.bayes:.3f}; {listed}")
+    print(f"Bayes accuracy {ceiling.bayes:.3f}", listed, sep="\n")
     return ceiling
 
 

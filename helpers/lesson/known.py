@@ -20,6 +20,7 @@ from data.tldr.vocabulary import TWINS
 from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
+from helpers.lesson.text import wrap
 from helpers.records import Demonstration, Document, Prompt
 
 # ---------------------------------------------------------------- losses and what limits them
@@ -76,7 +77,7 @@ def flaws_note(item: Demonstration) -> str:
 def show_demonstrations(demonstrations: Sequence[Demonstration]) -> None:
     """Three examples, and the lengths of all."""
     for item in demonstrations[1:4]:
-        print(f"... {item.prompt[-60:]!r} ->{item.completion}\n({flaws_note(item)})\n")
+        print(wrap(f"... {item.prompt[-60:]!r} ->{item.completion}\n({flaws_note(item)})\n"))
     lengths = sorted(len(item.completion.split()) for item in demonstrations)
     low, middle, high = (lengths[len(lengths) * share // 100] for share in (5, 50, 95))
     print(

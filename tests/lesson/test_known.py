@@ -122,7 +122,7 @@ def test_the_twin_of_one_option_is_no_mix_up_where_it_is_the_other_one():
 def test_demonstrations_are_shown_with_their_flaws(capsys):
     rows = load_rows("demonstrations", "train", limit=100)
     show_demonstrations(rows)
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())  # lines are wrapped
     assert all(row.completion in shown for row in rows[1:4])
     assert f"flaws: {', '.join(rows[1].flaws) or 'none'}" in shown and "hallucination" in shown
     assert flaws_note(Demonstration("a", " b", flaws=[])) == "flaws: none"

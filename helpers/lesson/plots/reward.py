@@ -141,7 +141,7 @@ def accuracies(rows: dict[str, tuple[float, float, float]], bayes: float) -> Fig
             ax.axvline(level, color=GREY, linestyle=style)
             ax.text(level, -0.75, f" {name}", color=GREY, fontsize=8, va="center")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlim=(0.3, 1), ylim=(len(rows) - 0.5, -1))
+    ax.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -1))
     ax.set_xlabel("accuracy on held-out comparisons")
     return fig
 
@@ -156,7 +156,7 @@ def by_kind(bars: dict[str, tuple[float, float, float]], bayes: dict[str, float]
         ax.plot(ends, [bayes[kind]] * 2, color="black", linestyle="--", linewidth=1.2)
     ax.axhline(0.5, color=GREY, linestyle=":")
     ax.set_xticks(range(len(bars)), bars, fontsize=8)
-    ax.set(ylim=(0.3, 1), ylabel="accuracy")
+    ax.set(ylim=(0, 1), ylabel="accuracy")
     ax.set_title("dashed: Bayes accuracy of the kind; dotted: chance")
     return fig
 
