@@ -140,6 +140,9 @@ def outputs(code: list) -> list[str]:
     """
     found = []
     for number, cell in enumerate(code, start=1):
+        shown = {mime for output in cell.outputs for mime in output.get("data", {})}
+        if "widget" in cell.metadata.get("tags", []) and not shown & {"image/png", "text/html"}:
+            found.append(f"code cell {number} is a widget without a static view: GitHub shows none")
         for output in cell.outputs:
             kind = "stderr" if output.get("name") == "stderr" else output.output_type
             data = output.get("data", {})

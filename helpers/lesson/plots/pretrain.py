@@ -223,7 +223,8 @@ def ablations(increase: dict[str, dict[str, float]]) -> Figure:
     axes.imshow(table, cmap="Blues", vmin=0, vmax=most, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         colour = "white" if value > 0.6 * most else INK
-        axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        shown = round(value, 2) + 0.0  # no "-0.00"
+        axes.text(j, i, f"{shown:.2f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(facts)), facts)
     axes.set_yticks(range(len(table)), list(increase), fontsize=8)
     axes.tick_params(length=0)
