@@ -68,7 +68,7 @@ class LoopExercise(Exercise):
         yielded = function(*given)
         if not inspect.isgenerator(yielded):
             return None, yielded
-        rows = [[*row.values()] if isinstance(row, dict) else row for row in yielded]
+        rows = [numbers_of(row) for row in yielded]
         return rows, *outputs_of(given)
 
     def diagnose(self, results: list) -> str:
@@ -80,6 +80,16 @@ class LoopExercise(Exercise):
 
     def example(self, function: Function, results: list) -> str:
         return ""  # models and batches are too large to print
+
+
+def numbers_of(measured: Any) -> Any:
+    """What a loop has yielded after a step, with numbers instead of tensors; a dict's values."""
+    if isinstance(measured, dict):
+        measured = [*measured.values()]
+    if isinstance(measured, (list, tuple)):
+        return [numbers_of(x) for x in measured]
+    single = isinstance(measured, Tensor) and measured.numel() == 1
+    return measured.item() if single else measured
 
 
 def plain_loop(
@@ -218,6 +228,9 @@ check_pair_loop = LoopExercise(
                 partial(pair_loss, of_gap=-1)
             ),
             "minus forgotten. A loss is minus the log-probability.": partial(pair_loss, sign=-1),
+            "the accuracy is missing. Yield two numbers, the loss and the share of right pairs.": (
+                lambda model, batch: pair_loss(model, batch)[:1]
+            ),
             "logarithm forgotten. The loss is minus the log of the probability: F.logsigmoid.": (
                 partial(pair_loss, score=torch.sigmoid)
             ),

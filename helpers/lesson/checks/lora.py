@@ -48,6 +48,9 @@ check_lora = Exercise(
             "base": False
         },
         "the adapter forgotten. This is W x alone.": {"adapter": False},
+        "divided by the inputs. The rank is the number of rows of A: A.size(0).": (
+            lambda x, W, A, B, alpha: _lora(x, W, A, B, alpha * len(A) / A.size(1))
+        ),
     },
 )
 
@@ -90,5 +93,10 @@ check_round_nf4 = Exercise(
         "not divided first. Without the division small weights all become 0, and large ones all "
         "become 1 or -1.": {"scale": False},
         "rounded down. Take the nearest value, above or below.": {"down": True},
+        "the largest number. Divide by the largest absolute value: block.abs().max().": (
+            lambda block, values: (
+                block.max() * values[(block[:, None] / block.max() - values).abs().argmin(1)]
+            )
+        ),
     },
 )

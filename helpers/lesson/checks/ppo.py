@@ -64,6 +64,13 @@ def _truncate(ids: Tensor, eos_id: int, pad_id: int, keep=1, last=False) -> Tens
     return torch.tensor(rows)
 
 
+def _cut_without_eos(ids: Tensor, eos_id: int, pad_id: int) -> Tensor:
+    rows = _truncate(ids, eos_id, pad_id)
+    none = ~(ids == eos_id).any(dim=1)
+    rows[none, 1:] = pad_id
+    return rows
+
+
 check_truncate = Exercise(
     "truncate",
     _truncate,
@@ -82,6 +89,9 @@ check_truncate = Exercise(
             "last": True
         },
         "off by one. One token after the EOS is still there.": {"keep": 2},
+        "a response without an EOS is cut. argmax is 0 where there is none: it must stay whole.": (
+            _cut_without_eos
+        ),
     },
 )
 
@@ -107,6 +117,9 @@ check_k3 = Exercise(
         ),
         "that is k2. k2 is biased; k3 has no square.": lambda p, q: (p - q) ** 2 / 2,
         "minus 1 forgotten. For equal models it must be 0.": lambda p, q: _k3(p, q) + 1,
+        "ratio of log-probs. r = ref / policy is a ratio of probabilities: exp(log r).": (
+            lambda p, q: q / p - 1 - (q / p).log()
+        ),
     },
 )
 
@@ -125,6 +138,12 @@ def _token_rewards(
     return rewards
 
 
+def _scores_in_all_rows(scores, logprobs, ref_logprobs, mask, kl_coef) -> Tensor:
+    rewards = -kl_coef * (logprobs - ref_logprobs) * mask
+    rewards[:, mask.sum(1) - 1] += scores
+    return rewards
+
+
 check_token_rewards = Exercise(
     "token_rewards",
     _token_rewards,
@@ -135,6 +154,8 @@ check_token_rewards = Exercise(
         "score on every token. It is paid once, or long responses win.": {"place": "all"},
         "score on the first token. It is known only when the text is done.": {"place": "first"},
         "mask forgotten. Pads have no KL: set them to 0.": {"pads": True},
+        "every score in every row. rewards[:, last] selects the columns in all rows; pair them: "
+        "rewards[torch.arange(B), last].": _scores_in_all_rows,
     },
     place=Place(cases=((torch.tensor([1.0, -2.0, 0.5]), -X.abs(), -Y.abs(), MASK, 0.1),)),
 )
@@ -286,6 +307,12 @@ def _with_clip_fraction(mine, library):
     return lambda *arguments: (mine(*arguments), library(*arguments)[1])
 
 
+def _with_ratio_of_logs(logprobs, old_logprobs, advantages, mask, clip_range) -> Tensor:
+    ratio = logprobs / old_logprobs
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(-advantages * ratio, -advantages * clipped)[mask].mean()
+
+
 check_policy_loss = Exercise(
     "policy_loss",
     _policy_loss,
@@ -303,6 +330,9 @@ check_policy_loss = Exercise(
         "ratio upside down. New over old: exp(logprobs - old_logprobs).": {"invert": -1},
         "sign of the advantage. A loss is minus the objective: -A * ratio.": {"sign": -1},
         "mask forgotten. Average over real tokens only.": {"pads": True},
+        "ratio of log-probs. A ratio of probabilities is exp(logprobs - old_logprobs).": (
+            _with_ratio_of_logs
+        ),
     },
     place=Place(cases=((X, Y, Z, MASK, 0.2),), adapt=_with_clip_fraction, learns=(0,)),
 )
@@ -328,6 +358,9 @@ check_explained_variance = Exercise(
         ),
         "divided by N - 1. torch's var needs unbiased=False to divide by N.": {"ddof": 1},
         "variance of the values. Divide by the variance of the returns.": {"flip": True},
+        "variance of the errors. A constant error is an error too: take the mean of (V - R)^2.": (
+            lambda v, r: 1 - (v - r).var(unbiased=False) / r.var(unbiased=False)
+        ),
     },
 )
 

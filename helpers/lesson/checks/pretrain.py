@@ -286,6 +286,9 @@ check_next_token_loss = Exercise(
         "not shifted. Row t has just read token t; it predicts token t + 1.": {"shift": 0},
         "shifted the wrong way. Row t predicts token t + 1, not token t - 1.": {"shift": -1},
         "sum instead of mean. Divide by the number of predicted tokens.": {"mean": False},
+        "divided by T. T tokens make T - 1 predictions: the last row has no answer.": (
+            lambda logits, ids: _next_token_loss(logits, ids) * (len(ids) - 1) / len(ids)
+        ),
     },
     place=Place(
         cases=(
@@ -449,7 +452,12 @@ check_cached_step = Exercise(
         "the new token comes first. Slots are in the order of the text: append at the end.": (
             _with_cache(lambda cached, new: torch.cat([new, cached]))
         ),
-        "scale forgotten. Divide the scores by sqrt(D) before the softmax.": {"scale": False},
+        "wrong scale. Divide the scores by sqrt(D), D the channels, before the softmax.": [
+            {"scale": False},
+            lambda q, k, v, keys, values: _cached_step(
+                q * (q.size(1) / (len(keys) + 1)) ** 0.5, k, v, keys, values
+            ),
+        ],
     },
 )
 

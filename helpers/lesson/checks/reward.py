@@ -148,7 +148,10 @@ check_normalise = Exercise(
     cases={"better than SFT": (torch.tensor([5.0, 6.0, 9.0]), torch.tensor([1.0, 2.0, 6.0, 3.0]))},
     mistakes={
         "normalised by its own batch. Every batch would then have mean 0, and PPO could never see "
-        "that it got better.": {"reference": lambda s, sft: s},
+        "that it got better.": [
+            {"reference": lambda s, sft: s},
+            {"reference": lambda s, sft: s, "ddof": 1},
+        ],
         "scale forgotten. Divide by the standard deviation too.": {"power": 0},
         "divided by the variance. Divide by its square root.": {"power": -2},
         "divided by M - 1. torch's std divides by M - 1 unless unbiased=False.": {"ddof": 1},
