@@ -27,7 +27,7 @@ finally:
 
 
 def outputs(client, request: str, until: str | None = None) -> str:
-    """What a cell prints and raises, up to its end or to a text."""
+    """What a cell shows, prints and raises, up to its end or to a text."""
     text, end = "", time.monotonic() + 60
     while time.monotonic() < end:
         try:
@@ -37,7 +37,8 @@ def outputs(client, request: str, until: str | None = None) -> str:
         if message["parent_header"].get("msg_id") != request:
             continue
         content = message["content"]
-        text += content.get("text", "") + content.get("ename", "")
+        table = content.get("data", {}).get("text/plain", "")  # the live table of the run
+        text += table + content.get("text", "") + content.get("ename", "")
         if content.get("execution_state") == "idle" or (until and until in text):
             return text
     raise AssertionError(f"no end: {text}")

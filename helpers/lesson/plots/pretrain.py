@@ -131,7 +131,8 @@ def attention_grid(weights: Tensor) -> Figure:
     size = (1.45 * heads, 1.45 * layers)  # inches
     fig, grid = plt.subplots(layers, heads, figsize=size, squeeze=False)
     for (layer, head), axes in np.ndenumerate(grid):
-        axes.imshow(weights[layer, head].float().cpu().sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+        shares = weights[layer, head].float().cpu().sqrt().numpy()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7, pad=2)
