@@ -61,8 +61,8 @@ class LoRALinear(nn.Module):
     def merge(self) -> None:
         """Fold the adapter into one frozen weight, W + (alpha / r) B A: no extra cost per token.
 
-        W is kept, so that `unmerge` is exact; subtracting B A again, as in section 4.1, would leave
-        rounding errors.
+        W is kept, so that `unmerge` is exact; subtracting B A again, as in the paper's section 4.1,
+        would leave rounding errors.
         """
         weight = self.base.weight
         merged_weight = (weight + self.delta()).to(weight.dtype)

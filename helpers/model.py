@@ -170,6 +170,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, *attention, keep=None, last_only: bool = False) -> Tensor:
+        # keep, (B, T) bool, and last_only name the positions whose output is needed: default all.
         attended = self.attn(self.ln_1(x), *attention, last_only=last_only)  # (B, T or 1, C)
         x = (x[:, -1:] if last_only else x) + attended
         # The MLP does not mix positions, so those whose output is not needed can be dropped.

@@ -107,7 +107,7 @@ def quantize_absmax(absmax: Tensor, block: int = 256) -> tuple[Tensor, Tensor, T
     0.127 bits. All absmax values are positive, so the mean is subtracted first to make use of the
     sign. Returns codes, int8 (N,); scales, float32 (ceil(N / 256),); mean, float32 (). The steps
     are uniform here; bitsandbytes' 8-bit type is finer near 0.
-    Source: section 3, "Double Quantization".
+    Source: Dettmers et al. 2023 (QLoRA), section 3, "Double Quantization".
     """
     mean = absmax.mean() if absmax.numel() else absmax.new_zeros(())
     centred = in_blocks(absmax - mean, block)

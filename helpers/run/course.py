@@ -19,7 +19,8 @@ from helpers.engine.snapshots import Snapshots, discard_older
 from helpers.records import fingerprint
 from helpers.run.folders import BONUS, NOTEBOOKS, PARENTS
 from helpers.run.presets import load_config
-from helpers.run.report import IDENTITY, ReportError, read_json
+from helpers.run.report import IDENTITY, ReportError, read_json, summary
+from helpers.run.report_page import write_report
 from helpers.run.settings import Settings, data_folder
 
 # The rows whose fingerprint a resumed run must have in common with the run it goes on from
@@ -365,6 +366,17 @@ class Course:
             print(f"WARNING: {advice}")
             self.warnings.append(advice)
             self.record()
+
+    def report(self) -> None:
+        """Write the run's report.json and report.html; print a line for each stage. Before all four
+        have been run with these settings, print what is missing.
+        """
+        try:
+            lines = summary(write_report(self.out))
+        except ReportError as error:
+            print(f"no report yet: {error}")
+            return
+        print(f"{lines}\n\nreport        report.html in the run folder {self.out.name}/")
 
     def metrics(self, stage: str | None = None) -> dict[str, Any]:
         """What a stage has recorded. FileNotFoundError, naming the notebook, if nothing yet;

@@ -167,13 +167,17 @@ def way_to_bayes(accuracy: float, bayes: float) -> float:
 
 def final_table(report: dict[str, Any]) -> str:
     """The text at the end of a course: the policies side by side, then a line for each stage."""
-    blocks = [f"{aligned(*table)}\n" for table in tables(report)]
+    return "\n".join([*(f"{aligned(*table)}\n" for table in tables(report)), summary(report)])
+
+
+def summary(report: dict[str, Any]) -> str:
+    """A line for each stage, the time, the learner's functions and the warnings."""
     seconds = report["seconds"]
     minutes = " + ".join(map(duration, seconds.values()))
     time = f"time          {minutes} = {total_duration(seconds)}"
     own = [f"trained with  {own_text(report)}"] if report["own_functions"] else []
     warnings = [f"WARNING in {text}" for text in report["warnings"]]
-    return "\n".join([*blocks, *stage_lines(report), time, *own, *warnings])
+    return "\n".join([*stage_lines(report), time, *own, *warnings])
 
 
 def own_text(report: dict[str, Any]) -> str:

@@ -210,11 +210,15 @@ def by_hand(logits, ids):
     return logprobs.gather(-1, ids[:, 1:, None])[..., 0]
 
 
+def test_a_mask_of_zeros_and_ones_will_do(course):
+    used = use(course, "sft", "completion_mask", whole_numbers)
+    assert used(torch.tensor([[True, True, True]]), [1]).dtype == torch.bool
+
+
 @pytest.mark.parametrize(
     "stage, name, mine, reason",
     [
         ("ppo", "token_logprobs", calls_the_library, "it calls token_logprobs itself"),
-        ("sft", "completion_mask", whole_numbers, "type torch.int64; training needs torch.bool"),
         ("ppo", "whiten", in_numpy, "is a ndarray; training needs a tensor"),
         ("ppo", "token_logprobs", by_hand, "its result differs from the library's"),
     ],

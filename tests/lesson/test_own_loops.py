@@ -77,7 +77,7 @@ def counts_batches(model, batches, optimizer):
     "mine, reason",
     [
         (ends_early, "the shape is (2,), expected (3,)"),
-        (reads_ahead, "its log differs from the library's"),
+        (reads_ahead, "its log, written at each `yield` after a step, differs from the library's"),
         (counts_batches, "object of type 'generator' has no len()"),
     ],
 )

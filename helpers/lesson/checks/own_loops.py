@@ -119,7 +119,8 @@ def log_and_models(train: Function, arguments: list, learns: tuple[int, ...]) ->
     with redirect_stdout(io.StringIO()):
         history = train(*arguments, Loop("trial", lines=1))
     rows = [torch.tensor([*row.values()]) for row in history]
-    return {"log": rows, "trained model": outputs_of(arguments)}
+    logged = "log, written at each `yield` after a step,"
+    return {logged: rows, "trained model": outputs_of(arguments)}
 
 
 @torch.no_grad()

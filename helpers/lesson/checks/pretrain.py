@@ -76,7 +76,7 @@ def _without_pads(mine, library):
 
     def causal_mask(T, S, attention_mask=None, device=None) -> Tensor:
         if T == S and attention_mask is None:
-            return mine(T).to(device)
+            return mine(T).bool().to(device)  # 0 and 1 will do
         return library(T, S, attention_mask, device)
 
     return causal_mask
@@ -471,6 +471,7 @@ check_initial_loss = Prediction(
         ),
         "that is the perplexity. V is the number of equally likely tokens; the loss is the log of "
         "that.": math.exp,
+        "that is the probability of each token. The loss is minus its log.": 1 / 50257,
         "a loss of 0 is perfect knowledge. It would have to be sure of every next token.": 0.0,
     },
 )

@@ -28,8 +28,10 @@ check_bradley_terry = Exercise(
     mistakes={
         "chosen and rejected swapped. It should fall as chosen - rejected grows.": {"sign": -1},
         "sum instead of mean. Divide by the number of pairs.": {"mean": False},
-        "log of sigmoid underflows. The formula is right, but sigmoid(-200) is 0 in float32: use "
-        "F.logsigmoid.": lambda chosen, rejected: -torch.sigmoid(chosen - rejected).log().mean(),
+        "infinite at a huge gap. The formula is right, but in float32 sigmoid(-200) is 0 and "
+        "exp(200) infinite: use F.logsigmoid.": lambda chosen, rejected: (
+            -torch.sigmoid(chosen - rejected).log().mean()
+        ),
         "logarithm forgotten. This is minus the probability; take its logarithm.": (
             lambda chosen, rejected: -torch.sigmoid(chosen - rejected).mean()
         ),

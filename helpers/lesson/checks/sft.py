@@ -61,7 +61,7 @@ check_completion_mask = Exercise(
         adapt=lambda mine, library: (
             lambda mask, prompt_lengths: mine(
                 torch.tensor(prompt_lengths), mask.sum(1), mask.size(1)
-            )
+            ).bool()  # 0 and 1 will do
         ),
         on_cpu=True,
     ),

@@ -82,13 +82,13 @@ def gpt_diagram(layers: int, channels: int, vocab_size: int) -> Figure:
     """The path of a text through a GPT: the shape at each step, and the part that builds it."""
     stream, logits = f"(T, {channels})", f"(T, {vocab_size})"
     steps = [
-        ("text", "a string", "part 1", "#f1f0ec"),
-        ("tokens", "(T,)", "part 1", PASTELS[2]),
-        ("wte + wpe\nembeddings", stream, "part 5", PASTELS[0]),
-        (f"{layers} blocks\nattention, MLP", stream, "parts 3 and 4", PASTELS[1]),
-        ("ln_f\nlast norm", stream, "part 5", PASTELS[0]),
-        ("head\nwteᵀ", logits, "part 5", PASTELS[0]),
-        ("next token\nsoftmax, draw", "1 of V", "part 10", PASTELS[2]),
+        ("text", "a string", "section 1", "#f1f0ec"),
+        ("tokens", "(T,)", "section 1", PASTELS[2]),
+        ("wte + wpe\nembeddings", stream, "section 5", PASTELS[0]),
+        (f"{layers} blocks\nattention, MLP", stream, "sections 3, 4", PASTELS[1]),
+        ("ln_f\nlast norm", stream, "section 5", PASTELS[0]),
+        ("head\nwteᵀ", logits, "section 5", PASTELS[0]),
+        ("next token\nsoftmax, draw", "1 of V", "section 10", PASTELS[2]),
     ]
     fig, axes = plt.subplots(figsize=(8.6, 1.6))
     frame = {"boxstyle": "round,pad=0,rounding_size=0.08", "edgecolor": GREY}

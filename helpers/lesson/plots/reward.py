@@ -31,7 +31,7 @@ def overview() -> Figure:
     boxes = [
         (1.2, 2.3, "post + summary A", CHOSEN),
         (1.2, 0.7, "post + summary B", REJECTED),
-        (4.2, 1.5, "GPT from 1-SFT\n+ one linear row", GREY),
+        (4.2, 1.5, "GPT from 1-SFT\n+ one linear row\n+ one weight", GREY),
         (6.6, 2.3, "score A", CHOSEN),
         (6.6, 0.7, "score B", REJECTED),
         (8.9, 1.5, "P(A preferred) =\nsigmoid(A - B)", GREY),
