@@ -10,6 +10,7 @@ import pytest
 from helpers.run import report
 from helpers.run.report import ReportError, assemble, final_table, required, tables
 from helpers.run.report_page import write_report
+from tests.support.courses import course_in
 
 # a 1 x 1 pixel PNG
 PIXEL = base64.b64decode(
@@ -140,6 +141,20 @@ def test_warnings_are_told_with_their_notebook(tmp_path, write_metrics):
     assert "<strong>Warning</strong> from 2-RM-Training: it &lt;hardly&gt; reads" in page
     write_report(write_metrics(tmp_path / "b"))
     assert "Warning" not in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_last_notebook_writes_the_report(tmp_path, write_metrics, capsys):
+    course = course_in(write_metrics(tmp_path))
+    (tmp_path / "metrics" / "sft.json").rename(tmp_path / "sft.json")
+    course.report()
+    assert capsys.readouterr().out == "no report yet: the report lacks sft (run 1-SFT.ipynb)\n"
+    assert not (tmp_path / "report.html").exists()
+
+    (tmp_path / "sft.json").rename(tmp_path / "metrics" / "sft.json")
+    course.report()
+    shown = capsys.readouterr().out
+    assert shown.startswith("pretraining") and "report.html" in shown
+    assert (tmp_path / "report.html").exists() and (tmp_path / "report.json").exists()
 
 
 def test_a_learners_functions_are_told(tmp_path, write_metrics):
