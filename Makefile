@@ -4,6 +4,7 @@
 #                   or the same as environment variables; NAME=mine for the folder runs/mine;
 #                   STAGES=reward,ppo for these notebooks alone
 #   make lab        JupyterLab on localhost
+#   make restore    put the answers that passed their checks, kept in my/, back into the notebooks
 #   make test       lint and tests
 #   make test-all   the slow tests too
 #   make notebooks  refresh the taught cells, run all notebooks (bonus/ too), save their outputs
@@ -37,7 +38,7 @@ INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course test test-all lab notebooks data bench evidence gpu clean
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,9 @@ help:
 
 course: $(STAMP)
 	@$(PY) -m helpers course $(if $(NAME),--out "runs/$(NAME)") $(if $(STAGES),--stages $(STAGES))
+
+restore: $(STAMP)
+	@$(PY) -m helpers restore
 
 test: $(DEV_STAMP)
 	@$(PY) -m ruff check .

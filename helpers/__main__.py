@@ -9,6 +9,7 @@
     import      convert weights from elsewhere into a model folder
     publish     upload a checkpoint to the Hugging Face Hub
     hellaswag   evaluate a checkpoint on HellaSwag
+    restore     put your kept answers back into the notebooks
     budget      print the estimated minutes and memory of the GPU presets
 
 `python -m helpers COMMAND --help` lists a command's options.
@@ -33,6 +34,7 @@ COMMANDS = {
     "import": ("helpers.run.import_weights", "main"),
     "publish": ("helpers.run.publish", "main"),
     "hellaswag": ("helpers.stages.hellaswag", "main"),
+    "restore": ("helpers.run.answers", "main"),
     "budget": ("helpers.run.expected", "main"),
 }
 

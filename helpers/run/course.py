@@ -17,6 +17,7 @@ from helpers.engine.hardware import set_memory_options
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots, discard_older
 from helpers.records import fingerprint
+from helpers.run import answers
 from helpers.run.folders import BONUS, NOTEBOOKS, PARENTS
 from helpers.run.presets import load_config
 from helpers.run.report import IDENTITY, ReportError, read_json, summary
@@ -366,6 +367,10 @@ class Course:
             print(f"WARNING: {advice}")
             self.warnings.append(advice)
             self.record()
+
+    def progress(self) -> None:
+        """Print which exercises are solved, in this session or by answers kept in my/."""
+        print(answers.overview(answers.FOLDER))
 
     def report(self) -> None:
         """Write the run's report.json and report.html; print a line for each stage. Before all four

@@ -22,6 +22,7 @@ from helpers.engine.hardware import (
     keep_freed_memory,
     physical_cores,
 )
+from helpers.run import answers
 from helpers.run.course import PRETRAINED, Course
 from helpers.run.folders import BONUS, STAGES, default_out, make_run_folder
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
@@ -54,6 +55,8 @@ def setup(notebook: str, **options: Any) -> Course:
 
     check_base(course)
     make_run_folder(course.out)
+    if course.out.is_relative_to(ROOT):
+        answers.keep_in(answers.FOLDER)
     torch.set_num_threads(course.threads)
     keep_freed_memory()
     if course.device.type == "cuda":  # TF32 for what stays in float32, but PPO's ratio starts at 1

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.lesson.checks import core, loops, lora, ppo, pretrain, progress, reward, sft
+from helpers.lesson.checks import core, loops, lora, ppo, pretrain, reward, sft
 from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
 from helpers.model import attend_explicit
+from helpers.run import answers
 from helpers.run.folders import BONUS, NOTEBOOKS
 from tests.support import notebook_code
 from tests.support.notebook_code import solution_of
@@ -64,12 +65,12 @@ def test_a_notebook_has_enough_exercises_of_both_kinds_each_with_its_check(lesso
 @pytest.mark.parametrize("lesson", notebook_code.LESSONS)
 def test_the_exercises_are_listed_in_the_order_of_their_notebook(lesson):
     name = NOTEBOOKS.get(lesson, lesson)  # of a stage, or of a bonus notebook
-    assert progress.EXERCISES[name] == [*notebook_code.EXERCISES[lesson]]
+    assert answers.EXERCISES[name] == [*notebook_code.EXERCISES[lesson]]
 
 
 def test_a_right_answer_says_how_many_are_solved(monkeypatch, capsys):
     """No exercise counts twice, none after it is wrong again, none of another notebook."""
-    monkeypatch.setattr(progress, "SOLVED", {"gae"})
+    monkeypatch.setattr(answers, "SOLVED", {"gae"})
     attempts = [
         ("perplexity", solution_of("perplexity"), 1),
         ("merge", solution_of("merge"), 2),

@@ -11,7 +11,8 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from helpers.lesson.checks import limit, progress
+from helpers.lesson.checks import limit
+from helpers.run import answers
 from tests.support.notebook_code import EXERCISES, namespace_once
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "lesson" / "messages.md"
@@ -43,7 +44,7 @@ def answer_to(name: str, code: str) -> str:
     check = names[f"check_{name}"]
     if getattr(check, "seconds", None) == limit.SECONDS:  # training has more
         check = replace(check, seconds=SECONDS)
-    progress.SOLVED.clear()
+    answers.SOLVED.clear()
     with redirect_stdout(io.StringIO()) as printed:
         check(names[f"my_{name}"])
     return printed.getvalue().rstrip("\n")

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.lesson.checks import progress
 from helpers.lesson.checks.compare import constant_factor, difference, differences
 from helpers.lesson.checks.limit import SECONDS, time_limit, told
 from helpers.lesson.checks.own import ANYTHING, Function, Place, in_place_of, undisturbed
 from helpers.model import GPT, GPTConfig
+from helpers.run import answers
 
 NOT_ATTEMPTED = "not attempted yet - moving on"
 COPY = ": work on a copy (`clone()` of a tensor, `list()` of a list), others still need it."
@@ -185,7 +185,7 @@ class Prediction:
 
 def report(name: str, right: bool | None, text: str) -> bool | None:
     """Print the line of a check and return its result."""
-    line = f"{MARKS[right]} my_{name}: {text}{progress.count(name, right is True)}"
+    line = f"{MARKS[right]} my_{name}: {text}{answers.count(name, right is True)}"
     try:
         print(line)
     except UnicodeEncodeError:  # a Windows pipe with an old code page
