@@ -31,20 +31,23 @@ from tools.definitions import coverage, definition, same
 
 # The first code cell of every notebook, the same in all but for the name. It finds the
 # repository above the notebook's file, if Jupyter or papermill say where that is, else above the
-# current folder; opened alone on Colab or Kaggle, it fetches it. Elsewhere that would be other code
-# than the checkout's.
+# current folder, else in a data set that was added to a notebook on Kaggle; opened alone on Colab
+# or Kaggle, it fetches it. Elsewhere that would be other code than the checkout's.
 SETUP_CELL = f"""\
 import os, subprocess, sys
 from pathlib import Path
 
 file = globals().get("PAPERMILL_INPUT_PATH") or os.environ.get("JPY_SESSION_NAME") or "x"
 above = [*Path(file).resolve().parents, *Path("x").resolve().parents]
+above += [p for n in (1, 2, 3) for p in Path("/kaggle/input").glob("/".join("*" * n))]
 home = next((p for p in above if (p / "helpers/run").is_dir()), Path("rlhf-from-scratch").resolve())
 if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
     hosts = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}}
     url = "{REPOSITORY}"
     assert hosts & {{*os.environ}}, f"no helpers/ beside this notebook: use a clone of {{url}}"
-    subprocess.run(["git", "clone", "-q", "--depth", "1", url, home], check=True)
+    hint = "switch Internet on (Kaggle: Settings), or add the repository as a data set"
+    failed = subprocess.run(["git", "clone", "-q", "--depth", "1", url, home]).returncode
+    assert not failed, f"{{url}} can't be fetched: {{hint}}"
 sys.path.insert(0, str(home))
 from helpers.run.setup import setup
 

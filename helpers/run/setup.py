@@ -9,6 +9,7 @@ on Colab and on Kaggle.
 import os
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,9 @@ def make_course(notebook: str, settings: Settings, hosted_by: str) -> Course:
     init = choose_init(settings.init, preset, track, source)
     if hasattr(config, "init"):
         config = replace(config, init=init)
+    # a repository that was added on Kaggle as a data set is read-only
+    added = hosted_by == "kaggle" and not os.access(ROOT, os.W_OK)
+    base = Path("/kaggle/working") if added else ROOT
     return Course(
         notebook,
         stage,
@@ -88,7 +92,7 @@ def make_course(notebook: str, settings: Settings, hosted_by: str) -> Course:
         seed,
         source,
         init,
-        out=ROOT / (settings.out or default_out(preset, track, seed, source)),
+        out=base / (settings.out or default_out(preset, track, seed, source)),
         device=device,
         dtype=choose_dtype(device, settings.dtype),
         threads=choose_threads(settings.threads, device),

@@ -151,6 +151,37 @@ def test_setup_cell_fetches_no_other_code_at_home(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def hosted(tmp_path, platform, inputs):
+    """What the set-up cell does on Colab or Kaggle: its process, run in an empty folder. Git finds
+    no network.
+    """
+    work = tmp_path / "working"
+    work.mkdir()
+    cell = setup_cell("1-SFT").replace("/kaggle/input", inputs.as_posix())
+    no_network = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": "https://github.com/"}
+    no_network["GIT_CONFIG_KEY_0"] = f"url.{(tmp_path / 'nowhere').as_posix()}/.insteadOf"
+    env = os.environ | no_network | {platform: "x"}
+    command = [sys.executable, "-c", cell]
+    return subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("platform", ["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"])
+def test_setup_cell_says_what_to_do_without_a_network(tmp_path, platform):
+    done = hosted(tmp_path, platform, tmp_path / "input")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("AssertionError: https://github.com/") and "switch Internet on" in last
+    assert not list((tmp_path / "working").iterdir())
+
+
+@pytest.mark.parametrize("below", ["rlhf", "datasets/me/rlhf"])
+def test_setup_cell_takes_a_data_set_that_holds_the_repository(tmp_path, below):
+    room = tmp_path / "input" / below / "helpers" / "run"
+    room.mkdir(parents=True)
+    (room / "setup.py").write_text("def setup(notebook): print('found', notebook)\n")
+    done = hosted(tmp_path, "KAGGLE_KERNEL_RUN_TYPE", tmp_path / "input")
+    assert done.stdout == "found 1-SFT\n", done.stderr
+
+
 # --- taught cells
 
 
