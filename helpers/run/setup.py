@@ -25,7 +25,7 @@ from helpers.engine.hardware import (
 )
 from helpers.run import answers
 from helpers.run.course import PRETRAINED, Course
-from helpers.run.folders import BONUS, STAGES, default_out, make_run_folder
+from helpers.run.folders import BONUS, NOTEBOOKS, PARENTS, STAGES, default_out, make_run_folder
 from helpers.run.presets import GPU_PRESETS, choose_init, choose_preset, load_config
 from helpers.run.session import (
     find_platform,
@@ -65,7 +65,20 @@ def setup(notebook: str, **options: Any) -> Course:
     set_seed(course.seed)
     set_figure_style()
     print(summary(course))
+    for parent in missing_parents(course):
+        print(
+            f"missing    the checkpoint of {parent}: run {parent}.ipynb first, with these settings"
+        )
     return course
+
+
+def missing_parents(course: Course) -> list[str]:
+    """The notebooks whose checkpoints this one reads and the run folder lacks, in order."""
+    parents = [*PARENTS[course.stage]]
+    if course.init != PRETRAINED:
+        parents = [parent for parent in parents if parent != "base"]
+    stages = ["pretrain" if parent == "base" else parent for parent in parents]
+    return [NOTEBOOKS[s] for s in stages if not (course.folder(s) / "stage.json").exists()]
 
 
 def make_course(notebook: str, settings: Settings, hosted_by: str) -> Course:

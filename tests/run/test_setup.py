@@ -9,16 +9,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from helpers.engine.files import plain, write_json, write_text
+from helpers.engine.files import ROOT, plain, write_json, write_text
 from helpers.engine.parser import SettingsError
 from helpers.model import GPT, GPTConfig
 from helpers.records import Demonstration, Document
-from helpers.run import checkpoints, session
+from helpers.run import checkpoints, session, setup as setting_up
 from helpers.run.checkpoints import CheckpointError, load_stage
 from helpers.run.course import Course
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.presets import load_config
 from helpers.run.report import ReportError
+from helpers.run.settings import Settings
 from helpers.run.setup import setup
 from tests.support.courses import course_in
 
@@ -40,9 +41,9 @@ def clean_environment(monkeypatch, tmp_path, root):
 def test_setup_reads_the_settings_and_prints_no_absolute_path(monkeypatch, capsys, tmp_path):
     for name, value in {"PRESET": "smoke", "SEED": "3", "THREADS": "1"}.items():
         monkeypatch.setenv(f"RLHF_{name}", value)
-    course = setup("2-RM-Training")
-    assert (course.stage, course.preset, course.seed) == ("reward", "smoke", 3)
-    assert course.config == load_config("reward", "smoke", "tldr", 3)
+    course = setup("0-Pretrain")
+    assert (course.stage, course.preset, course.seed) == ("pretrain", "smoke", 3)
+    assert course.config == load_config("pretrain", "smoke", "tldr", 3)
     assert (course.track, course.source) == ("tldr", "embedded")
     assert course.out == tmp_path / "run" and course.threads == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
@@ -94,6 +95,28 @@ def test_bad_settings_are_named(monkeypatch, name, value, words):
     monkeypatch.setenv(name, value)
     with pytest.raises((SettingsError, ValueError), match=words):
         setup("3-PPO")
+
+
+def test_missing_checkpoints_are_named_at_once(tmp_path, capsys):
+    sft = tmp_path / "checkpoints" / "sft"
+    for missing in (["0-Pretrain", "1-SFT"], ["0-Pretrain"]):
+        setup("2-RM-Training", preset="smoke", out=str(tmp_path))
+        lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("missing")]
+        assert [x.split(":")[0] for x in lines] == [
+            f"missing    the checkpoint of {notebook}" for notebook in missing
+        ]
+        sft.mkdir(parents=True, exist_ok=True)
+        (sft / "stage.json").write_text("{}")
+    setup("0-Pretrain", preset="smoke", out=str(tmp_path))
+    assert "missing" not in capsys.readouterr().out
+
+
+def test_a_read_only_repository_on_kaggle_writes_to_its_working_folder(monkeypatch):
+    monkeypatch.setattr(setting_up.os, "access", lambda path, mode: False)
+    course = setting_up.make_course("0-Pretrain", Settings(preset="smoke"), "kaggle")
+    assert course.out.as_posix() == "/kaggle/working/runs/smoke-tldr-seed0"
+    course = setting_up.make_course("0-Pretrain", Settings(preset="smoke"), "local")
+    assert course.out.is_relative_to(ROOT)
 
 
 def test_unknown_notebook():
