@@ -98,15 +98,15 @@ def test_bad_settings_are_named(monkeypatch, name, value, words):
 
 
 def test_missing_checkpoints_are_named_at_once(tmp_path, capsys):
-    sft = tmp_path / "checkpoints" / "sft"
-    for missing in (["0-Pretrain", "1-SFT"], ["0-Pretrain"]):
+    base = tmp_path / "checkpoints" / "pretrain"
+    for missing in (["0-Pretrain", "1-SFT"], ["1-SFT"]):
         setup("2-RM-Training", preset="smoke", out=str(tmp_path))
         lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("missing")]
         assert [x.split(":")[0] for x in lines] == [
             f"missing    the checkpoint of {notebook}" for notebook in missing
         ]
-        sft.mkdir(parents=True, exist_ok=True)
-        (sft / "stage.json").write_text("{}")
+        base.mkdir(parents=True, exist_ok=True)
+        (base / "stage.json").write_text("{}")
     setup("0-Pretrain", preset="smoke", out=str(tmp_path))
     assert "missing" not in capsys.readouterr().out
 
