@@ -13,6 +13,7 @@
 #   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;
 #                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
+#   make hosted     the notebooks as on Colab and on Kaggle: their package versions, fetched alone
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -38,7 +39,7 @@ INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu clean
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted clean
 .DEFAULT_GOAL := help
 
 help:
@@ -83,6 +84,9 @@ gpu:
 	@if $(PYTHON) -c 'import matplotlib, pytest, safetensors, tiktoken, torch, transformers' 2>/dev/null; \
 	then $(PYTHON) -m benchmarks.gpu $(GPU_ARGS); \
 	else $(MAKE) --no-print-directory $(DEV_STAMP) && $(PY) -m benchmarks.gpu $(GPU_ARGS); fi
+
+hosted: $(STAMP)
+	@$(PY) -m tools.hosted
 
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache
