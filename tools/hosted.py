@@ -1,4 +1,4 @@
-"""`make hosted`: a notebook opened alone on Colab and on Kaggle, as far as one machine can play them.
+"""`make hosted`: the notebooks as on Colab and on Kaggle, opened alone, as far as one machine can.
 
 For each platform: an environment with the versions that its image ships (of Python's packages; the
 Python is this machine's, and torch its CPU build), an empty folder with nothing but the notebooks,
