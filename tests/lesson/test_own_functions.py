@@ -9,7 +9,7 @@ import torch
 
 from helpers.engine.loop import Loop
 from helpers.lesson.checks import core, loops, ppo, pretrain, reward, sft
-from helpers.losses import gae, token_logprobs
+from helpers.losses import gae
 from helpers.model import attend_explicit
 from tests.support import runs
 from tests.support.courses import course_in
@@ -190,8 +190,35 @@ def use(course, stage: str, name: str, mine):
     return None if used is library else used
 
 
-def calls_the_library(logits, ids):
-    return token_logprobs(logits[:, :-1], ids[:, 1:])  # endless, once it has taken its place
+CALLS_THE_LIBRARY = """
+class Class:
+    def __call__(self, *arguments):
+        return gae(*arguments)[0]
+
+def one(rewards, values, mask, gamma, lam):
+    return gae(rewards, values, mask, gamma, lam)[0]
+
+def by_another(*arguments):
+    return one(*arguments)
+
+def inside(*arguments):
+    def inner():
+        return one(*arguments)
+    return inner()
+
+plain, instance = one, Class()
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "by_another", "inside", "instance"])
+def test_what_would_call_itself_in_training_is_refused(name, course, capsys):
+    library = library_of("ppo", "gae")
+    names = library.__globals__  # as in a notebook, where both are defined
+    exec(CALLS_THE_LIBRARY, names)
+    assert PLACED["ppo"]["gae"](names[name]) is True
+    assert course.use(names[name], library, PLACED["ppo"]["gae"]) is library
+    assert "it calls gae itself, which it is to replace" in capsys.readouterr().out
+    assert names["gae"] is library
 
 
 def whole_numbers(prompt_lengths, lengths, size):
@@ -210,10 +237,16 @@ def by_hand(logits, ids):
     return logprobs.gather(-1, ids[:, 1:, None])[..., 0]
 
 
+def constant_clip(logprobs, old_logprobs, advantages, mask, clip_range):
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.detach().clamp(1 - clip_range, 1 + clip_range)  # half the gradient near 1
+    return torch.maximum(-advantages * ratio, -advantages * clipped)[mask].mean()
+
+
 @pytest.mark.parametrize(
     "stage, name, mine, reason",
     [
-        ("ppo", "token_logprobs", calls_the_library, "it calls token_logprobs itself"),
+        ("ppo", "policy_loss", constant_clip, "its gradient differs from the library's"),
         ("sft", "completion_mask", whole_numbers, "type torch.int64; training needs torch.bool"),
         ("ppo", "whiten", in_numpy, "is a ndarray; training needs a tensor"),
         ("ppo", "token_logprobs", by_hand, "its result differs from the library's"),
@@ -223,6 +256,11 @@ def test_what_would_fail_in_training_is_refused(stage, name, mine, reason, cours
     assert PLACED[stage][name](mine) is True  # the numbers of its check are right
     assert use(course, stage, name, mine) is None
     assert reason in capsys.readouterr().out
+
+
+def test_a_mask_that_is_no_tensor_is_accepted(course):
+    used = use(course, "pretrain", "causal_mask", lambda size: np.tri(size, dtype=bool))
+    assert torch.equal(used(3, 3), library_of("pretrain", "causal_mask")(3, 3))
 
 
 def test_another_style_is_accepted(course):
