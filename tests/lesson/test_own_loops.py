@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.config import PPOConfig, SFTConfig
+from helpers.engine import progress
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots
 from helpers.lesson.checks import loops
@@ -123,6 +124,14 @@ def test_a_loop_may_step_at_the_rate_of_the_schedule(tmp_path):
 
     assert loops.check_ppo_loop(mine) is True
     with_loop("ppo", mine, tmp_path)
+
+
+def test_a_trial_draws_no_progress_table(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress.LiveOutput, "show", lambda self, table: drawn.append(table))
+    with_loop("pretrain", solution_of("training_loop"), tmp_path)
+    assert not drawn
 
 
 @pytest.mark.parametrize(
