@@ -323,3 +323,14 @@ def test_a_new_course_has_the_librarys_own_function_again(course, tmp_path):
 
     again = course_in(tmp_path / "again", "ppo").use(stub, used, PLACED["ppo"]["gae"])
     assert again is used.replaces
+
+
+def test_an_unfinished_training_starts_over_with_another_function(course, capsys):
+    saved = course.snapshots_folder / "ppo"
+    saved.mkdir(parents=True)
+    for _ in range(2):  # the first time it may be a run of an earlier session
+        use(course, "ppo", "gae", solution_of("gae"))
+    assert saved.exists() and "starts over" not in capsys.readouterr().out
+    use(course, "ppo", "gae", lambda *arguments: solution_of("gae")(*arguments))
+    assert not saved.exists()
+    assert "Another gae than before: the training starts over." in capsys.readouterr().out
