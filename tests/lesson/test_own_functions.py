@@ -258,6 +258,12 @@ def test_what_would_fail_in_training_is_refused(stage, name, mine, reason, cours
     assert reason in capsys.readouterr().out
 
 
+def test_a_rate_is_a_number_of_python(course):
+    right = solution_of("learning_rate")
+    used = use(course, "pretrain", "learning_rate", lambda *x: np.float64(right(*x)))
+    assert type(used(0, 40)) is float
+
+
 def test_a_mask_that_is_no_tensor_is_accepted(course):
     used = use(course, "pretrain", "causal_mask", lambda size: np.tri(size, dtype=bool))
     assert torch.equal(used(3, 3), library_of("pretrain", "causal_mask")(3, 3))
@@ -294,7 +300,8 @@ def test_what_a_solution_does_to_pytorch_is_undone(course):
         return solution_of("whiten")(x, mask)
 
     before = torch.get_rng_state()
-    assert PLACED["ppo"]["whiten"](my_whiten) is True and use(course, "ppo", "whiten", my_whiten)
+    assert PLACED["ppo"]["whiten"](my_whiten) is True
+    use(course, "ppo", "whiten", my_whiten)(ppo.X, ppo.MASK)  # as in training
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
     assert torch.equal(before, torch.get_rng_state())
 

@@ -76,7 +76,7 @@ def in_place_of(
         given = [on_device(argument, device) for argument in arguments]
         try:
             expected = place.outcome(library, given, place.learns)
-            with missing(library), undisturbed(), time_limit(seconds):
+            with missing(library), time_limit(seconds):
                 got = place.outcome(function, given, place.learns)
             for what, theirs in expected.items():
                 if reason := unlike(got[what], theirs):
@@ -111,15 +111,15 @@ def missing(library: Function) -> Iterator[None]:
 
 
 def with_signature_of(library: Function, function: Function, device: torch.device) -> Function:
-    """`function` with the names and defaults of the library's parameters. What it creates is on the
-    device.
+    """`function` with the names and defaults of the library's parameters, undisturbed. What it
+    creates is on the device.
     """
     signature = inspect.signature(library)
 
     def placed(*arguments: Any, **named: Any) -> Any:
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
-        with nullcontext() if device.type == "cpu" else device:
+        with undisturbed(), nullcontext() if device.type == "cpu" else device:
             return function(*bound.args)
 
     placed.replaces = library

@@ -346,7 +346,8 @@ def _as_factor(mine, library):
     """`schedule` takes warm-up and decay as shares of the steps, and its peak is 1."""
 
     def schedule(step: int, steps: int, warmup: float = 0.05, decay: float = 0.4) -> float:
-        return mine(step, steps, 1.0, max(1, round(warmup * steps)), max(1, round(decay * steps)))
+        up, down = (max(1, round(share * steps)) for share in (warmup, decay))
+        return float(mine(step, steps, 1.0, up, down))  # NumPy's number fits in no snapshot
 
     return schedule
 
