@@ -42,7 +42,8 @@ class Loop:
 
     title: of the run, in its progress lines. dtype: the number format of its matrix products.
     snapshots: where its log and its snapshots go; without them nothing is written. watch: called
-    with the history after every step, for a live figure. lines: how many progress lines it prints.
+    with the history after every step, for a live figure. lines: how many progress lines it prints
+    (0: none).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Loop:
 
         Raises FloatingPointError, with the step and the batch saved, if a number is not finite.
         """
-        self.steps, self.every = steps, max(1, steps // self.lines)
+        self.steps, self.every = steps, max(1, steps // max(1, self.lines))
         self.modules = [item for item in objects.values() if isinstance(item, nn.Module)]
         self.device = next(self.modules[0].parameters()).device
         self.start, self.resumed = time.perf_counter(), 0  # when, and after which step, we began
@@ -177,6 +178,8 @@ class Loop:
             return
         if self.snapshots:
             self.write_log()
+        if not self.lines:
+            return
         seconds = time.perf_counter() - self.start
         slow = seconds - self.printed > max(SILENCE, seconds / 20)
         due = slow or done % self.every == 0 or done in (self.resumed + 1, self.steps)

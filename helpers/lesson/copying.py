@@ -92,11 +92,11 @@ def word_losses(places: list[tuple[float, int, int]], text: str, word: str) -> l
 
 
 def rare_token_losses(
-    heldout: list[list[int]], losses: Losses, rows: list[list[int]], vocab_size: int
+    heldout: list[list[int]], losses: Losses, rows: list[list[int]]
 ) -> dict[str, dict]:
-    """The mean loss of tokens outside the commonest tenth of the vocabulary: first and later."""
+    """The mean loss of tokens outside the commonest tenth of those that occur: first and later."""
     seen: Tensor = torch.bincount(torch.cat([torch.tensor(row) for row in rows[:COUNTED]]))
-    common = set(seen.topk(min(vocab_size // 10, len(seen))).indices.tolist())
+    common = set(seen.topk(int(seen.count_nonzero()) // 10).indices.tolist())
     costs: dict[str, list[float]] = {"first mention": [], "later mentions": []}
     for row in heldout:
         above = set(row[:1])
@@ -115,10 +115,9 @@ def mention_losses(
     documents: int = DOCUMENTS,
 ) -> dict[str, dict]:
     """`fact_losses` in the world of posts, `rare_token_losses` on any other rows."""
-    tokenizer = course.tokenizer
     if in_the_lesson(course):
-        return fact_losses(fresh_documents(course.seed, documents), losses, tokenizer)
-    return rare_token_losses(heldout[:documents], losses, rows, tokenizer.vocab_size)
+        return fact_losses(fresh_documents(course.seed, documents), losses, course.tokenizer)
+    return rare_token_losses(heldout[:documents], losses, rows)
 
 
 def mentions(

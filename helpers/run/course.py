@@ -63,9 +63,9 @@ class Course:
     # the number formats of each training run; more than one if it was resumed in another
     dtypes: dict[str, list[str]] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list, repr=False)  # of `expect`
-    # the exercises whose solution trains this stage, and the library functions that could: of `use`
+    # the exercises whose solution trains this stage, and for each the function that does: of `use`
     own_functions: list[str] = field(default_factory=list, repr=False)
-    replaceable: dict[str, Callable] = field(default_factory=dict, repr=False)
+    used: dict[str, Callable] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     # ------------------------------------------------------------ rows
@@ -213,11 +213,13 @@ class Course:
 
         check: the exercise's. The function must also give the library's results and gradients on
         this device. One printed line says which was chosen and why; none if `mine` is the untouched
-        stub.
+        stub. Where the choice is another than before, an unfinished training starts over.
         """
         library = getattr(library, "replaces", library)  # when the cell runs again
-        self.replaceable[check.name] = library
         function, reason = check.replaces(mine, library, self)
+        chosen = mine if function else library
+        before = self.used.get(check.name, chosen)
+        self.used[check.name] = chosen
         others = [name for name in self.own_functions if name != check.name]
         self.own_functions[:] = [*others, check.name] if function else others
         if function:
@@ -225,11 +227,14 @@ class Course:
         elif reason:
             why = reason.splitlines()[0]
             print(f"✗ my_{check.name} does not take the place of {library.__name__}: {why}")
+        if code_of(chosen) != code_of(before) and self.snapshots_folder.exists():
+            discard(self.snapshots_folder)
+            print(f"  Another {library.__name__} than before: the training starts over.")
         return function or library
 
     def trained_with(self) -> str:
         """How many of the functions in the training are the learner's, in words."""
-        return f"{len(self.own_functions)} of {len(self.replaceable)} functions are yours"
+        return f"{len(self.own_functions)} of {len(self.used)} functions are yours"
 
     # ------------------------------------------------------------ results
 
@@ -396,3 +401,8 @@ class Course:
     def metrics_path(self, stage: str | None = None) -> Path:
         """Where a stage records its results."""
         return self.out / "metrics" / f"{self.known(stage)}.json"
+
+
+def code_of(function: Callable) -> Any:
+    """What tells two functions apart: the code, which is equal when a cell has only run again."""
+    return getattr(function, "__code__", function)

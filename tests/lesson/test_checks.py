@@ -139,6 +139,22 @@ def test_the_untouched_stub_runs_and_moves_on(name, capsys):
     assert CHECKS[name](namespace[f"my_{name}"]) is None
 
 
+NUMBERS = [
+    pytest.param(check, i, value, id=f"{check.name} {i}")
+    for check in EXERCISES
+    for i, value in enumerate(next(iter(check.cases.values())))
+    if isinstance(value, (int, float))
+]
+
+
+@pytest.mark.parametrize("check, i, value", NUMBERS)
+def test_a_constant_in_place_of_an_argument_is_noticed(check, i, value):
+    def constant(*arguments):
+        return check.oracle(*arguments[:i], value, *arguments[i + 1 :])
+
+    assert check(constant) is False
+
+
 WRONG = [
     pytest.param(check, mistake, wrong, id=f"{check.name}: {mistake} {i}")
     for check in EXERCISES
@@ -235,7 +251,11 @@ def test_what_learners_write_is_recognised(name, function, mistake, capsys):
     assert f": {mistake}. " in capsys.readouterr().out
 
 
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
 NONSENSE = {
+    "sparse": lambda *arguments: torch.eye(3).to_sparse(),
+    "endless": lambda *arguments: ENDLESS,
     "none": lambda *arguments: None,
     "text": lambda *arguments: "words",
     "empty": lambda *arguments: torch.zeros(0),

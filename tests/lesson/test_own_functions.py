@@ -9,7 +9,7 @@ import torch
 
 from helpers.engine.loop import Loop
 from helpers.lesson.checks import core, loops, ppo, pretrain, reward, sft
-from helpers.losses import gae, token_logprobs
+from helpers.losses import gae
 from helpers.model import attend_explicit
 from tests.support import runs
 from tests.support.courses import course_in
@@ -190,8 +190,35 @@ def use(course, stage: str, name: str, mine):
     return None if used is library else used
 
 
-def calls_the_library(logits, ids):
-    return token_logprobs(logits[:, :-1], ids[:, 1:])  # endless, once it has taken its place
+CALLS_THE_LIBRARY = """
+class Class:
+    def __call__(self, *arguments):
+        return gae(*arguments)[0]
+
+def one(rewards, values, mask, gamma, lam):
+    return gae(rewards, values, mask, gamma, lam)[0]
+
+def by_another(*arguments):
+    return one(*arguments)
+
+def inside(*arguments):
+    def inner():
+        return one(*arguments)
+    return inner()
+
+plain, instance = one, Class()
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "by_another", "inside", "instance"])
+def test_what_would_call_itself_in_training_is_refused(name, course, capsys):
+    library = library_of("ppo", "gae")
+    names = library.__globals__  # as in a notebook, where both are defined
+    exec(CALLS_THE_LIBRARY, names)
+    assert PLACED["ppo"]["gae"](names[name]) is True
+    assert course.use(names[name], library, PLACED["ppo"]["gae"]) is library
+    assert "it calls gae itself, which it is to replace" in capsys.readouterr().out
+    assert names["gae"] is library
 
 
 def whole_numbers(prompt_lengths, lengths, size):
@@ -210,6 +237,12 @@ def by_hand(logits, ids):
     return logprobs.gather(-1, ids[:, 1:, None])[..., 0]
 
 
+def constant_clip(logprobs, old_logprobs, advantages, mask, clip_range):
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.detach().clamp(1 - clip_range, 1 + clip_range)  # half the gradient near 1
+    return torch.maximum(-advantages * ratio, -advantages * clipped)[mask].mean()
+
+
 def test_a_mask_of_zeros_and_ones_will_do(course):
     used = use(course, "sft", "completion_mask", whole_numbers)
     assert used(torch.tensor([[True, True, True]]), [1]).dtype == torch.bool
@@ -218,7 +251,7 @@ def test_a_mask_of_zeros_and_ones_will_do(course):
 @pytest.mark.parametrize(
     "stage, name, mine, reason",
     [
-        ("ppo", "token_logprobs", calls_the_library, "it calls token_logprobs itself"),
+        ("ppo", "policy_loss", constant_clip, "its gradient differs from the library's"),
         ("ppo", "whiten", in_numpy, "is a ndarray; training needs a tensor"),
         ("ppo", "token_logprobs", by_hand, "its result differs from the library's"),
     ],
@@ -227,6 +260,17 @@ def test_what_would_fail_in_training_is_refused(stage, name, mine, reason, cours
     assert PLACED[stage][name](mine) is True  # the numbers of its check are right
     assert use(course, stage, name, mine) is None
     assert reason in capsys.readouterr().out
+
+
+def test_a_rate_is_a_number_of_python(course):
+    right = solution_of("learning_rate")
+    used = use(course, "pretrain", "learning_rate", lambda *x: np.float64(right(*x)))
+    assert type(used(0, 40)) is float
+
+
+def test_a_mask_that_is_no_tensor_is_accepted(course):
+    used = use(course, "pretrain", "causal_mask", lambda size: np.tri(size, dtype=bool))
+    assert torch.equal(used(3, 3), library_of("pretrain", "causal_mask")(3, 3))
 
 
 def test_another_style_is_accepted(course):
@@ -260,7 +304,8 @@ def test_what_a_solution_does_to_pytorch_is_undone(course):
         return solution_of("whiten")(x, mask)
 
     before = torch.get_rng_state()
-    assert PLACED["ppo"]["whiten"](my_whiten) is True and use(course, "ppo", "whiten", my_whiten)
+    assert PLACED["ppo"]["whiten"](my_whiten) is True
+    use(course, "ppo", "whiten", my_whiten)(ppo.X, ppo.MASK)  # as in training
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
     assert torch.equal(before, torch.get_rng_state())
 
@@ -289,3 +334,14 @@ def test_a_new_course_has_the_librarys_own_function_again(course, tmp_path):
 
     again = course_in(tmp_path / "again", "ppo").use(stub, used, PLACED["ppo"]["gae"])
     assert again is used.replaces
+
+
+def test_an_unfinished_training_starts_over_with_another_function(course, capsys):
+    saved = course.snapshots_folder / "ppo"
+    saved.mkdir(parents=True)
+    for _ in range(2):  # the first time it may be a run of an earlier session
+        use(course, "ppo", "gae", solution_of("gae"))
+    assert saved.exists() and "starts over" not in capsys.readouterr().out
+    use(course, "ppo", "gae", lambda *arguments: solution_of("gae")(*arguments))
+    assert not saved.exists()
+    assert "Another gae than before: the training starts over." in capsys.readouterr().out

@@ -1,15 +1,19 @@
 """Learners' training loops: what a real run needs around them, and what is refused."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.config import PPOConfig, SFTConfig
+from helpers.engine import progress
 from helpers.engine.loop import Loop
 from helpers.engine.snapshots import Snapshots
 from helpers.lesson.checks import loops
 from helpers.lesson.checks.own_loops import needs_the_library
+from helpers.pretrain import next_token_loss
+from helpers.training import schedule
 from tests.support import runs
 from tests.support.courses import course_in
 from tests.support.notebook_code import solution_of
@@ -86,6 +90,48 @@ def test_a_loop_that_would_not_train_as_the_librarys_is_refused(mine, reason, tm
     course = course_in(tmp_path, "pretrain")
     assert course.use(mine, library, loops.check_training_loop) is library
     assert reason in capsys.readouterr().out
+
+
+def plain(model, batches, optimizer, measured):
+    for ids, mask in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = next_token_loss(model, ids, mask)
+        loss.backward()
+        optimizer.step()
+        yield measured(loss)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda loss: loss,
+        lambda loss: {"loss": loss.item()},
+        lambda loss: loss.view(1),
+        lambda loss: loss.detach().numpy(),
+    ],
+)
+def test_a_loop_may_yield_its_loss_in_another_form(measured, tmp_path):
+    mine = partial(plain, measured=measured)
+    assert loops.check_training_loop(mine) is True
+    with_loop("pretrain", mine, tmp_path)
+
+
+def test_a_loop_may_step_at_the_rate_of_the_schedule(tmp_path):
+    def mine(models, run, prompts, config, tokenizer):
+        for optimizer in (run.policy_optimizer, run.value_optimizer):
+            optimizer.step = partial(optimizer.step, schedule(0, config.iterations))
+        yield from solution_of("ppo_loop")(models, run, prompts, config, tokenizer)
+
+    assert loops.check_ppo_loop(mine) is True
+    with_loop("ppo", mine, tmp_path)
+
+
+def test_a_trial_draws_no_progress_table(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress.LiveOutput, "show", lambda self, table: drawn.append(table))
+    with_loop("pretrain", solution_of("training_loop"), tmp_path)
+    assert not drawn
 
 
 @pytest.mark.parametrize(

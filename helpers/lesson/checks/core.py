@@ -236,7 +236,17 @@ def named(function: Function, given: tuple) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A value in a few words: small tensors and lists in full, the shape of larger ones."""
+    """A value in a few words: small tensors and lists in full, the shape of larger ones, the type
+    of what cannot be printed.
+    """
+    try:
+        return in_full_or_shape(value)
+    except Exception:  # whatever it is: a sparse, a nested or a masked tensor, an endless list ...
+        return f"a {type(value).__name__}"
+
+
+def in_full_or_shape(value: Any) -> str:
+    """What `short` returns of a value that can be printed."""
     if isinstance(value, Tensor):
         if value.numel() > SHOWN:
             return f"of shape {tuple(value.shape)}"

@@ -20,6 +20,7 @@ from helpers.lesson.checks.own_loops import (
     IDS,
     log_and_models,
     needs_the_library,
+    numbers_of,
     outputs_of,
     reinforcement,
     supervised,
@@ -80,16 +81,6 @@ class LoopExercise(Exercise):
 
     def example(self, function: Function, results: list) -> str:
         return ""  # models and batches are too large to print
-
-
-def numbers_of(measured: Any) -> Any:
-    """What a loop has yielded after a step, with numbers instead of tensors; a dict's values."""
-    if isinstance(measured, dict):
-        measured = [*measured.values()]
-    if isinstance(measured, (list, tuple)):
-        return [numbers_of(x) for x in measured]
-    single = isinstance(measured, Tensor) and measured.numel() == 1
-    return measured.item() if single else measured
 
 
 def plain_loop(

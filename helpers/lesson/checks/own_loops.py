@@ -5,9 +5,7 @@ step. Around it are the schedule, the snapshots and the log of the library's loo
 """
 
 import copy
-import io
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -27,21 +25,23 @@ IDS = torch.tensor([[1, 2, 3, 4, 2, 1], [4, 3, 1, 2, 2, 0], [2, 2, 1, 3, 0, 0]])
 
 
 class PlainOptimizer:
-    """`Optimizers` with the calls that a plain loop makes; `step` follows the schedule."""
+    """`Optimizers` with the calls that a plain loop makes; `step` follows the schedule, whatever
+    factor it is given.
+    """
 
     def __init__(self, optimizers: Optimizers):
         self.optimizers = optimizers
         self.factor = 1.0  # on the learning rates
         self.norm = 0.0  # of the last gradient
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter in self.optimizers.parameters:
             parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         self.optimizers.backward(loss)
 
-    def step(self) -> None:
+    def step(self, factor: float = 1.0) -> None:
         self.norm = self.optimizers.step(self.factor)
 
 
@@ -67,7 +67,8 @@ def supervised(mine: Function, library: Function) -> Function:
             autocast(loop.device, loop.dtype),
         ):
             for measured in mine(model, batches_left(steps), optimizer):
-                numbers = measured if isinstance(measured, (tuple, list)) else [measured]
+                numbers = numbers_of(measured)
+                numbers = numbers if isinstance(numbers, list) else [numbers]
                 loop.add(1.0, **dict(zip(("loss", "accuracy"), numbers, strict=False)))
                 loop.log(**loop.means(), grad_norm=optimizer.norm, rate=optimizer.factor)
         finished(loop, len(batches))
@@ -101,6 +102,20 @@ def reinforcement(mine: Function, library: Function) -> Function:
     return train
 
 
+def numbers_of(measured: Any) -> Any:
+    """What a loop has yielded after a step: a number, or a list of several. They may come as
+    tensors, as an array, or in a dict.
+    """
+    if isinstance(measured, dict):
+        measured = [*measured.values()]
+    if hasattr(measured, "tolist"):  # torch tensors, numpy scalars and arrays
+        measured = measured.tolist()
+    if not isinstance(measured, (list, tuple)):
+        return measured
+    numbers = [numbers_of(x) for x in measured]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def schedule_of(library: Function) -> Function:
     """The schedule that a loop of the library reads; in a notebook it may be the learner's."""
     return library.__globals__["schedule"]
@@ -116,8 +131,7 @@ def finished(loop: Loop, steps: int) -> None:
 def log_and_models(train: Function, arguments: list, learns: tuple[int, ...]) -> dict[str, list]:
     """What a short training run logs, and the models that it leaves."""
     arguments = copy.deepcopy(arguments)
-    with redirect_stdout(io.StringIO()):
-        history = train(*arguments, Loop("trial", lines=1))
+    history = train(*arguments, Loop("trial", lines=0))
     rows = [torch.tensor([*row.values()]) for row in history]
     logged = "log, written at each `yield` after a step,"
     return {logged: rows, "trained model": outputs_of(arguments)}

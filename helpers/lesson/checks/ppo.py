@@ -79,7 +79,8 @@ check_truncate = Exercise(
             torch.tensor([[5, 6, 7, 8, 9], [5, 1, 7, 8, 9], [5, 6, 1, 8, 1], [1, 1, 4, 1, 5]]),
             1,
             0,
-        )
+        ),
+        "EOS 7, pad 9": (torch.tensor([[5, 6, 7, 8, 1], [1, 0, 4, 0, 5]]), 7, 9),
     },
     mistakes={
         "EOS removed. Keep the EOS: the score is read there, and stopping must be learned.": {
@@ -147,7 +148,10 @@ def _scores_in_all_rows(scores, logprobs, ref_logprobs, mask, kl_coef) -> Tensor
 check_token_rewards = Exercise(
     "token_rewards",
     _token_rewards,
-    cases={"three lengths": (torch.tensor([1.0, -2.0, 0.5]), -X.abs(), -Y.abs(), MASK, 0.1)},
+    cases={
+        "three lengths": (torch.tensor([1.0, -2.0, 0.5]), -X.abs(), -Y.abs(), MASK, 0.1),
+        "a high price": (torch.tensor([1.0, -2.0, 0.5]), -Y.abs(), -Z.abs(), MASK, 0.8),
+    },
     mistakes={
         "KL sign. This pays the policy for leaving the reference: it would run away.": {"sign": 1},
         "score at a pad. Short responses end before the last column.": {"place": "column"},
@@ -318,7 +322,7 @@ check_policy_loss = Exercise(
     _policy_loss,
     cases={
         "three lengths": (X, Y, Z, MASK, 0.2),
-        "no pads": (X[:1, :3], Z[:1, :3], Y[:1, :3], torch.ones(1, 3).bool(), 0.1),
+        "no pads": (X[:1, :3], Z[:1, :3], -Y[:1, :3], torch.ones(1, 3).bool(), 0.1),
     },
     mistakes={
         "minimum of losses. The paper's min is over objectives; losses need max.": {"pick": min},
@@ -334,7 +338,11 @@ check_policy_loss = Exercise(
             _with_ratio_of_logs
         ),
     },
-    place=Place(cases=((X, Y, Z, MASK, 0.2),), adapt=_with_clip_fraction, learns=(0,)),
+    place=Place(  # far from the old policy, near it, and equal, as each rollout begins
+        cases=tuple((X + gap * Y, X, Z, MASK, 0.2) for gap in (1, 0.1, 0)),
+        adapt=_with_clip_fraction,
+        learns=(0,),
+    ),
 )
 
 
