@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("build", "check", "stills"))
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=", ".join(NAMES))
     parser.add_argument("--voice", default="", help="a piper voice, an .onnx file")
-    parser.add_argument("--pace", type=float, default=1.06, help="1.1 is a tenth slower")
+    parser.add_argument("--pace", type=float, default=1.12, help="1.1 is a tenth slower")
     parser.add_argument("--out", type=Path, default=CACHE / "stills", help="folder of stills")
     args = parser.parse_args(argv)
     names = args.notebooks or list(NAMES)

@@ -157,7 +157,7 @@ class Stage:
                 if same and boxes and old_boxes:
                     yield picture.with_marks(base, picture.between(old_boxes, boxes, share)), 1
                 else:
-                    yield Image.blend(old, shown, share), 1
+                    yield picture.wipe(old, shown, share), 1
             yield shown, shot.frames - moves
 
 
@@ -197,8 +197,8 @@ def encode(stage: Stage, shots: list[Shot], cache: Path) -> Path:
         rows += [(number, time - 1)] * (time > 1) + [(number, 1)]
         text = "".join(f"file '{name}.png'\nduration {time / FPS}\n" for name, time in rows)
         Path(folder, "list.txt").write_text(text, encoding="utf-8")
-        coding = ["-fps_mode", "vfr", "-c:v", "libx264", "-preset", "medium", "-crf", 27]
-        coding += ["-tune", "stillimage", "-pix_fmt", "yuv420p", "-g", 30, "-r", FPS]
+        coding = ["-fps_mode", "vfr", "-c:v", "libx264", "-preset", "medium", "-crf", 28]
+        coding += ["-pix_fmt", "yuv420p", "-g", 250, "-r", FPS]
         part = path.with_suffix(".part.mp4")
         run(
             "ffmpeg", "-v", "error", "-y", "-f", "concat", "-i", f"{folder}/list.txt", *coding, part
@@ -251,7 +251,7 @@ def make(script: Script, voice, folder: Path, cache: Path) -> Timeline:
     path = folder / f"{script.name}.mp4"
     inputs = ["-f", "concat", "-i", films, "-i", sound, "-i", text, "-i", marks]
     maps = ["-map", "0:v", "-map", "1:a", "-map", "2:s", "-map_metadata", 3, "-map_chapters", 3]
-    audio = ["-af", "loudnorm=I=-17:TP=-2:LRA=9", "-ar", 24000, "-c:a", "aac", "-b:a", "44k"]
+    audio = ["-af", "loudnorm=I=-17:TP=-2:LRA=9", "-ar", 24000, "-c:a", "aac", "-b:a", "40k"]
     others = ["-c:v", "copy", "-c:s", "mov_text", "-metadata:s:s:0", "language=eng"]
     others += ["-movflags", "+faststart"]
     run("ffmpeg", "-v", "error", "-y", *inputs, *maps, *audio, *others, path)

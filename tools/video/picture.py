@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from pygments.lexers import PythonLexer
 from pygments.token import Token
 
-from tools.video.script import Beat, Box, Item
+from tools.video.script import Beat, Box, Item, is_table
 
 SIZE = 1280, 720
 LEFT, TOP, RIGHT, BOTTOM = 36, 74, 1244, 682  # where items are drawn
@@ -49,6 +49,9 @@ MATH = (  # what matplotlib's TeX does not know, and what it knows in its place
 matplotlib.rcParams["mathtext.fontset"] = "cm"
 
 
+Mark = tuple[float, float, float, float, float]  # a box, and how much it is tinted
+
+
 class PictureError(Exception):
     """Something that can't be drawn; the message says what to change in the script."""
 
@@ -75,8 +78,8 @@ def rows(item: Item, size: int) -> list[tuple[int, list[tuple[str, str]]]]:
         width = int((RIGHT - LEFT - 2 * PAD) / font("DejaVuSansMono", size).getlength("0"))
         found = []
         for i, (_, line) in enumerate(item.lines):
-            table = re.search(r"\S {2}", line)
-            found += [(i, [(part, INK)]) for part in ([line] if table else broken(line, width))]
+            parts = [line] if is_table(line) else broken(line, width)
+            found += [(i, [(part, INK)]) for part in parts]
         return found
     lines: list[list[tuple[str, str]]] = [[]]
     for token, text in PythonLexer(stripnl=False).get_tokens(item.text):
@@ -115,7 +118,7 @@ def formula(parts: tuple[str, ...], size: int) -> tuple[Image.Image, list[Box]]:
     renderer = FigureCanvasAgg(figure).get_renderer()
     x, boxes = 20.0, []
     for part in parts:
-        math = part
+        math = "{}" + part if boxes and part[0] in "+-" else part  # with a sign's spaces
         for tex, known in MATH:
             math = re.sub(tex, known, math)
         text = figure.text(x / 4000, 0.5, f"${math}$", fontsize=size * 0.72, va="baseline")
@@ -125,7 +128,7 @@ def formula(parts: tuple[str, ...], size: int) -> tuple[Image.Image, list[Box]]:
             reason = str(error).strip().splitlines()[-1]
             raise PictureError(f"the formula {part!r} can't be drawn: {reason}") from None
         boxes.append((box.x0, 300 - box.y1, box.x1, 300 - box.y0))
-        x = box.x1 + size * 0.12
+        x = box.x1 + size * 0.18
     figure.canvas.draw()
     image = Image.frombytes("RGBA", (4000, 300), bytes(figure.canvas.buffer_rgba())).convert("RGB")
     top, bottom = min(box[1] for box in boxes) - 6, max(box[3] for box in boxes) + 6
@@ -134,9 +137,10 @@ def formula(parts: tuple[str, ...], size: int) -> tuple[Image.Image, list[Box]]:
 
 
 @cache
-def drawn(png: str) -> Image.Image:
-    """A figure of the notebook."""
-    return Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+def drawn(png: str, crop: Box) -> Image.Image:
+    """A figure of the notebook, or a part of it."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    return image.crop(tuple(round(a * b) for a, b in zip(crop, image.size * 2)))
 
 
 @dataclass
@@ -168,7 +172,7 @@ def needed(item: Item, size: int) -> tuple[float, float]:
         lines = sum(map(len, wrapped(item, size + 4)))
         return 0, lines * round(1.4 * (size + 4)) + (len(item.parts) - 1) * size * 0.7
     if item.kind == "formula":
-        width, height = formula(tuple(item.parts), size + 18)[0].size
+        width, height = formula(tuple(item.parts), size + 22)[0].size
         return width, height
     return 0, 0
 
@@ -178,7 +182,7 @@ def layout(items: list[Item]) -> list[Placed]:
     does.
     """
     room = RIGHT - LEFT - 2 * PAD
-    figures = [drawn(item.image).size for item in items if item.kind == "figure"]
+    figures = [drawn(item.image, item.crop).size for item in items if item.kind == "figure"]
     best = None
     for size in range(LARGEST, SMALLEST - 1, -1):
         sizes = [needed(item, size) for item in items]
@@ -187,7 +191,7 @@ def layout(items: list[Item]) -> list[Placed]:
         if max(width for width, _ in sizes) > room or free < 0:
             continue
         widest = min((room / width for width, _ in figures), default=1.0)
-        scale = min(2.0, widest, free / max(1, sum(height for _, height in figures)))
+        scale = min(2.2, widest, free / max(1, sum(height for _, height in figures)))
         if best is None or scale > best[1]:
             best = size, scale, sizes
         if not figures or scale > 1.25:
@@ -201,7 +205,7 @@ def layout(items: list[Item]) -> list[Placed]:
 def place(items: list[Item], size: int, scale: float, sizes: list[tuple[float, float]]):
     """Cards and boxes for a size of text and a scale of figures."""
     heights = [
-        drawn(item.image).height * scale if item.kind == "figure" else height
+        drawn(item.image, item.crop).height * scale if item.kind == "figure" else height
         for item, (_, height) in zip(items, sizes)
     ]
     total = sum(heights) + 2 * PAD * len(items) + GAP * (len(items) - 1)
@@ -233,11 +237,11 @@ def content_boxes(item: Item, card: Box, size: int, scale: float) -> list[Box]:
             y += height + size * 0.7
         return boxes
     if item.kind == "formula":
-        image, boxes = formula(tuple(item.parts), size + 18)
+        image, boxes = formula(tuple(item.parts), size + 22)
         x = (LEFT + RIGHT - image.width) / 2
         return [(x + a, y + b, x + c, y + d) for a, b, c, d in boxes]
     if item.kind == "figure":
-        width, height = (scale * side for side in drawn(item.image).size)
+        width, height = (scale * side for side in drawn(item.image, item.crop).size)
         x = (LEFT + RIGHT - width) / 2
         return [(x, y, x + width, y + height)]
     return [card]
@@ -253,8 +257,10 @@ def box_of(mark: tuple[int, int | Box], placed: list[Placed]) -> Box:
     return x0 + a * (x1 - x0), y0 + b * (y1 - y0), x0 + c * (x1 - x0), y0 + d * (y1 - y0)
 
 
-def mark_boxes(beat: Beat, placed: list[Placed]) -> list[Box]:
-    """What a beat marks, in pixels: lines that follow each other share a box."""
+def mark_boxes(beat: Beat, placed: list[Placed]) -> list[Mark]:
+    """What a beat marks, in pixels: lines that follow each other share a box. Words are tinted,
+    figures are not.
+    """
     boxes, marks = [], sorted(set(beat.marks), key=str)
     lines = sorted(mark for mark in marks if isinstance(mark[1], int))
     runs = groupby(enumerate(lines), lambda pair: (pair[1][0], pair[1][1] - pair[0]))
@@ -264,8 +270,9 @@ def mark_boxes(beat: Beat, placed: list[Placed]) -> list[Box]:
             boxes += found
         else:
             boxes.append(around(found))
-    boxes += [box_of(mark, placed) for mark in marks if not isinstance(mark[1], int)]
-    return [(a - 8, b - 2, c + 8, d + 2) for a, b, c, d in boxes]
+    figures = [box_of(mark, placed) for mark in marks if not isinstance(mark[1], int)]
+    words = [(a - 8, b - 2, c + 8, d + 2, 1.0) for a, b, c, d in boxes]
+    return words + [(*box, 0.0) for box in figures]
 
 
 def around(boxes: list[Box]) -> Box:
@@ -296,10 +303,10 @@ def draw_item(image: Image.Image, placed: Placed) -> None:
                 draw.text(at, line, INK, font("DejaVuSans", size + 4))
     elif item.kind == "formula":
         x, y = placed.boxes[0][0] - 6, placed.card[1] + PAD
-        image.paste(formula(tuple(item.parts), size + 18)[0], (round(x), round(y)))
+        image.paste(formula(tuple(item.parts), size + 22)[0], (round(x), round(y)))
     elif item.kind == "figure":
         x0, y0, x1, y1 = (round(side) for side in placed.boxes[0])
-        picture = drawn(item.image).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
+        picture = drawn(item.image, item.crop).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
         image.paste(picture, (x0, y0))
 
 
@@ -310,7 +317,7 @@ def draw_edges(image: Image.Image, name: str, chapter: str, step: int, steps: in
     draw.text((LEFT, 29), name, "#f2b48f", font("DejaVuSans-Bold", 25), "lm")
     x = LEFT + font("DejaVuSans-Bold", 25).getlength(name) + 22
     draw.text((x, 29), chapter, "#ffffff", font("DejaVuSans", 25), "lm")
-    draw.text((RIGHT, 29), f"{step + 1} / {steps}", "#9fb0c0", font("DejaVuSans", 21), "rm")
+    draw.text((RIGHT, 29), "RLHF from scratch", "#9fb0c0", font("DejaVuSans", 19), "rm")
     width = (RIGHT - LEFT) / steps
     for i in range(steps):
         x = LEFT + i * width
@@ -344,7 +351,7 @@ def poster(card: Image.Image) -> Image.Image:
     return image.resize((640, 360), Image.Resampling.LANCZOS)
 
 
-def with_marks(base: Image.Image, boxes: list[Box]) -> Image.Image:
+def with_marks(base: Image.Image, boxes: list[Mark]) -> Image.Image:
     """The picture with everything but the boxes toned down."""
     if not boxes:
         return base
@@ -352,16 +359,23 @@ def with_marks(base: Image.Image, boxes: list[Box]) -> Image.Image:
     image.paste(base.crop((0, 0, SIZE[0], 58)), (0, 0))
     image.paste(base.crop((0, 690, *SIZE)), (0, 690))
     draw = ImageDraw.Draw(image)
-    for box in boxes:
+    for *box, share in boxes:
         whole = tuple(round(side) for side in box)
         part = base.crop(whole)
-        tint = Image.new("RGB", part.size, TINT)
-        image.paste(ImageChops.multiply(part, tint), whole[:2])
+        tinted = ImageChops.multiply(part, Image.new("RGB", part.size, TINT))
+        image.paste(Image.blend(part, tinted, share), whole[:2])
         draw.rounded_rectangle(whole, 6, None, ORANGE, 3)
     return image
 
 
-def between(old: list[Box], new: list[Box], share: float) -> list[Box]:
+def between(old: list[Mark], new: list[Mark], share: float) -> list[Mark]:
     """Boxes on the way from the old marks to the new ones."""
     pairs = [(old[min(i, len(old) - 1)], box) for i, box in enumerate(new)]
     return [tuple(a + share * (b - a) for a, b in zip(one, other)) for one, other in pairs]
+
+
+def wipe(old: Image.Image, new: Image.Image, share: float) -> Image.Image:
+    """A picture uncovered from the left. (A crossfade takes twice the bytes.)"""
+    image, x = old.copy(), round(share * SIZE[0])
+    image.paste(new.crop((0, 0, x, SIZE[1])), (0, 0))
+    return image

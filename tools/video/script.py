@@ -10,9 +10,10 @@ says what is seen from there on, one thing a line:
     output: NEEDLE              the text that the cell printed
     figure: NEEDLE              the picture that it drew
     formula: part | part        a formula of the notebook, in parts that can be marked
+    crop: x0 y0 x1 y1           of the figure above, only this part; 0 to 1, from its top left
     lines: A .. B | C           of the code or text above, only the lines from A to B, and C
     mark: A .. B | C            what the words are about: lines from A to B; a point or part of a
-                                formula with C; in a figure a box `x0 y0 x1 y1`, from 0 to 1
+                                formula with C; in a figure a box, as for crop
     value: name = NEEDLE ~ REGEX    a number for the text, where it is {name} or {name:.1f}: the
                                 first group of REGEX in what the cell printed
 
@@ -30,7 +31,7 @@ from pathlib import Path
 
 SHOWN = ("title", "points", "code", "output", "figure", "formula")
 WIDE = 82  # columns: with more, code is small on a phone
-KEYS = (*SHOWN, "lines", "mark", "value")
+KEYS = (*SHOWN, "crop", "lines", "mark", "value")
 NAMES = ("0-Pretrain", "1-SFT", "2-RM-Training", "3-PPO")
 Box = tuple[float, float, float, float]
 
@@ -50,6 +51,7 @@ class Item:
     lines: list[tuple[int, str]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)  # of a formula or a list
     image: str = ""  # a figure's PNG, in base64
+    crop: Box = (0, 0, 1, 1)  # the part of the figure that is shown
 
 
 @dataclass
@@ -123,14 +125,20 @@ def taught(cell: dict) -> list[str]:
 
 def joined(text: str) -> list[str]:
     """The lines of an output, in which prose that was wrapped for the notebook is whole again."""
-    lines: list[str] = []
+    lines, last = [], ""
     for line in text.splitlines():
-        prose = lines and len(lines[-1]) > 82 and not re.search(r"\S {2}", lines[-1] + line)
-        if prose and line and not line.startswith(" "):
+        first = line.partition(" ")[0]
+        if first and " " in last and len(last) + 1 + len(first) > 100 and not is_table(last + line):
             lines[-1] += " " + line
         else:
             lines.append(line)
+        last = line
     return lines
+
+
+def is_table(line: str) -> bool:
+    """Columns are apart by more than one space, at more than one place."""
+    return len(re.findall(r"\S {2,}\S", line)) > 1
 
 
 def code_lines(text: str) -> list[tuple[int, str]]:
@@ -171,9 +179,9 @@ def choose(item: Item, what: str) -> None:
     chosen: list[tuple[int, str]] = []
     for part in what.split(" | "):
         found = [item.lines[i] for i in find(part, [line for _, line in item.lines])]
-        if chosen and item.kind == "code" and found[0][0] > chosen[-1][0] + 1:
+        if chosen and found[0][0] > chosen[-1][0] + 1:
             indent = re.match(r" *", found[0][1]).group()
-            chosen.append((-1, f"{indent}..."))
+            chosen.append((-1, f"{indent}..." if item.kind == "code" else ""))
         chosen += found
     item.lines = chosen
 
@@ -201,18 +209,28 @@ def marked(what: str, items: list[Item]) -> list[tuple[int, int | Box]]:
     """The marks for one part of a line `mark: ...`."""
     kind, _, rest = what.partition(" ~ ")
     kind, what = (kind, rest) if rest and kind in SHOWN else ("", what)
-    if re.fullmatch(r"([\d.]+ ){3}[\d.]+", what):
+    if found := box(what):
         figures = [i for i, item in enumerate(items) if item.kind == "figure"]
         if len(figures) != 1:
             raise LookupError("a box needs one figure in the picture")
-        return [(figures[0], tuple(float(number) for number in what.split()))]
-    for i, item in enumerate(items):
-        if kind in ("", item.kind):
-            try:
-                return [(i, j) for j in find(what, item.parts or [text for _, text in item.lines])]
-            except LookupError:
-                continue
-    raise LookupError(f"nothing shown has {what!r}")
+        return [(figures[0], found)]
+    texts = {
+        i: item.parts or [text for _, text in item.lines]
+        for i, item in enumerate(items)
+        if kind in ("", item.kind)
+    }
+    shown = [i for i, lines in texts.items() if what in lines]  # exactly, before in part
+    shown += [i for i, lines in texts.items() if what.partition(" .. ")[0] in "\n".join(lines)]
+    if not shown:
+        raise LookupError(f"nothing shown has {what!r}")
+    return [(shown[0], i) for i in find(what, texts[shown[0]])]
+
+
+def box(text: str) -> Box | None:
+    """Four numbers, if the text is that."""
+    if re.fullmatch(r"([\d.]+ ){3}[\d.]+", text):
+        return tuple(float(number) for number in text.split())
+    return None
 
 
 class Reader:
@@ -252,6 +270,8 @@ class Reader:
             if key in SHOWN:
                 items.append(show(key, value, self.notebook))
                 self.items = items
+            elif key == "crop":
+                self.items[-1].crop = box(value) or (0, 0, 1, 1)
             elif key == "lines":
                 choose(self.items[-1], value)
             elif key == "mark":

@@ -7,20 +7,16 @@ from pathlib import Path
 import numpy as np
 
 SPOKEN = (  # what is written, as a regular expression, and what the voice reads
-    (r"\bGAE\b", "G A E"),
+    (r"\bGAE\b", "gee eigh ee"),
     (r"\bEOS\b", "E O S"),
-    (r"\bGELU\b", "gellu"),
-    (r"\bRM\b", "reward model"),
-    (r"\bLoRA\b", "lora"),
-    (r"\bQLoRA\b", "Q lora"),
-    (r"\bLayerNorm\b", "layer norm"),
-    (r"\blog-probs?\b", lambda match: match.group().replace("-", " ")),
-    (r"\blogit(s?)\b", r"lowjit\1"),
     (r"\bTL;DR\b", "T L D R"),
-    (r"\bA\b(?= (of|is|times|for|at)\b)", "eigh"),
-    (r"\b(\d)-(\w+)\b(?= notebook)", r"\1 \2"),
+    (r"\blogit(s?)\b", r"lowjit\1"),
+    (r"\blog-probs\b", "log probs"),
+    (r"\bLayerNorm\b", "layer norm"),
+    (r"\ba times\b", "eigh times"),
+    (r"\b([A-Z]{2,})'s\b", r"\1s"),
 )
-PAUSE, BREATH = 0.28, 0.55  # seconds after a sentence, after a paragraph
+PAUSE, BREATH = 0.38, 0.7  # seconds after a sentence, after a paragraph
 
 
 class VoiceError(Exception):
@@ -47,7 +43,7 @@ class Voice:
     from recordings in the public domain. pace: 1.1 is a tenth slower.
     """
 
-    def __init__(self, cache: Path, path: str = "", pace: float = 1.06):
+    def __init__(self, cache: Path, path: str = "", pace: float = 1.12):
         try:
             from piper import PiperVoice, SynthesisConfig
 
