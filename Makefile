@@ -12,6 +12,8 @@
 #   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;
 #                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
+#   make video      the walkthrough in docs/video, from the committed notebooks; VIDEO=3-PPO for one film,
+#                   VOICE=voice.onnx for another piper voice, PACE=1.2 to speak more slowly
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -26,6 +28,9 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 EVIDENCE_ARGS ?=
+VIDEO ?=
+VOICE ?=
+PACE ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -36,8 +41,9 @@ endif
 INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+VIDEO_STAMP := $(VENV)/.installed-video
 
-.PHONY: help course test test-all lab notebooks data bench evidence gpu clean
+.PHONY: help course test test-all lab notebooks data bench evidence gpu video clean
 .DEFAULT_GOAL := help
 
 help:
@@ -80,6 +86,9 @@ gpu:
 	then $(PYTHON) -m benchmarks.gpu $(GPU_ARGS); \
 	else $(MAKE) --no-print-directory $(DEV_STAMP) && $(PY) -m benchmarks.gpu $(GPU_ARGS); fi
 
+video: $(VIDEO_STAMP)
+	@$(PY) -m tools.video build $(VIDEO) $(if $(VOICE),--voice "$(VOICE)") $(if $(PACE),--pace $(PACE))
+
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
@@ -97,4 +106,9 @@ endif
 $(DEV_STAMP): $(STAMP) requirements-dev.txt
 	@echo "Installing what the tests need on top"
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+	@$(PY) -c 'open("$@", "w").close()'
+
+$(VIDEO_STAMP): $(STAMP) requirements-video.txt
+	@echo "Installing what the films need on top"
+	@$(INSTALL) -r requirements-video.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'

@@ -18,6 +18,7 @@ from tools.video.script import Beat, Script
 from tools.video.voice import BREATH, PAUSE, sentences
 
 FPS, MOVE, MOST = 25, 9, 8_000_000  # frames a second, frames of a movement, bytes of a film
+CODE = b"".join(Path(file).read_bytes() for file in (__file__, picture.__file__))
 LINE = 42  # characters in a line of a caption
 
 
@@ -172,11 +173,10 @@ def run(*command: object, **options) -> subprocess.CompletedProcess:
 
 def fingerprint(stage: Stage, shots: list[Shot]) -> str:
     """A hash of all that decides how a chapter looks: its beats and the code that draws."""
-    code = [Path(file).read_bytes() for file in (__file__, picture.__file__)]
     script = stage.script
     titles = [script.name, script.title, [chapter.title for chapter in script.chapters]]
     looks = [(s.beat.items, s.beat.marks, s.chapter, s.frames) for s in shots]
-    return hashlib.sha256(b"".join(code) + repr((titles, looks)).encode()).hexdigest()[:20]
+    return hashlib.sha256(CODE + repr((titles, looks)).encode()).hexdigest()[:20]
 
 
 def encode(stage: Stage, shots: list[Shot], cache: Path) -> Path:
@@ -197,7 +197,7 @@ def encode(stage: Stage, shots: list[Shot], cache: Path) -> Path:
         rows += [(number, time - 1)] * (time > 1) + [(number, 1)]
         text = "".join(f"file '{name}.png'\nduration {time / FPS}\n" for name, time in rows)
         Path(folder, "list.txt").write_text(text, encoding="utf-8")
-        coding = ["-fps_mode", "vfr", "-c:v", "libx264", "-preset", "medium", "-crf", 28]
+        coding = ["-fps_mode", "vfr", "-c:v", "libx264", "-preset", "veryfast", "-crf", 26]
         coding += ["-pix_fmt", "yuv420p", "-g", 250, "-r", FPS]
         part = path.with_suffix(".part.mp4")
         run(

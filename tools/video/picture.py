@@ -40,8 +40,8 @@ COLOURS = {  # of code; a token has the colour of its closest ancestor
 }
 MATH = (  # what matplotlib's TeX does not know, and what it knows in its place
     (r"\\sqrt ?(\w)", r"\\sqrt{\1}"),
-    (r"\\tfrac|\\dfrac", r"\\frac"),
-    (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+    (r"\\[td]?frac(?=\{)", r"\\dfrac"),
+    (r"\\[td]?frac(\d)(\d)", r"\\dfrac{\1}{\2}"),
     (r"\\[Bb]ig", ""),
     (r"\\ge\b", r"\\geq"),
     (r"\\le\b", r"\\leq"),

@@ -92,7 +92,8 @@ class Notebook:
         found = [cell for cell in self.code if needle in taught(cell)]
         found = found or [cell for cell in self.code if needle in source(cell)]
         if len(found) != 1:
-            raise LookupError(f"{len(found) or 'no'} cells have {needle!r}; it takes one")
+            count = f"{len(found)} cells have" if found else "no cell has"
+            raise LookupError(f"{count} {needle!r}: it takes one")
         return found[0]
 
     def output(self, needle: str) -> str:
