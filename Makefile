@@ -14,6 +14,8 @@
 #                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
 #   make hosted     the notebooks as on Colab and on Kaggle: their package versions, fetched alone
+#   make video      the walkthrough in docs/video, from the committed notebooks; VIDEO=3-PPO for one film,
+#                   VOICE=voice.onnx for another piper voice, PACE=1.2 to speak more slowly
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -28,6 +30,9 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 EVIDENCE_ARGS ?=
+VIDEO ?=
+VOICE ?=
+PACE ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -38,8 +43,9 @@ endif
 INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+VIDEO_STAMP := $(VENV)/.installed-video
 
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted clean
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted video clean
 .DEFAULT_GOAL := help
 
 help:
@@ -88,6 +94,9 @@ gpu:
 hosted: $(STAMP)
 	@$(PY) -m tools.hosted
 
+video: $(VIDEO_STAMP)
+	@$(PY) -m tools.video build $(VIDEO) $(if $(VOICE),--voice "$(VOICE)") $(if $(PACE),--pace $(PACE))
+
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
@@ -105,4 +114,9 @@ endif
 $(DEV_STAMP): $(STAMP) requirements-dev.txt
 	@echo "Installing what the tests need on top"
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+	@$(PY) -c 'open("$@", "w").close()'
+
+$(VIDEO_STAMP): $(STAMP) requirements-video.txt
+	@echo "Installing what the films need on top"
+	@$(INSTALL) -r requirements-video.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'
