@@ -185,14 +185,12 @@ def known(
     sampling: Sampling,
 ) -> Answer:
     """Everything about a response: its tokens, its KL from the SFT model, its gold reward."""
-    model, tokenizer = models.policies[policy], models.tokenizer
+    tokenizer = models.tokenizer
     batch = Batch(torch.tensor([ids + row]), torch.ones(1, len(ids + row)).bool(), len(ids))
-    batch = batch.to_device_of(model)
-    logits = response_logits(model, batch)[0].cpu()  # (R, V)
-    logits[:, tokenizer.pad_id] = -torch.inf
+    logits = drawn_by(models.policies[policy], batch, tokenizer)
     kl = None
     if models.reference is not None:
-        reference = response_logits(models.reference, batch)[0].cpu()
+        reference = drawn_by(models.reference, batch, tokenizer)
         kl = kl_full(sampling.shape(logits), reference).tolist()
     text = text_of(row, tokenizer)
     return Answer(
@@ -206,6 +204,13 @@ def known(
         judged=judge(prompt, text) if prompt.facts else None,
         highest=highest_gold(prompt.world) if prompt.facts else None,
     )
+
+
+def drawn_by(model: GPT, batch: Batch, tokenizer: Tokenizer) -> Tensor:
+    """Logits (R, V) of a response's tokens, without the pad, which is never drawn."""
+    logits = response_logits(model, batch.to_device_of(model))[0].cpu()
+    logits[:, tokenizer.pad_id] = -torch.inf
+    return logits
 
 
 def remarks(answer: Answer) -> dict[str, str]:
