@@ -3,14 +3,14 @@
     course      run the four notebooks in order, headless, and write a report
     pretrain    run the stage of 0-Pretrain     sft     that of 1-SFT
     reward      that of 2-RM-Training           ppo     that of 3-PPO
-    demo        a web page to talk to a run's models; chat the same in the terminal
-    space       the demo of a run as a folder for a Hugging Face Space
     launch      run a stage in several processes on this machine
     shards      write documents as files of tokens, for more text than fits into memory
     fetch       download a track's rows from the Hub into a folder
     import      convert weights from elsewhere into a model folder
     publish     upload a checkpoint to the Hugging Face Hub
     hellaswag   evaluate a checkpoint on HellaSwag
+    demo        open a page to talk to a run's models     chat    the same in the terminal
+    space       write that page as a folder for a Hugging Face Space
     budget      print the estimated minutes and memory of the GPU presets
 
 `python -m helpers COMMAND --help` lists a command's options.
@@ -29,15 +29,15 @@ COMMANDS = {
     "sft": ("helpers.stages.sft", "main"),
     "reward": ("helpers.stages.reward", "main"),
     "ppo": ("helpers.stages.ppo", "main"),
-    "demo": ("helpers.demo.serve", "main"),
-    "chat": ("helpers.demo.chat", "main"),
-    "space": ("helpers.demo.space", "main"),
     "launch": ("helpers.run.launch", "main"),
     "shards": ("helpers.run.commands", "shards"),
     "fetch": ("helpers.rows.fetch", "main"),
     "import": ("helpers.run.import_weights", "main"),
     "publish": ("helpers.run.publish", "main"),
     "hellaswag": ("helpers.stages.hellaswag", "main"),
+    "demo": ("helpers.demo.serve", "main"),
+    "chat": ("helpers.demo.chat", "main"),
+    "space": ("helpers.demo.space", "main"),
     "budget": ("helpers.run.expected", "main"),
 }
 

@@ -19,7 +19,7 @@ from helpers.run.settings import data_folder, read_settings
 from helpers.run.setup import make_course
 
 SETTINGS = ("data_dir", "device", "threads")
-HELP = "Type a post on one line, the number of a held-out one, or Enter for any. Ctrl-D ends."
+HELP = "Type a prompt on one line, the number of a held-out one, or Enter for any. Ctrl-D ends."
 
 
 def parser_of(command: str, description: str) -> Parser:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def chat(models: Models, sampling: Sampling) -> None:
-    """Answer one post after another, until the input ends."""
+    """Answer one prompt after another, until the input ends."""
     print(f"{models.folder.name}, track {models.track}: {', '.join(models.policies)}")
     print(*models.missing, HELP, sep="\n")
     for turn, line in enumerate(lines()):
@@ -86,15 +86,15 @@ def lines() -> Iterator[str]:
 
 
 def chosen_text(models: Models, line: str) -> str:
-    """A post of one's own, or a held-out one by its number from 1, or any for an empty line."""
+    """A prompt of one's own, or a held-out one by its number from 1, or any for an empty line."""
     if line and not line.isdecimal():
         return line
     count = len(models.prompts)
     if not count:
-        raise ValueError("there are no held-out posts: type one")
+        raise ValueError("there are no held-out prompts: type one")
     number = int(line[:9]) if line else random.randint(1, count)
     if not 1 <= number <= count:
-        raise ValueError(f"no post {number}: choose 1 to {count}")
+        raise ValueError(f"no prompt {number}: choose 1 to {count}")
     return models.prompts[number - 1].prompt
 
 

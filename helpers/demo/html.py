@@ -63,16 +63,21 @@ def token(one: Token, first: bool = False) -> str:
 
 def tip(one: Token) -> str:
     """A token's probability, its KL and its alternatives."""
-    head = f"<b>{visible(one.text)}</b> {one.probability:.1%}"
+    head = f"<b>{visible(one.text)}</b> {share(one.probability)}"
     if abs(one.sampled - one.probability) >= 0.001:
-        head += f", as sampled {one.sampled:.1%}"
+        head += f", as sampled {share(one.sampled)}"
     if one.kl is not None:
         head += f"<br>KL from SFT here {one.kl:.2f} nats"
     bars = "".join(
-        f'<i style="--share:{p:.3f}"><u>{visible(text)}</u><s>{p:.1%}</s></i>'
+        f'<i style="--share:{p:.3f}"><u>{visible(text)}</u><s>{share(p)}</s></i>'
         for text, p in one.alternatives
     )
     return f'<span class="tip">{head}{bars}</span>'
+
+
+def share(p: float) -> str:
+    """A probability, escaped."""
+    return f"{p:.1%}" if p >= 0.001 or p == 0 else "&lt;0.1%"
 
 
 def visible(text: str) -> str:

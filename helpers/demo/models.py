@@ -114,7 +114,7 @@ def open_run(
             model, _ = load_stage(place / stage, stage=stage, **shared, device=device)
         except (CheckpointError, OSError, ValueError) as error:
             there = (place / stage).exists()
-            options = f"--track {info['track']} " + options_of(config) if config else ""
+            options = f"--track {shared['track']} {options_of(config)}" if config else ""
             command = f"python -m helpers {stage} {options}--out {name_of}"
             missing.append(f"{name} left out: {error}" if there else f"no {name}: `{command}`")
         else:
@@ -154,5 +154,5 @@ def heldout(run: Models, data_dir: Path | None) -> list[Prompt]:
     try:
         return load_track(run.track, "prompts", "heldout", limits=limits, limit=SHOWN, **where)[0]
     except (SourceError, ImportError, OSError, ValueError) as error:
-        run.missing.append(f"no held-out posts to choose from: {error}")
+        run.missing.append(f"no held-out prompts to choose from: {error}")
         return []

@@ -23,7 +23,7 @@ AT_ONCE = 2  # users whose answers are sampled at the same time; others wait
 TRIES = 5  # samples until two answers differ
 STEPS = {"temperature": 0.05, "top_p": 0.01}
 LEAST = {"top_p": 0.01, "n": 1, "tokens": 1}
-HINTS = {"temperature": "0: greedy", "top_k": "0: all", "top_p": "1: all", "n": "of best of n"}
+LABELS = {"top_k": "top-k (0: all)", "n": "best of", "tokens": "most tokens"}
 
 
 def build(models: Models) -> gr.Blocks:
@@ -71,16 +71,16 @@ def head(models: Models, name: str) -> str:
 # ---------------------------------------------------------------- side by side
 
 
-def compare_tab(models: Models) -> list[gr.Slider]:
-    """A prompt, the sliders and the answers; returns the sliders."""
+def compare_tab(models: Models) -> list:
+    """A prompt, the sliders and the answers; returns the controls of the sampling."""
     prompts = models.prompts
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             choices = [(f"{i + 1}. {title(prompt)}", i) for i, prompt in enumerate(prompts)]
-            post = gr.Dropdown(choices, value=0 if prompts else None, label="A held-out post")
+            post = gr.Dropdown(choices, value=0 if prompts else None, label="A held-out prompt")
             text = gr.Textbox(
                 prompts[0].prompt if prompts else "",
-                label="Prompt: edit it, or paste a post of your own",
+                label="Prompt: edit it, or paste your own",
                 lines=9,
                 max_lines=14,
             )
@@ -97,11 +97,12 @@ def compare_tab(models: Models) -> list[gr.Slider]:
         yield from compare(models, text, values)
 
     sampled = {"fn": respond, "inputs": [text, *knobs], "outputs": shown}
-    post.input(lambda i: prompts[i].prompt, post, text, **private())
+    picked = post.input(lambda i: prompts[i or 0].prompt, post, text, **private())
+    picked = picked.then(**sampled, **private())
     started = go.click(**sampled, **private())
     more = again.click(lambda seed: seed + 1, knobs[-1], knobs[-1], **private())
     more = more.then(**sampled, **private())
-    stop.click(None, cancels=[started, more], **private())
+    stop.click(None, cancels=[picked, started, more], **private())
     return knobs
 
 
@@ -111,21 +112,23 @@ def title(prompt: Prompt) -> str:
     return (text or " ".join(prompt.prompt.split()))[:80]
 
 
-def sliders(models: Models) -> list[gr.Slider]:
-    """A slider for each value of `Sampling`, in its order."""
+def sliders(models: Models) -> list:
+    """A control for each value of `Sampling`, in its order, two in a row."""
     most = MOST | {"temperature": 2, "top_k": 100, "tokens": min(256, models.context // 2)}
-    default = Sampling(tokens=models.response_tokens)
-    return [
-        gr.Slider(
-            LEAST.get(name, 0),
-            most[name],
-            getattr(default, name),
-            step=STEPS.get(name, 1),
-            label=name.replace("_", "-"),
-            info=HINTS.get(name),
-        )
-        for name in MOST
-    ]
+    default, names, controls = Sampling(tokens=models.response_tokens), list(MOST), []
+    for start in range(0, len(names), 2):
+        with gr.Row():
+            for name in names[start : start + 2]:
+                value, look = (
+                    getattr(default, name),
+                    {"label": LABELS.get(name, name.replace("_", "-")), "min_width": 150},
+                )
+                look |= {"minimum": LEAST.get(name, 0), "step": STEPS.get(name, 1)}
+                if name == "seed":
+                    controls.append(gr.Number(value, precision=0, **look))
+                else:
+                    controls.append(gr.Slider(maximum=most[name], value=value, buttons=[], **look))
+    return controls
 
 
 def sampling_of(values: tuple[float, ...]) -> Sampling:
@@ -156,18 +159,18 @@ def compare(models: Models, text: str, values: tuple) -> Iterator[str]:
 # ---------------------------------------------------------------- blind votes
 
 
-def vote_tab(models: Models, votes: Votes, knobs: list[gr.Slider]) -> None:
+def vote_tab(models: Models, votes: Votes, knobs: list) -> None:
     """Two answers without names, a choice, and whose they were."""
     names = [*models.policies, *([BEST] if models.reward and models.reference else [])]
     pairs = [" and ".join(pair) for pair in combinations(names, 2)]
     if not pairs or not models.prompts:
-        gr.HTML(note("A vote needs two policies and held-out posts. " + " ".join(models.missing)))
+        gr.HTML(note("A vote needs two policies and held-out prompts. " + " ".join(models.missing)))
         return
     value = "SFT and PPO" if "SFT and PPO" in pairs else pairs[0]
     with gr.Row():
         between = gr.Dropdown(pairs, value=value, label="Which is better, of two answers by")
         draw = gr.Button("New pair", variant="primary")
-    shown, state = gr.HTML(note("Draw a pair: two answers to a held-out post.")), gr.State(None)
+    shown, state = gr.HTML(note("Draw a pair: two answers to a held-out prompt.")), gr.State(None)
     with gr.Row():
         buttons = [gr.Button(f"{side} is better", interactive=False) for side in "AB"]
     said = gr.HTML(note(tally(votes)))
@@ -207,7 +210,7 @@ def locked(yes: bool) -> list[dict]:
 
 
 def draw_pair(models: Models, names: list[str], sampling: Sampling) -> Pair | None:
-    """Answers of two policies to a random held-out post; None where they don't differ."""
+    """Answers of two policies to a random held-out prompt; None where they don't differ."""
     prompt, n = random.choice(models.prompts), sampling.n if BEST in names else 1
     wanted = {*names, "SFT"} & {*models.policies}
     some = replace(models, policies={name: models.policies[name] for name in wanted})

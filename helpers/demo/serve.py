@@ -1,5 +1,6 @@
 """`python -m helpers demo RUN`: a local web page to talk to the models of a run."""
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of("demo", "A web page to talk to the models of a run.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines too")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    parser.add_argument("--browser", action="store_true", help="open it in a browser")
+    kind, text = argparse.BooleanOptionalAction, "open it in a browser (default: on a desktop)"
+    parser.add_argument("--browser", action=kind, default=has_screen(), help=text)
     args = parser.parse_args(argv)
     try:
         models = open_models(args)
@@ -32,3 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         launch(models, host=args.host, port=args.port, browser=args.browser)
     except (CheckpointError, OSError, ValueError) as error:
         sys.exit(f"demo: {error}")
+
+
+def has_screen() -> bool:
+    """Whether a browser would have a window: not on a machine that is reached by a terminal."""
+    desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or bool(desktop)

@@ -33,7 +33,7 @@ def test_posts_are_answered_with_score_and_gold(run_folder, models, monkeypatch,
 
 def test_a_wrong_line_is_told_and_the_next_one_answered(run_folder, monkeypatch, capsys):
     printed = ask(run_folder, "999\n1\n", monkeypatch, capsys, "--temperature", "0", "--n", "1")
-    assert "(no post 999: choose 1 to 200)" in printed and "\nPPO: " in printed
+    assert "(no prompt 999: choose 1 to 200)" in printed and "\nPPO: " in printed
 
 
 def test_a_response_gives_no_orders_to_the_terminal():

@@ -70,7 +70,7 @@ def test_rows_that_cannot_be_had_cost_the_choice_of_posts_only(run_folder, tmp_p
         path.write_text(json.dumps(info))
     models = open_run(folder)
     assert models.prompts == [] and len(models.policies) == 3
-    assert models.missing[0].startswith("no held-out posts to choose from: CarperAI/")
+    assert models.missing[0].startswith("no held-out prompts to choose from: CarperAI/")
 
 
 # ---------------------------------------------------------------- prompts
