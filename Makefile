@@ -5,6 +5,8 @@
 #                   STAGES=reward,ppo for these notebooks alone
 #   make lab        JupyterLab on localhost
 #   make restore    put the answers that passed their checks, kept in my/, back into the notebooks
+#   make demo       a page to talk to a run's models, on localhost; NAME=mine for the folder runs/mine
+#   make space      the same as a folder for a Hugging Face Space: runs/mine/space
 #   make test       lint and tests
 #   make test-all   the slow tests too
 #   make notebooks  refresh the taught cells, run all notebooks (bonus/ too), save their outputs
@@ -27,6 +29,7 @@ NAME ?=
 STAGES ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
+DEMO_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 EVIDENCE_ARGS ?=
@@ -42,10 +45,11 @@ endif
 # Bytecode is compiled where it is imported: compiling all packages takes another minute.
 INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 VIDEO_STAMP := $(VENV)/.installed-video
 
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted video clean
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted video demo space clean
 .DEFAULT_GOAL := help
 
 help:
@@ -67,6 +71,9 @@ test-all:
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+demo space: $(DEMO_STAMP)
+	@$(PY) -m helpers $@ $(if $(NAME),"runs/$(NAME)") $(DEMO_ARGS)
 
 notebooks: $(STAMP)
 	@$(PY) -m tools.notebooks sync
@@ -111,7 +118,12 @@ endif
 	@$(INSTALL) -r requirements.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'
 
-$(DEV_STAMP): $(STAMP) requirements-dev.txt
+$(DEMO_STAMP): $(STAMP) requirements-demo.txt
+	@echo "Installing what the demo needs on top"
+	@$(INSTALL) -r requirements-demo.txt -c constraints.txt
+	@$(PY) -c 'open("$@", "w").close()'
+
+$(DEV_STAMP): $(STAMP) requirements-demo.txt requirements-dev.txt
 	@echo "Installing what the tests need on top"
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'

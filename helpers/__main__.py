@@ -10,6 +10,8 @@
     publish     upload a checkpoint to the Hugging Face Hub
     hellaswag   evaluate a checkpoint on HellaSwag
     restore     put your kept answers back into the notebooks
+    demo        open a page to talk to a run's models     chat    the same in the terminal
+    space       write that page as a folder for a Hugging Face Space
     budget      print the estimated minutes and memory of the GPU presets
 
 `python -m helpers COMMAND --help` lists a command's options.
@@ -35,6 +37,9 @@ COMMANDS = {
     "publish": ("helpers.run.publish", "main"),
     "hellaswag": ("helpers.stages.hellaswag", "main"),
     "restore": ("helpers.run.answers", "main"),
+    "demo": ("helpers.demo.serve", "main"),
+    "chat": ("helpers.demo.chat", "main"),
+    "space": ("helpers.demo.space", "main"),
     "budget": ("helpers.run.expected", "main"),
 }
 

@@ -18,6 +18,7 @@ MAY = {  # room: the rooms that its files import from, beside their own
     "compare": {"engine", TOP, "rows", "run"},
     "stages": {"engine", TOP, "rows", "run", "compare"},
     "lesson": {"engine", TOP, "rows", "run", "compare"},
+    "demo": {"engine", TOP, "rows", "run"},
 }
 
 
