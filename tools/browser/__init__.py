@@ -1,0 +1,1 @@
+"""The four notebooks in a real browser: `make browser`."""
