@@ -1,12 +1,10 @@
 """A notebook in the browser: open it, run it, look for errors, take its pictures."""
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route
 
 from tools.browser.lab import Lab
