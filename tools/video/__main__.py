@@ -18,6 +18,11 @@ from tools.video.voice import Voice, VoiceError
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER, CACHE = ROOT / "docs/video", ROOT / "runs/video"
 BEGIN, END = "<!-- videos: written by make video -->", "<!-- end of videos -->"
+INTRODUCTION = """\
+## Watch it first
+
+Films of about ten minutes show the idea, the formula and the result of every section, in the run of
+the committed notebooks. The voice is synthetic; captions are in the files."""
 
 
 def load(name: str) -> Script:
@@ -72,7 +77,7 @@ def write_readme(path: Path, rows: dict[str, str]) -> None:
     chapter_lines = "\n\n".join(rows[name] for name in NAMES if name in rows)
     fold = f"<details><summary>Chapters</summary>\n\n{chapter_lines}\n\n</details>"
     table = "\n".join(posters) + "\n\n" + fold
-    path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{BEGIN}\n{INTRODUCTION}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def build(names: list[str], voice_path: str, pace: float) -> None:
