@@ -1,12 +1,10 @@
 """A notebook in the browser: open it, run it, look for errors, take its pictures."""
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route
 
 from tools.browser.lab import Lab
@@ -64,6 +62,10 @@ class Notebook:
 
     def cell(self, index: int) -> Locator:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def output(self, index: int) -> str:
+        """The text that a cell shows."""
+        return self.cell(index).locator(".jp-OutputArea").first.inner_text()
 
     def run_all(self, seconds: float = 600) -> None:
         self.menu("Run", "Run All Cells")
