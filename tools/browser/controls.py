@@ -53,17 +53,18 @@ def label(element: Locator, kind: str) -> str:
     """What is written at a control."""
     if kind in ("choice", "button"):
         return element.inner_text().strip()
-    labelled = ".jupyter-widgets:has(.widget-label, .widget-label-basic, label)"
-    own = element.evaluate(f"x => x.closest('{labelled}')?.innerText")
-    return (own or element.get_attribute("placeholder") or kind).strip().splitlines()[0]
+    own = element.evaluate("x => x.closest('.jupyter-widgets:has(label)')?.innerText")
+    return (own or kind).strip().splitlines()[0]
 
 
 def moves(element: Locator, kind: str) -> Iterator[Callable[[], None]]:
     """Ways to move a control, one after the other."""
     if kind == "slider":
         for _ in range(3):
-            now, most = (element.get_attribute(f"aria-value{name}") for name in ("now", "max"))
-            key = "ArrowLeft" if now == most else "ArrowRight"
+            at_end = element.get_attribute("aria-valuenow") == element.get_attribute(
+                "aria-valuemax"
+            )
+            key = "ArrowLeft" if at_end else "ArrowRight"
             yield lambda key=key: element.press(key)
     elif kind == "menu":
         count = element.locator("option").count()

@@ -63,6 +63,10 @@ class Notebook:
     def cell(self, index: int) -> Locator:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
 
+    def output(self, index: int) -> str:
+        """The text that a cell shows."""
+        return self.cell(index).locator(".jp-OutputArea").first.inner_text()
+
     def run_all(self, seconds: float = 600) -> None:
         self.menu("Run", "Run All Cells")
         self.wait_for_cells(seconds)

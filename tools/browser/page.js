@@ -59,4 +59,8 @@
     }
     return [...new Set(pale)];
   };
+
+  // What of an output can only be seen by scrolling sideways
+  window.overflow = (element) =>
+    element.scrollWidth > element.clientWidth + 1 ? [element.innerText.slice(0, 60)] : [];
 })();
