@@ -13,6 +13,8 @@
 #   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;
 #                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
+#   make browser    the four notebooks in Chromium, every widget used, pictures in runs/browser: minutes;
+#                   make browser CHROMIUM=path BROWSER_ARGS="--notebooks 3-PPO"
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -27,6 +29,8 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 EVIDENCE_ARGS ?=
+BROWSER_ARGS ?=
+CHROMIUM ?=
 
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
@@ -37,8 +41,9 @@ endif
 INSTALL := $(PY) -m pip install -qq --no-compile --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+BROWSER_STAMP := $(VENV)/.installed-browser
 
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu clean
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -84,6 +89,9 @@ gpu:
 	then $(PYTHON) -m benchmarks.gpu $(GPU_ARGS); \
 	else $(MAKE) --no-print-directory $(DEV_STAMP) && $(PY) -m benchmarks.gpu $(GPU_ARGS); fi
 
+browser: $(BROWSER_STAMP)
+	@$(PY) -m tools.browser $(if $(CHROMIUM),--chromium "$(CHROMIUM)") $(BROWSER_ARGS)
+
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
@@ -101,4 +109,8 @@ endif
 $(DEV_STAMP): $(STAMP) requirements-dev.txt
 	@echo "Installing what the tests need on top"
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+	@$(PY) -c 'open("$@", "w").close()'
+
+$(BROWSER_STAMP): $(STAMP) requirements-browser.txt
+	@$(INSTALL) -r requirements-browser.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'
