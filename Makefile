@@ -18,6 +18,8 @@
 #   make hosted     the notebooks as on Colab and on Kaggle: their package versions, fetched alone
 #   make video      the walkthrough in docs/video, from the committed notebooks; VIDEO=3-PPO for one film,
 #                   VOICE=voice.onnx for another piper voice, PACE=1.2 to speak more slowly
+#   make browser    the four notebooks in Chromium, every widget used, pictures in runs/browser: minutes;
+#                   make browser CHROMIUM=path BROWSER_ARGS="--notebooks 3-PPO"
 #   make clean      remove environments and caches (runs/ stays)
 #
 # Linux without a GPU: make course TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -37,6 +39,9 @@ VIDEO ?=
 VOICE ?=
 PACE ?=
 
+BROWSER_ARGS ?=
+CHROMIUM ?=
+
 ifeq ($(OS),Windows_NT)
 PY := $(VENV)/Scripts/python.exe
 else
@@ -50,6 +55,10 @@ DEV_STAMP := $(VENV)/.installed-dev
 VIDEO_STAMP := $(VENV)/.installed-video
 
 .PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted video demo space clean
+
+BROWSER_STAMP := $(VENV)/.installed-browser
+
+.PHONY: help course restore test test-all lab notebooks data bench evidence gpu browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -104,6 +113,9 @@ hosted: $(STAMP)
 video: $(VIDEO_STAMP)
 	@$(PY) -m tools.video build $(VIDEO) $(if $(VOICE),--voice "$(VOICE)") $(if $(PACE),--pace $(PACE))
 
+browser: $(BROWSER_STAMP)
+	@$(PY) -m tools.browser $(if $(CHROMIUM),--chromium "$(CHROMIUM)") $(BROWSER_ARGS)
+
 clean:
 	rm -rf .venv .venv-ci .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
@@ -131,4 +143,7 @@ $(DEV_STAMP): $(STAMP) requirements-demo.txt requirements-dev.txt
 $(VIDEO_STAMP): $(STAMP) requirements-video.txt
 	@echo "Installing what the films need on top"
 	@$(INSTALL) -r requirements-video.txt -c constraints.txt
+
+$(BROWSER_STAMP): $(STAMP) requirements-browser.txt
+	@$(INSTALL) -r requirements-browser.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'

@@ -50,10 +50,22 @@ def test_answers_by_keyboard_are_in_the_file_at_once(file):
     keys.value = "aBxt"
     assert [answer.choice for answer in file.read()] == ["a", "b", "t"]
     keys.value = "aBx"
+    keys.value = "aB"  # x was no answer, so none is taken back
     assert [answer.choice for answer in file.read()] == ["a", "b"]
+    keys.value = "aBst"
     keys.value = ""  # all selected and deleted: nothing is lost
-    assert len(file.read()) == 2
+    assert len(file.read()) == 4
     assert file.read()[0] == Answer(asked[0].prompt, asked[0].a, asked[0].b, "a")
+
+
+@pytest.mark.parametrize("old, new", [("ab", "at"), ("abs", "at"), ("ab", "a"), ("abst", "a")])
+def test_quick_keys_that_arrive_together(old, new, file):
+    """A backspace and the next key may reach the kernel as one change."""
+    widget = label_pairs(own_labels.questions(PAIRS, 9, repeats=0, seed=0), file)
+    (keys,) = parts(widget, widgets.Text)
+    keys.value = old
+    keys.value = new
+    assert "".join(answer.choice for answer in file.read()) == new
 
 
 def test_it_goes_on_after_a_restart(file):

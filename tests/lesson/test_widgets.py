@@ -12,7 +12,7 @@ from data.worlds import gold as gold_of_world
 from helpers.evaluation import judge
 from helpers.lesson.completions import summary_versions
 from helpers.lesson.plots.sft import WORD_COLOURS, judged_words
-from helpers.lesson.widgets import ppo, pretrain, reward, sft
+from helpers.lesson.widgets import core, ppo, pretrain, reward, sft
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.records import Comparison, Prompt
 from helpers.rows.embedded import load_rows
@@ -23,6 +23,20 @@ from tests.support.explorers import controls, shown
 def no_figure_left_open():
     yield
     assert not plt.get_fignums(), "a widget left a figure open: its cell would show it twice"
+
+
+def test_a_figure_in_kept_margins_is_the_same_picture():
+    def figure(dark: float):
+        fig, axes = plt.subplots(layout="constrained")
+        fig.colorbar(axes.imshow([[0, dark]], vmin=0, vmax=1), shrink=0.6)
+        axes.set(xlabel="a label", title="a title")
+        return fig
+
+    fresh, kept = core.picture(), core.picture()
+    core.draw(kept, figure(0.2), like="labels")
+    core.draw(kept, figure(0.7), like="labels")
+    core.draw(fresh, figure(0.7))
+    assert kept.value == fresh.value and kept.width == fresh.width
 
 
 @pytest.fixture

@@ -85,10 +85,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "runs/browser")
     args = parser.parse_args()
     chromium = find_browser(args.chromium)
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
+    whole = args.notebooks == list(STAGES)  # else it goes on with the checkpoints that are there
+    shutil.rmtree(args.out if whole else args.out / "lab", ignore_errors=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     faults, times = [], []
-    with closing(Lab(args.out / "lab", args.notebooks)) as lab, sync_playwright() as playwright:
+    lab = Lab(args.out / "lab", args.out / "run", args.notebooks)
+    with closing(lab), sync_playwright() as playwright:
         # a container's root has no sandbox
         sandbox = not hasattr(os, "getuid") or os.getuid() != 0
         browser = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=sandbox)

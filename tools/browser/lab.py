@@ -26,12 +26,12 @@ SETTINGS = {
 class Lab:
     """A server on a free port of 127.0.0.1, with a random token.
 
-    folder: an empty folder of its own below the repository. The notebooks that are opened are
-    copies in it, and their run is in it too. Close it at the end, also after an error.
+    folder: a new one below the repository, with copies of the notebooks `stems`, which are opened
+    there. run: their run folder. Close it at the end, also after an error.
     """
 
-    def __init__(self, folder: Path, stems: list[str]):
-        self.run, notebooks = folder / "run", folder / "notebooks"
+    def __init__(self, folder: Path, run: Path, stems: list[str]):
+        self.run, notebooks = run, folder / "notebooks"
         notebooks.mkdir(parents=True)
         for stem in stems:
             shutil.copy(ROOT / f"{stem}.ipynb", notebooks)
@@ -45,7 +45,7 @@ class Lab:
             f"JUPYTERLAB_{name}_DIR": str(folder / name.lower())
             for name in ("SETTINGS", "WORKSPACES")
         }
-        own |= {"JUPYTER_TOKEN": self.token, "RLHF_PRESET": "smoke", "RLHF_OUT": str(self.run)}
+        own |= {"JUPYTER_TOKEN": self.token, "RLHF_PRESET": "smoke", "RLHF_OUT": str(run)}
         options = ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
         options += [f"--ServerApp.root_dir={notebooks}"]
         if hasattr(os, "getuid") and os.getuid() == 0:

@@ -16,6 +16,8 @@ class Labels:
 
     def __init__(self, notebook: Notebook, index: int):
         self.notebook, self.index, self.given = notebook, index, []
+        self.path = notebook.lab.run / "labels.jsonl"
+        self.path.unlink(missing_ok=True)
 
     @property
     def output(self) -> Locator:
@@ -23,9 +25,7 @@ class Labels:
 
     def kept(self) -> list[dict]:
         """The answers in the file."""
-        path = self.notebook.lab.run / "labels.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def shows(self, count: int) -> bool:
         return self.output.get_by_text(f"{count} of ").count() > 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from html import escape
+from os.path import commonprefix
 
 import ipywidgets as widgets
 
@@ -10,6 +11,7 @@ from helpers.lesson.own_labels import CHOICES, Answer, LabelError, LabelFile, Qu
 from helpers.lesson.widgets.core import Explorer, in_lines, post_html, side_by_side, words
 
 CARD = "flex:1 1 300px;border:1px solid #8888;border-radius:6px;padding:2px 12px;margin:4px"
+AT_ONCE = 3  # letters deleted together by backspace; more have been selected, and nothing is lost
 
 
 def label_pairs(asked: Sequence[Question], file: LabelFile) -> widgets.Widget:
@@ -67,12 +69,16 @@ def label_pairs(asked: Sequence[Question], file: LabelFile) -> widgets.Widget:
         change(lambda: answers.pop() if answers else None)
 
     def typed(change: dict) -> None:
-        old, new = change["old"], change["new"]
-        for key in new.removeprefix(old).lower() if new.startswith(old) else "":
+        old, new = change["old"].lower(), change["new"].lower()
+        same = len(commonprefix([old, new]))
+        if len(old) - same > AT_ONCE:
+            return
+        for key in old[same:]:  # quick keys arrive together: "ab" may become "at"
+            if key in CHOICES:
+                undo()
+        for key in new[same:]:
             if key in CHOICES:
                 choose(key)
-        if old.startswith(new) and len(old) - len(new) == 1:
-            undo()
 
     try:
         answers += file.read()

@@ -91,7 +91,7 @@ def explore_clip() -> widgets.Widget:
     def update() -> None:
         fig, ax = plt.subplots(figsize=(5.6, 2.9))
         clip_curves(ax, advantage.value, clip_range.value, ratio.value)
-        draw(image, fig)
+        draw(image, fig, like=advantage.value)
         note.value = clip_note(ratio.value, advantage.value, clip_range.value)
 
     follow([ratio, advantage, clip_range], update)

@@ -83,6 +83,7 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.W
     query = slider("token that looks", MOST, 1, MOST, wait=True)
     query_place = widgets.VBox([query])
     line, square, note = picture(), picture(), words()
+    drawn = []
 
     def update() -> None:
         ids = tokenizer.encode(box.value)[: min(MOST, model.config.context)]
@@ -97,8 +98,11 @@ def attention_explorer(model: GPT, tokenizer: Tokenizer, text: str) -> widgets.W
         looks = weights[t]
         token = escape(repr(pieces[t]))
         note.value = f"Token {t + 1} of {len(ids)}, <code>{token}</code>, looks at:"
-        draw(line, plots.text_figure(pieces, looks, most=looks.max().item(), label="weight"))
-        draw(square, plots.attention_map(weights, pieces))
+        one = plots.text_figure(pieces, looks, most=looks.max().item(), label="weight")
+        draw(line, one, like=pieces)
+        if drawn != [ids, layer.value, head.value]:  # the map does not depend on who looks
+            drawn[:] = ids, layer.value, head.value
+            draw(square, plots.attention_map(weights, pieces), like=pieces)
 
     follow([box, layer, head, query], update)
     knobs = widgets.VBox([layer, head, query_place])

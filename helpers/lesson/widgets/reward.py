@@ -43,7 +43,7 @@ def bradley_terry_explorer() -> widgets.Widget:
     def update() -> None:
         gap = chosen.value - rejected.value
         p = torch.sigmoid(torch.tensor(gap)).item()
-        draw(image, plots.bradley_terry(chosen.value, rejected.value))
+        draw(image, plots.bradley_terry(chosen.value, rejected.value), like="always")
         note.value = (
             f"<p>gap {gap:+.1f}: the model says <b>{p:.1%}</b> for the chosen one. One step of "
             "gradient descent pushes "
