@@ -154,5 +154,6 @@ def heldout(run: Models, data_dir: Path | None) -> list[Prompt]:
     try:
         return load_track(run.track, "prompts", "heldout", limits=limits, limit=SHOWN, **where)[0]
     except (SourceError, ImportError, OSError, ValueError) as error:
-        run.missing.append(f"no held-out prompts to choose from: {error}")
+        reason = str(error).partition(". ")[0]  # what follows is for training
+        run.missing.append(f"no held-out prompts to choose from: {reason}")
         return []
