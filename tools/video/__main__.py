@@ -55,7 +55,7 @@ def stills(script: Script, folder: Path) -> None:
 
 def listed(name: str, times: list[tuple[float, str]], seconds: float) -> str:
     """A film's chapters as a line of README.md."""
-    marks = " · ".join(f"{clock(start, 'short')} {title}" for start, title in times)
+    marks = " · ".join(f"{title} {clock(start, 'short')}" for start, title in times)
     return f"**{name}** ({clock(seconds, 'short')}): {marks}"
 
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("build", "check", "stills"))
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=", ".join(NAMES))
     parser.add_argument("--voice", default="", help="a piper voice, an .onnx file")
-    parser.add_argument("--pace", type=float, default=1.12, help="1.1 is a tenth slower")
+    parser.add_argument("--pace", type=float, default=1.18, help="1.1 is a tenth slower")
     parser.add_argument("--out", type=Path, default=CACHE / "stills", help="folder of stills")
     args = parser.parse_args(argv)
     names = args.notebooks or list(NAMES)

@@ -43,7 +43,7 @@ class Voice:
     from recordings in the public domain. pace: 1.1 is a tenth slower.
     """
 
-    def __init__(self, cache: Path, path: str = "", pace: float = 1.12):
+    def __init__(self, cache: Path, path: str = "", pace: float = 1.18):
         try:
             from piper import PiperVoice, SynthesisConfig
 
