@@ -38,7 +38,6 @@ EVIDENCE_ARGS ?=
 VIDEO ?=
 VOICE ?=
 PACE ?=
-
 BROWSER_ARGS ?=
 CHROMIUM ?=
 
@@ -53,12 +52,10 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 VIDEO_STAMP := $(VENV)/.installed-video
-
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu hosted video demo space clean
-
 BROWSER_STAMP := $(VENV)/.installed-browser
 
-.PHONY: help course restore test test-all lab notebooks data bench evidence gpu browser clean
+.PHONY: help course restore demo space test test-all lab notebooks data bench evidence gpu hosted \
+	video browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -143,6 +140,7 @@ $(DEV_STAMP): $(STAMP) requirements-demo.txt requirements-dev.txt
 $(VIDEO_STAMP): $(STAMP) requirements-video.txt
 	@echo "Installing what the films need on top"
 	@$(INSTALL) -r requirements-video.txt -c constraints.txt
+	@$(PY) -c 'open("$@", "w").close()'
 
 $(BROWSER_STAMP): $(STAMP) requirements-browser.txt
 	@$(INSTALL) -r requirements-browser.txt -c constraints.txt
