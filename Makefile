@@ -132,7 +132,7 @@ $(DEMO_STAMP): $(STAMP) requirements-demo.txt
 	@$(INSTALL) -r requirements-demo.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'
 
-$(DEV_STAMP): $(STAMP) requirements-demo.txt requirements-dev.txt
+$(DEV_STAMP): $(STAMP) requirements-dev.txt
 	@echo "Installing what the tests need on top"
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
 	@$(PY) -c 'open("$@", "w").close()'
