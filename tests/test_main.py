@@ -92,7 +92,10 @@ def test_a_stage_refuses_a_bad_value_in_one_line(capsys):
     assert code == 2 and err.count("\n") == 1 and "did you mean smoke?" in err
 
 
-@pytest.mark.parametrize("name", sorted(front.COMMANDS.keys() - {"fetch", "publish", "budget", "restore"}))
+READ_NONE = {"fetch", "publish", "budget", "restore"}  # no settings
+
+
+@pytest.mark.parametrize("name", sorted(front.COMMANDS.keys() - READ_NONE))
 def test_every_command_refuses_a_bad_variable_in_one_line(name, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("RLHF_TRAK", "tldr")
     (tmp_path / "a.pt").touch()
