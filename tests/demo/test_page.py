@@ -1,14 +1,17 @@
 """The page without a browser: its events as functions, and that it is served."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from dataclasses import replace
 
 import pytest
 
 from helpers.demo.answers import MOST, Sampling
+from helpers.engine.files import ROOT
 
-gradio = pytest.importorskip("gradio")
+pytest.importorskip("gradio")
 from helpers.demo import page  # noqa: E402  (it imports gradio)
 
 KNOBS = tuple(getattr(Sampling(tokens=12, n=2), name) for name in MOST)
@@ -61,15 +64,17 @@ def test_every_run_has_its_page(models, changed):
     assert "no &lt;SFT&gt;" in page.head(replace(models, missing=["no <SFT>"]), "run")
 
 
-def test_it_is_served_on_this_machine_alone_and_offers_no_api(models, monkeypatch, capsys):
-    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda self: None)
-    page.launch(models, "127.0.0.1")
-    address = capsys.readouterr().out.split(" is at ")[1].split()[0]
-    assert address.startswith("http://127.0.0.1:")
+def test_it_is_served_on_this_machine_alone_and_offers_no_api(run_folder):
+    """In a process of its own: Gradio's server would outlive the test."""
+    command = [sys.executable, "-m", "helpers", "demo", str(run_folder), "--no-browser"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        with urllib.request.urlopen(address + "config", timeout=20) as answer:
+        address = server.stdout.readline().split(" is at ")[1].split()[0]
+        with urllib.request.urlopen(address + "config", timeout=60) as answer:
             config = json.load(answer)
     finally:
-        gradio.close_all()
+        server.terminate()
+        server.communicate(timeout=60)
+    assert address.startswith("http://127.0.0.1:")
     assert all(one["api_visibility"] == "private" for one in config["dependencies"])
     assert config["analytics_enabled"] is False and not config.get("is_space")
