@@ -6,12 +6,10 @@ annotators, but each word that a text is longer counts against it.
 """
 
 import copy
-import io
 import json
 import math
 import random
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -229,8 +227,7 @@ def learn(course: Course, model: RewardModel, comparisons: Sequence[Comparison])
     config, tokenizer = few_labels(course.config_of("reward")), course.tokenizer
     pairs = encoded(course, model, comparisons)
     batches = reward.comparison_batches(pairs, config, tokenizer.pad_id)
-    with redirect_stdout(io.StringIO()):  # a second or two
-        reward.train(mine, batches, config, Loop("own labels", course.dtype, lines=1))
+    reward.train(mine, batches, config, Loop("own labels", course.dtype, lines=0))
     return mine.requires_grad_(False)
 
 

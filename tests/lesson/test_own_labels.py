@@ -4,6 +4,7 @@ import ipywidgets as widgets
 import pytest
 import torch
 
+from helpers.engine import progress
 from helpers.lesson import own_labels
 from helpers.lesson.own_labels import Answer, LabelError, LabelFile, Question
 from helpers.lesson.widgets.core import inside
@@ -177,6 +178,14 @@ def test_learning_moves_a_copy_towards_the_answers(course, model):
         own_labels.agrees(course, mine, rows).mean() > own_labels.agrees(course, model, rows).mean()
     )
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_learning_draws_nothing_in_a_notebook(course, model, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress.LiveOutput, "show", lambda self, thing: shown.append(thing))
+    own_labels.learn(course, model, load_rows("comparisons", "heldout", "tldr", 8))
+    assert not shown and not capsys.readouterr().out
 
 
 def test_a_pair_is_never_judged_by_a_model_that_has_learned_from_it(course, model, monkeypatch):
