@@ -18,7 +18,7 @@ NAMES = {  # in the order of each notebook
     "0-Pretrain": "merge initial_loss perplexity causal_mask attention block next_token_loss "
     "learning_rate training_loop next_probs position_ids attention_cost cached_step",
     "1-SFT": "template stop_rate first_loss_row completion_mask labels token_mean masked_loop "
-    "coin_floor entropy_floor",
+    "coin_floor entropy_floor cooled_share",
     "1b-Adapters": "lora lora_size round_nf4",
     "2-RM-Training": "bayes_accuracy bradley_terry untrained_loss last_token pair_loop accuracy "
     "normalise best_of_n bin_accuracy",

@@ -1,4 +1,6 @@
-"""Exercises of 1-SFT: template, completion mask, labels, token mean, entropy floor, stop rate."""
+"""Exercises of 1-SFT: template, completion mask, labels, token mean, entropy floor, stop rate, and
+what a temperature makes of a habit.
+"""
 
 import math
 
@@ -223,5 +225,45 @@ check_coin_floor = Prediction(
             lambda answer: 10 * answer
         ),
         "that is in bits. Nats use the natural logarithm.": lambda answer: answer / math.log(2),
+    },
+)
+
+
+def _cooled_share(share: float, temperature: float, norm=True) -> float:
+    if temperature == 0:
+        return float(share > 0.5)
+    yes, no = share ** (1 / temperature), (1 - share) ** (1 / temperature)
+    return yes / (yes + no) if norm else yes
+
+
+def _same_share(share: float, temperature: float) -> float:
+    return share if temperature else _cooled_share(share, 0)
+
+
+def _multiplied(share: float, temperature: float) -> float:
+    return _cooled_share(share, 1 / temperature if temperature else 0)
+
+
+check_cooled_share = Exercise(
+    "cooled_share",
+    _cooled_share,
+    cases={
+        "temperature 1": (0.6, 1.0),
+        "a habit of most, cooler": (0.6, 0.5),
+        "a habit of few, cooler": (0.2, 0.5),
+        "hotter": (0.9, 2.0),
+        "temperature 0, a habit of most": (0.6, 0.0),
+        "temperature 0, a habit of few": (0.4, 0.0),
+    },
+    mistakes={
+        "multiplied by the temperature. Logits are divided by it: cooler means sharper.": [
+            _multiplied,
+            lambda share, temperature: (
+                share**temperature / (share**temperature + (1 - share) ** temperature)
+            ),
+        ],
+        "not normalised. The two probabilities must sum to 1.": {"norm": False},
+        "the share is still what it was. Divide the logits, not the probabilities: a common factor "
+        "of the probabilities cancels.": _same_share,
     },
 )
