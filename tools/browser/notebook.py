@@ -95,7 +95,8 @@ class Notebook:
 
     def set_theme(self, name: str) -> None:
         self.menu("Settings", "Theme", f"JupyterLab {name}")
-        self.page.wait_for_selector(f'body[data-jp-theme-name="JupyterLab {name}"]')
+        body = f'body[data-jp-theme-name="JupyterLab {name}"]'
+        self.page.wait_for_selector(body, state="attached")  # its own box may have no height
         self.page.wait_for_timeout(1000)
 
     def close(self) -> None:
