@@ -41,7 +41,7 @@
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), pale = [];
     while (walker.nextNode()) {
       const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
-      if (!text || !element.checkVisibility() || element.closest("style, script, svg")) continue;
+      if (!text || !element.checkVisibility() || element.closest("style, script, svg, .jp-OutputPrompt")) continue;
       const layers = [];
       let opacity = 1;
       for (let node = element; node; node = node.parentElement) {
