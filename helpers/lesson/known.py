@@ -6,7 +6,6 @@ known. For rows that people wrote a function shows what can be counted instead.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -17,7 +16,6 @@ from data.tldr import summaries
 from data.tldr.gold import SLOT_OF
 from data.tldr.posts import Facts, draw_split_post
 from data.tldr.vocabulary import TWINS
-from data.worlds import Judged
 from helpers.compare.text_metrics import distinct, mean_words, rouge
 from helpers.evaluation import Responses, entropy_floor, judge
 from helpers.lesson.text import wrap
@@ -107,10 +105,15 @@ def show_judged(prompt: Prompt, texts: Sequence[str]) -> None:
         print(verdict(prompt, text) if prompt.facts else f"no gold reward is known: {text[:60]!r}")
 
 
-def verdict(prompt: Prompt, text: str) -> Judged:
-    """The gold reward of a response and what it counts, with two decimals."""
-    judged = judge(prompt, text)
-    return replace(judged, reward=round(judged.reward, 2))
+def verdict(prompt: Prompt, text: str) -> str:
+    """The gold reward of a response, and what it counts."""
+    counts = dict(vars(judge(prompt, text)))
+    reward, yes_or_no = counts.pop("reward"), {True: "yes", False: "no"}
+    of_each = ", ".join(
+        f"{name} {yes_or_no[value] if isinstance(value, bool) else value}"
+        for name, value in counts.items()
+    )
+    return f"gold reward {reward:+.2f} ({of_each})"
 
 
 def show_responses(named: Mapping[str, Responses], people: Sequence[Demonstration]) -> None:

@@ -10,7 +10,7 @@ from data.tldr.gold import DETAILS, gold
 from data.tldr.posts import Facts, Post, draw_split_post
 from data.tldr.summaries import best_summary, draw_summary, flaw_rates
 from data.tldr.vocabulary import PLACE, TWINS
-from helpers.evaluation import Responses
+from helpers.evaluation import Responses, judge
 from helpers.lesson.known import (
     false_values,
     flaw_rates as rates_of,
@@ -18,6 +18,7 @@ from helpers.lesson.known import (
     floor_of,
     show_demonstrations,
     value_losses,
+    verdict,
     writers_gold,
 )
 from helpers.records import Demonstration, Document
@@ -127,3 +128,11 @@ def test_demonstrations_are_shown_with_their_flaws(capsys):
     assert f"flaws: {', '.join(rows[1].flaws) or 'none'}" in shown and "hallucination" in shown
     assert flaws_note(Demonstration("a", " b", flaws=[])) == "flaws: none"
     assert flaws_note(Demonstration("a", " b")) == "flaws: not known"
+
+
+@pytest.mark.parametrize("track", ["tldr", "sentiment", "assistant", "instruct"])
+def test_a_verdict_is_in_words(track):
+    prompt = load_rows("prompts", "heldout", track, 1)[0]
+    said = verdict(prompt, " no words")
+    assert said.startswith(f"gold reward {judge(prompt, ' no words').reward:+.2f} (")
+    assert "words 2" in said and "=" not in said and "False" not in said
