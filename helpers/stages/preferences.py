@@ -46,9 +46,12 @@ def label_noise(items: Sequence[Comparison | Labelled]) -> float | None:
 
 def measure(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> dict:
     """Accuracy on held-out comparisons, over all and by kind of pair, with the Bayes accuracy."""
-    margin = reward.margins(
-        model, encode(comparisons, tokenizer, model.gpt.config.context), tokenizer.pad_id
-    )
+    pairs = encode(comparisons, tokenizer, model.gpt.config.context)
+    return margin_metrics(reward.margins(model, pairs, tokenizer.pad_id), comparisons)
+
+
+def margin_metrics(margin: Tensor, comparisons: list[Comparison]) -> dict:
+    """What `measure` says, from the margin of each comparison, (N,)."""
     prompts = [comparison.prompt for comparison in comparisons]
     metrics = {
         "accuracy": reward.accuracy(margin),
