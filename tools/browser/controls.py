@@ -90,10 +90,11 @@ def time_of(notebook: Notebook, cell: Locator, act: Callable[[], None]) -> float
     page = notebook.page
     page.evaluate("cell => watchOutput(cell)", cell.element_handle())
     act()
-    for _ in range(60):
-        page.wait_for_timeout(500)
-        times = page.evaluate("outputTimes()")
-        if (times["quiet"] is None or times["quiet"] > 300) and notebook.lab.idle():
+    for tick in range(300):
+        page.wait_for_timeout(100)
+        quiet = page.evaluate("outputTimes()")["quiet"]
+        over = tick >= 5 if quiet is None else quiet > 250
+        if over and notebook.lab.idle():
             break
     return page.evaluate("outputTimes()")["last"]
 
