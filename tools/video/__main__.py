@@ -21,8 +21,8 @@ BEGIN, END = "<!-- videos: written by make video -->", "<!-- end of videos -->"
 INTRODUCTION = """\
 ## Watch it first
 
-Films of about ten minutes show the idea, the formula and the result of every section, in the run of
-the committed notebooks. The voice is synthetic; captions are in the files."""
+Films of eight to ten minutes show the idea, the formula and the result of each section, in the run
+of the committed notebooks. The voice is synthetic; captions are in the files."""
 
 
 def load(name: str) -> Script:
