@@ -75,6 +75,7 @@ def run(tokenizer, tmp_path, monkeypatch):
     plt.rcParams.update(style)
 
 
+@pytest.mark.slow
 def test_3_ppo_takes_what_is_counted(run, capsys):
     """In every phase at most the count, and no less than half of it."""
     cells, names = run

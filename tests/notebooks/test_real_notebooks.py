@@ -88,8 +88,11 @@ def track(request, tmp_path, monkeypatch):
     matplotlib.rcParams.update(style)
 
 
-def test_the_notebooks_run_on_a_local_folder(track, tmp_path, capsys):
-    twice = track == "tldr"  # every cell, as a learner may; once is enough of the other
+# each cell a second time, as a learner may
+@pytest.mark.parametrize(
+    "twice", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "twice"]
+)
+def test_the_notebooks_run_on_a_local_folder(track, twice, tmp_path, capsys):
     pretrain = run_cells(ROOT / "0-Pretrain.ipynb", twice)
     printed = capsys.readouterr().out
     assert pretrain["floor"] is None
