@@ -19,7 +19,9 @@ from helpers.run.settings import data_folder, read_settings
 from helpers.run.setup import make_course
 
 SETTINGS = ("data_dir", "device", "threads")
-HELP = "Type a prompt on one line, the number of a held-out one, or Enter for any. Ctrl-D ends."
+HELP = """Type a prompt on one line, the number of a held-out one, or Enter for any. Ctrl-D ends.
+These models have read one kind of text only; to anything unlike the held-out prompts, and about
+what a prompt leaves out, they make things up."""
 
 
 def parser_of(command: str, description: str) -> Parser:

@@ -196,9 +196,15 @@ def describe(answers: Sequence[Answer], comparisons: Sequence[Comparison]) -> No
 
 def show(what: str, hits: Sequence[bool]) -> None:
     """Print a share with its 95% interval."""
-    low, high = bootstrap_ci95(torch.tensor(hits).float())
-    share = sum(hits) / len(hits)
-    print(f"agree {what:22} {share:.2f} [{low:.2f}, {high:.2f}] of {len(hits)}")
+    print(f"agree {what:22} {share(torch.tensor(hits).float())}")
+
+
+def share(hits: Tensor) -> str:
+    """How many of the hits (N,), 1 or 0, are 1: the share with its 95% interval."""
+    if hits.sum() in (0, len(hits)):  # no interval can be drawn from these
+        return f"{hits.mean():.2f}: {'all' if hits.any() else 'none'} of {len(hits)}"
+    low, high = bootstrap_ci95(hits)
+    return f"{hits.mean():.2f} [{low:.2f}, {high:.2f}] of {len(hits)}"
 
 
 def repeated(answers: Sequence[Answer]) -> list[tuple[Comparison, Comparison]]:

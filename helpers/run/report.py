@@ -174,7 +174,7 @@ def summary(report: dict[str, Any]) -> str:
     """A line for each stage, the time, the learner's functions and the warnings."""
     seconds = report["seconds"]
     minutes = " + ".join(map(duration, seconds.values()))
-    time = f"time          {minutes} = {total_duration(seconds)}"
+    time = f"time          {minutes} = {total_duration(seconds)}, to the checkpoints"
     own = [f"trained with  {own_text(report)}"] if report["own_functions"] else []
     warnings = [f"WARNING in {text}" for text in report["warnings"]]
     return "\n".join([*stage_lines(report), time, *own, *warnings])

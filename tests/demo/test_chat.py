@@ -46,7 +46,7 @@ def test_ctrl_c_ends_it(models, monkeypatch, capsys):
 
     monkeypatch.setattr("builtins.input", interrupted)
     chat.chat(models, chat.Sampling(tokens=4))
-    assert capsys.readouterr().out.endswith("Ctrl-D ends.\n\n")
+    assert capsys.readouterr().out.endswith(f"{chat.HELP}\n\n")
 
 
 def test_it_is_a_program_that_reads_a_pipe(run_folder):

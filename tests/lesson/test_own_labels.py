@@ -149,6 +149,12 @@ def test_agreement_is_counted(capsys):
     assert own_labels.repeated(answers)[0][0].chosen == c.chosen
 
 
+def test_a_share_has_an_interval_where_one_can_be_drawn():
+    assert own_labels.share(torch.ones(20)) == "1.00: all of 20"
+    assert own_labels.share(torch.zeros(3)) == "0.00: none of 3"
+    assert own_labels.share(torch.tensor([1.0] * 15 + [0.0] * 5)).startswith("0.75 [0.5")
+
+
 def test_the_simulated_person_likes_it_short():
     long = [Comparison(f"post {i}", "a b c d e f g h i j", "a", "", 0.9) for i in range(50)]
     asked = own_labels.questions(long, 50, 0, 0)

@@ -174,7 +174,8 @@ class Prediction:
         if math.isnan(guess):
             return report(self.name, False, "the guess is nan, which is not a number.")
         if is_near(guess, self.answer, self.tolerance):
-            return report(self.name, True, f"{guess:.4g} is right ({self.answer:.4g}). {self.why}")
+            exactly = f" ({self.answer:.4g})" if f"{guess:.4g}" != f"{self.answer:.4g}" else ""
+            return report(self.name, True, f"{guess:.4g} is right{exactly}. {self.why}")
         for mistake, wrong in self.mistakes.items():
             if is_near(guess, wrong(self.answer) if callable(wrong) else wrong, self.tolerance):
                 return report(self.name, False, mistake)

@@ -240,6 +240,12 @@ def _same_share(share: float, temperature: float) -> float:
     return share if temperature else _cooled_share(share, 0)
 
 
+def _shares_as_logits(share: float, temperature: float) -> float:
+    if temperature == 0:
+        return float(share > 0.5)
+    return 1 / (1 + math.exp((1 - 2 * share) / temperature))
+
+
 def _multiplied(share: float, temperature: float) -> float:
     return _cooled_share(share, 1 / temperature if temperature else 0)
 
@@ -262,6 +268,9 @@ check_cooled_share = Exercise(
                 share**temperature / (share**temperature + (1 - share) ** temperature)
             ),
         ],
+        "the shares are not logits. The softmax turns log(share) and log(1 - share) into shares.": (
+            _shares_as_logits
+        ),
         "not normalised. The two probabilities must sum to 1.": {"norm": False},
         "the share is still what it was. Divide the logits, not the probabilities: a common factor "
         "of the probabilities cancels.": _same_share,

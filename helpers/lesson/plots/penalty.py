@@ -22,7 +22,10 @@ def draw_runs(ax: Axes, runs: Sequence[Mapping]) -> None:
     """Score and gold reward of some recorded runs against sqrt(KL), as gains in SFT standard
     deviations; a line for each run.
     """
-    lines = {"score": (BLUE, "score: what PPO sees"), "gold": (GREEN, "gold: what we want")}
+    lines = {
+        "score": (BLUE, "-", "score: what PPO sees"),
+        "gold": (GREEN, "--", "gold: what we want"),
+    }
     for i, run in enumerate(runs):
         curves, sft = run["curves"], run["sft"]
         x = [math.sqrt(max(0.0, kl)) for kl in smooth(curves["kl"])]
@@ -30,9 +33,9 @@ def draw_runs(ax: Axes, runs: Sequence[Mapping]) -> None:
             "score": [score - sft["score"] for score in curves["score"]],
             "gold": [(gold - sft["gold"]) / sft["gold_std"] for gold in curves["gold"]],
         }
-        for name, (colour, label) in lines.items():
-            style = {"color": colour, "lw": 1.4, "label": "" if i else label}
-            ax.plot(x, smooth(gains[name]), **style)
+        for name, (colour, style, label) in lines.items():
+            look = {"color": colour, "ls": style, "lw": 1.4, "label": "" if i else label}
+            ax.plot(x, smooth(gains[name]), **look)
     ax.axhline(0, color="#999", lw=0.8)
 
 
@@ -49,5 +52,5 @@ def penalty_figure(panels: Mapping[str, Sequence[Mapping]], columns: int = 2) ->
         ax.set_xlabel("distance from SFT, sqrt(KL in nats)")
     for ax in axes[:, 0]:
         ax.set_ylabel("SFT standard deviations")
-    axes[0, 0].legend(fontsize=8, loc="upper left")
+    axes[0, 0].legend(fontsize=8, loc="upper left", framealpha=0.6)
     return fig

@@ -126,7 +126,7 @@ def learning_curves(histories: dict[str, Sequence[dict]], floor: float) -> Figur
     if not math.isnan(floor):
         ax.axhline(floor, color=GREY, linestyle="--", label="floor: the annotators' own noise")
     ax.set(xlabel="step", ylabel="pairwise loss (nats)")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return fig
 
 
