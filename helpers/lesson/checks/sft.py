@@ -240,6 +240,12 @@ def _same_share(share: float, temperature: float) -> float:
     return share if temperature else _cooled_share(share, 0)
 
 
+def _softmax_of_shares(share: float, temperature: float) -> float:
+    if temperature == 0:
+        return _cooled_share(share, 0)
+    return 1 / (1 + math.exp((1 - 2 * share) / temperature))
+
+
 def _multiplied(share: float, temperature: float) -> float:
     return _cooled_share(share, 1 / temperature if temperature else 0)
 
@@ -262,8 +268,14 @@ check_cooled_share = Exercise(
                 share**temperature / (share**temperature + (1 - share) ** temperature)
             ),
         ],
-        "not normalised. The two probabilities must sum to 1.": {"norm": False},
+        "not normalised. The two probabilities must sum to 1.": [
+            {"norm": False},
+            lambda share, temperature: share ** (1 / max(temperature, 1e-6)),
+        ],
+        "logarithm forgotten. The logits are the logarithms of the two probabilities.": (
+            _softmax_of_shares
+        ),
         "the share is still what it was. Divide the logits, not the probabilities: a common factor "
-        "of the probabilities cancels.": _same_share,
+        "of the probabilities cancels.": [_same_share, lambda share, temperature: share],
     },
 )
