@@ -23,6 +23,7 @@ from helpers.tokenizer import Tokenizer
 
 BEST = "best of n"
 ALTERNATIVES = 5  # tokens that are shown for each place
+COOLEST = 0.001  # dividing by less would make infinite logits
 MOST = {"temperature": 5, "top_k": 1000, "top_p": 1, "n": 32, "tokens": 256, "seed": 2**32 - 2}
 
 
@@ -42,6 +43,8 @@ class Sampling:
             value, least = getattr(self, name), 1 if name in ("n", "tokens") else 0
             if not (isinstance(value, (int, float)) and least <= value <= most):
                 raise ValueError(f"{name} must be from {least} to {most}, not {value!r:.40}")
+        if 0 < self.temperature < COOLEST:
+            raise ValueError(f"temperature must be 0 or at least {COOLEST}")
         if self.top_p == 0:
             raise ValueError("top_p must be above 0")
 

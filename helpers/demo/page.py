@@ -100,7 +100,7 @@ def compare_tab(models: Models) -> list:
     picked = post.input(lambda i: prompts[i or 0].prompt, post, text, **private())
     picked = picked.then(**sampled, **private())
     started = go.click(**sampled, **private())
-    more = again.click(lambda seed: seed + 1, knobs[-1], knobs[-1], **private())
+    more = again.click(lambda seed: (seed or 0) + 1, knobs[-1], knobs[-1], **private())
     more = more.then(**sampled, **private())
     stop.click(None, cancels=[picked, started, more], **private())
     return knobs
@@ -132,9 +132,9 @@ def sliders(models: Models) -> list:
 
 
 def sampling_of(values: tuple[float, ...]) -> Sampling:
-    """What the sliders say. Raises ValueError for a value out of bounds."""
+    """What the sliders say, 0 for an empty box. Raises ValueError for a value out of bounds."""
     named = dict(zip(MOST, values, strict=True))
-    whole = {name: int(value) for name, value in named.items() if name not in STEPS}
+    whole = {name: int(value or 0) for name, value in named.items() if name not in STEPS}
     return Sampling(**named | whole)
 
 
@@ -176,7 +176,10 @@ def vote_tab(models: Models, votes: Votes, knobs: list) -> None:
     said = gr.HTML(note(tally(votes)))
 
     def new_pair(between: str, *values: float) -> tuple:
-        pair = draw_pair(models, between.split(" and "), sampling_of(values))
+        try:
+            pair = draw_pair(models, between.split(" and "), sampling_of(values))
+        except ValueError as error:
+            return None, note(f"No pair drawn: {error}"), *locked(True)
         if pair is None:
             return None, note("The two answer alike. Draw another pair."), *locked(True)
         return pair, post(pair) + blind_cards(pair.answers), *locked(False)

@@ -5,8 +5,10 @@ The folder of a run's votes is laid out like a folder of local rows (data/README
 """
 
 import json
+import os
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -89,16 +91,25 @@ class Votes:
         return True
 
     def tally(self) -> Counter:
-        """How often each policy was chosen over which other: {(chosen, rejected): votes}."""
+        """How often each policy was chosen over which other: {(chosen, rejected): votes}. A line
+        that is no vote, as a full disk may leave it, is not counted.
+        """
         with self.lock:
-            lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        votes = map(json.loads, lines)
-        return Counter((vote["chosen_by"], vote["rejected_by"]) for vote in votes)
+            lines = self.log.read_bytes().splitlines() if self.log.exists() else []
+        counts: Counter = Counter()
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                vote = json.loads(line)
+                counts[str(vote["chosen_by"]), str(vote["rejected_by"])] += 1
+        return counts
 
 
 def append(path: Path, rows: list[dict]) -> None:
-    """Add rows to a JSONL file, in one write."""
+    """Add rows to a JSONL file, in one write, behind whole lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with open(path, "ab") as file:
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            lines = lines if file.read() == b"\n" else "\n" + lines
         file.write(lines.encode("utf-8", "replace"))

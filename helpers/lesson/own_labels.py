@@ -77,9 +77,13 @@ class LabelFile:
 
     def read(self) -> list[Answer]:
         """The answers so far. Raises LabelError for a damaged file or one of another track."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().decode("utf-8", "replace").splitlines()
+        try:
+            if not self.path.exists():
+                return []
+            lines = self.path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+        except OSError as error:
+            why = f"can't be read ({error.strerror}): mend that, or rename it to begin anew"
+            raise LabelError(f"{self.path.name} {why}") from None
         return [self.parse(line, number) for number, line in enumerate(lines, 1) if line.strip()]
 
     def parse(self, line: str, number: int) -> Answer:
@@ -265,6 +269,7 @@ def agrees_on_fresh(
         inside = torch.tensor([fold_of[c.prompt] == fold for c in comparisons])
         others = [c for c, held in zip(comparisons, inside.tolist()) if not held]
         held = [c for c, held in zip(comparisons, inside.tolist()) if held]
-        if held and others:
-            hits[inside] = agrees(course, learn(course, model, others), held)
+        if held:
+            judge = learn(course, model, others) if others else model
+            hits[inside] = agrees(course, judge, held)
     return hits

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers.engine.files import ROOT, tell, write_text
 from helpers.engine.parser import Parser
 from helpers.run.folders import FILES
-from helpers.run.notebook import read_notebook, write_notebook
+from helpers.run.notebook import NotebookError, read_notebook, write_notebook
 
 NAMES = {  # in the order of each notebook
     "0-Pretrain": "merge initial_loss perplexity causal_mask attention block next_token_loss "
@@ -28,7 +28,7 @@ NAMES = {  # in the order of each notebook
 EXERCISES = {notebook: names.split() for notebook, names in NAMES.items()}
 SOLVED: set[str] = set()  # in this session
 HEAD = re.compile(r"^# %% (\w+)$", re.MULTILINE)  # of each cell in a file of answers
-STUBS = ("raise NotImplementedError", "# your guess")
+STUBS = ("raise NotImplementedError", "None  # your guess")
 FOLDER = ROOT / "my"
 kept_in: list[Path] = []  # the folder that answers are kept in; empty: they are not kept
 
@@ -72,22 +72,33 @@ def keep(folder: Path, name: str, cell: str) -> None:
     reason to stop a lesson: then a line says so.
     """
     notebook = notebook_of(name)
-    answers = read(folder, notebook) | {name: cell.strip()}
-    order = [known for known in EXERCISES[notebook] if known in answers]
-    text = "\n\n".join(f"# %% {known}\n{answers[known]}" for known in order)
+    path = folder / f"{notebook}.py"
     try:
-        write_text(folder / f"{notebook}.py", text + "\n")
+        # a line of the cell's own that looks like a head is none
+        answers = sections(path) | {name: HEAD.sub(r"#  %% \1", cell.strip())}
+        order = [known for known in EXERCISES[notebook] if known in answers]
+        order += [other for other in answers if other not in order]  # of an exercise that is gone
+        text = "\n\n".join(f"# %% {known}\n{answers[known]}" for known in order)
+        write_text(path, text + "\n")
     except OSError as error:
         tell(f"my_{name} is not kept in {folder.name}/: {error}")
 
 
-def read(folder: Path, notebook: str) -> dict[str, str]:
-    """{exercise: its cell} as kept for a notebook."""
-    path = folder / f"{notebook}.py"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+def sections(path: Path) -> dict[str, str]:
+    """{head: what is under it} in a file of answers. Raises OSError if it can't be read."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
     _, *parts = HEAD.split(text)
-    cells = zip(parts[::2], parts[1::2], strict=True)
-    return {name: cell.strip() for name, cell in cells if name in EXERCISES[notebook]}
+    return {name: cell.strip() for name, cell in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def read(folder: Path, notebook: str) -> dict[str, str]:
+    """{exercise: its cell} as kept for a notebook; where they can't be read none, and a line."""
+    try:
+        found = sections(folder / f"{notebook}.py")
+    except OSError as error:
+        tell(f"the answers in {folder.name}/{notebook}.py can't be read: {error.strerror}")
+        return {}
+    return {name: cell for name, cell in found.items() if cell and name in EXERCISES[notebook]}
 
 
 def overview(folder: Path) -> str:
@@ -106,7 +117,7 @@ def overview(folder: Path) -> str:
 def restore(folder: Path, notebook: str) -> list[str]:
     """Put the kept answers into the untouched exercises of a notebook; returns their names.
 
-    Raises FileNotFoundError for a notebook that isn't there, OSError if it can't be written.
+    Raises NotebookError for a damaged notebook, OSError if it isn't there or can't be written.
     """
     path, answers, restored = ROOT / FILES[notebook], read(folder, notebook), []
     if not answers:
@@ -114,7 +125,7 @@ def restore(folder: Path, notebook: str) -> list[str]:
     document = read_notebook(path)
     for cell in document.cells:
         exercise = re.search(r"^check_(\w+)\(", cell.source, re.MULTILINE)
-        name = exercise[1] if exercise else ""
+        name = exercise[1] if exercise and cell.cell_type == "code" else ""
         if name in answers and any(stub in cell.source for stub in STUBS):
             cell.source, cell.outputs, cell.execution_count = answers[name], [], None
             restored.append(name)
@@ -131,12 +142,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Close the notebooks first.",
     )
     parser.parse_args(argv)
-    folder = FOLDER
+    folder, code = FOLDER, 0
     if not any(read(folder, notebook) for notebook in EXERCISES):
         print("my/ holds no answers yet: an answer is kept when its check passes in a notebook")
         return 1
     for notebook in EXERCISES:
-        if names := restore(folder, notebook):
-            print(f"{notebook}: {', '.join(names)}")
+        try:
+            if names := restore(folder, notebook):
+                print(f"{notebook}: {', '.join(names)}")
+        except (NotebookError, OSError) as error:
+            print(f"{notebook}: nothing restored: {error}")
+            code = 1
     print(overview(folder))
-    return 0
+    return code

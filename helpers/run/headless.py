@@ -22,7 +22,13 @@ from helpers.engine.hardware import choose_device
 from helpers.engine.parser import Parser, SettingsError, user_path
 from helpers.run.checkpoints import CheckpointError, check_parent, read_info
 from helpers.run.folders import NOTEBOOKS, PARENTS, default_out, make_run_folder
-from helpers.run.notebook import CellFailure, Interrupted, run_notebook, write_notebook
+from helpers.run.notebook import (
+    CellFailure,
+    Interrupted,
+    NotebookError,
+    run_notebook,
+    write_notebook,
+)
 from helpers.run.options import add_settings
 from helpers.run.presets import choose_init, choose_preset
 from helpers.run.progress import Display
@@ -179,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_course(settings, args.stages, args.notebooks)
     except CellFailure as failure:
         return failed(failure, out)
-    except (ReportError, CheckpointError, FolderInUse, OSError) as error:
+    except (ReportError, CheckpointError, FolderInUse, NotebookError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except (Interrupted, KeyboardInterrupt) as stop:

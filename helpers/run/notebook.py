@@ -75,13 +75,26 @@ class Progress:
         return time.perf_counter() - self.started
 
 
+class NotebookError(ValueError):
+    """A file that is no notebook, as after a merge with conflicts."""
+
+
 def read_notebook(path: Path) -> Any:
-    """A notebook as nbformat reads it (version 4); FileNotFoundError names it if it isn't there."""
+    """A notebook as nbformat reads it (version 4); FileNotFoundError names it if it isn't there.
+    Raises NotebookError, one line, for a damaged one.
+    """
     import nbformat
 
     if not path.exists():
         raise FileNotFoundError(f"no notebook {path.name} in {path.parent.name or path.parent}/")
-    return nbformat.read(path, as_version=4)
+    text = path.read_bytes()
+    try:
+        return nbformat.reads(text.decode("utf-8"), as_version=4)
+    except Exception:  # whatever nbformat raises: its own errors, AttributeError ...
+        raise NotebookError(
+            f"{path.name} is no valid notebook (left by a merge?): mend it, or take the course's "
+            "again with `git checkout`"
+        ) from None
 
 
 def write_notebook(path: Path, notebook: Any) -> None:

@@ -143,6 +143,13 @@ def test_a_value_out_of_bounds_is_refused_by_name(field, value):
         Sampling(**{field: value})
 
 
+def test_a_temperature_too_near_0_is_refused():
+    with pytest.raises(ValueError, match="temperature must be 0 or at least 0.001"):
+        Sampling(temperature=1e-300)
+    logits = torch.tensor([[0.0, 1000.0, -1000.0]])
+    assert Sampling(temperature=0.001).shape(logits).softmax(-1).isfinite().all()
+
+
 def test_a_character_of_several_tokens_comes_with_its_last(tokenizer):
     row = [*tokenizer.encode(" A 😀 é"), tokenizer.eos_id]
     pieces = pieces_of(row, tokenizer)

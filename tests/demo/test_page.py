@@ -39,6 +39,10 @@ def test_what_cannot_be_answered_is_said(models, text, knobs, says):
     assert shown.startswith(f'<p class="note">Not answered: {says}')
 
 
+def test_an_empty_box_is_0(models):
+    assert page.sampling_of((*KNOBS[:-1], None)) == page.sampling_of((*KNOBS[:-1], 0))
+
+
 def test_a_text_of_ones_own_is_shown_as_the_models_read_it(models):
     *_, last = page.compare(models, "<script>alert(1)</script>", KNOBS)
     assert "The models read: SUBREDDIT: r/advice" in last and "gold" not in last

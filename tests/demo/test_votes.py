@@ -102,3 +102,12 @@ def test_a_vote_that_cannot_be_written_is_not_counted(tmp_path):
         votes.cast(pair, 0)
     (tmp_path / "file").unlink()
     assert votes.cast(pair, 0)
+
+
+def test_a_damaged_file_of_votes_costs_no_other_vote(tmp_path):
+    votes = Votes(tmp_path, "tldr")
+    votes.cast(Pair("p", (A, B)), 0)
+    with open(votes.log, "ab") as file:
+        file.write(b'[]\n\xff\n{"prompt": "ha')  # the last line was cut off
+    votes.cast(Pair("q", (A, B)), 0)
+    assert [*votes.tally().values()] == [2]

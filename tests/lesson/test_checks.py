@@ -436,3 +436,16 @@ def test_difference_and_constant_factor():
     assert core.constant_factor([2 * two], [two]) == pytest.approx(2)
     assert core.constant_factor([torch.tensor([2.0, 5.0])], [two]) is None
     assert core.constant_factor(["words"], ["other words"]) is None
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        (lambda share, t: share ** (1 / max(t, 1e-6)), "not normalised."),
+        (lambda share, t: share, "the share is still what it was."),
+        (lambda share, t: torch.sigmoid(torch.tensor((2 * share - 1) / max(t, 1e-6))), "logarithm"),
+    ],
+)
+def test_mistakes_without_a_case_for_temperature_0_are_named(wrong, named, capsys):
+    assert sft.check_cooled_share(wrong) is False
+    assert f"my_cooled_share: {named}" in capsys.readouterr().out

@@ -310,6 +310,18 @@ def test_what_a_solution_does_to_pytorch_is_undone(course):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_default_device_is_undone():
+    def my_cooled_share(share, temperature):
+        torch.set_default_device("meta")
+        return solution_of("cooled_share")(share, temperature)
+
+    try:
+        assert sft.check_cooled_share(my_cooled_share) is True
+        assert torch.get_default_device() == torch.device("cpu")
+    finally:
+        torch.set_default_device(None)
+
+
 def test_exit_is_a_mistake_like_any_other(course, capsys):
     assert PLACED["ppo"]["whiten"](lambda x, mask: sys.exit(1)) is False
     assert "raises SystemExit" in capsys.readouterr().out

@@ -122,6 +122,30 @@ def test_damage_while_the_widget_is_open_loses_nothing(file):
     assert file.path.read_text() == "{\n"
 
 
+def test_what_cannot_be_opened_is_named(file, capsys):
+    file.path.mkdir()
+    asked = own_labels.questions(PAIRS, 20, 0, 0)
+    (shown,) = parts(label_pairs(asked, file), widgets.HTML)
+    assert "labels.jsonl can&#x27;t be read" in shown.value
+    assert not own_labels.answers_of(file, asked, PAIRS, 0)[1]
+    assert "labels.jsonl can't be read" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_is_no_damage(file):
+    file.path.write_text(LINE, encoding="utf-8-sig")
+    assert file.read() == [Answer("p", "x", "y", "a")]
+
+
+def test_a_question_is_answered_once_in_two_kernels(file):
+    asked = own_labels.questions(PAIRS, 3, repeats=0, seed=0)
+    one, other = label_pairs(asked, file), label_pairs(asked, file)
+    press(one, "A is")
+    press(other, "B is")  # still shows the first question
+    assert [answer.choice for answer in file.read()] == ["a"]
+    press(other, "B is")
+    assert [answer.choice for answer in file.read()] == ["a", "b"]
+
+
 def test_few_answers_of_yours_give_way_to_a_simulated_persons(file, capsys):
     asked = own_labels.questions(PAIRS, 20, 0, 0)
     widget = label_pairs(asked, file)
@@ -210,3 +234,9 @@ def test_a_pair_is_never_judged_by_a_model_that_has_learned_from_it(course, mode
     for some, others in zip(judged, learned, strict=True):
         assert not {c.prompt for c in some} & {c.prompt for c in others}
         assert len(some) + len(others) == 10
+
+
+def test_without_other_answers_the_model_itself_judges(course, model):
+    rows = load_rows("comparisons", "heldout", "tldr", 1) * 3
+    hits = own_labels.agrees_on_fresh(course, model, rows)
+    assert torch.equal(hits, own_labels.agrees(course, model, rows))

@@ -108,6 +108,27 @@ def test_restore_fills_untouched_exercises_only(folder, repository, capsys):
     assert sources_of(repository) == [GUESS, K3, newer]
 
 
+@pytest.mark.parametrize("text", ["<<<<<<< Updated upstream\n", "[]", '{"cells": [{}]}', "\xff"])
+def test_a_damaged_notebook_is_named_and_left_alone(text, folder, repository, capsys):
+    (repository / FILES["3-PPO"]).write_text(text, encoding="latin-1")
+    answers.keep(folder, "k3", K3)
+    answers.keep(folder, "bayes_accuracy", "my_bayes_accuracy = 0.7")
+    assert main(["restore"]) == 1
+    missing, damaged, *shown = capsys.readouterr().out.splitlines()
+    assert missing.startswith("2-RM-Training: nothing restored: no notebook 2-RM-Training.ipynb")
+    assert damaged.startswith("3-PPO: nothing restored: 3-PPO.ipynb is no valid notebook")
+    assert len(shown) == len(FILES)
+    assert (repository / FILES["3-PPO"]).read_text(encoding="latin-1") == text
+
+
+def test_a_guess_with_the_stubs_comment_is_not_untouched(folder, repository):
+    path = repository / FILES["3-PPO"]
+    path.write_text(path.read_text().replace("None  # your", "0.3  # your"))
+    answers.keep(folder, "total_reward", GUESS)
+    assert main(["restore"]) == 0
+    assert sources_of(repository)[0].startswith("my_total_reward = 0.3  # your guess")
+
+
 def test_restore_without_answers_says_so(folder, repository, capsys):
     assert main(["restore"]) == 1
     assert "holds no answers yet" in capsys.readouterr().out
@@ -116,7 +137,30 @@ def test_restore_without_answers_says_so(folder, repository, capsys):
 def test_a_damaged_file_of_answers_gives_what_can_be_read(folder):
     folder.mkdir()
     (folder / "3-PPO.py").write_bytes(b"\xff\n# %% k3\nmy_k3 = 1\n# %% nonsense\nx\n# %% gae\n")
-    assert answers.read(folder, "3-PPO") == {"k3": "my_k3 = 1", "gae": ""}
+    assert answers.read(folder, "3-PPO") == {"k3": "my_k3 = 1"}  # gae is empty: no answer
+
+
+def test_another_answer_loses_nothing_that_is_kept(folder):
+    """A byte order mark, as Notepad writes it, and the answer to an exercise that is gone."""
+    folder.mkdir()
+    (folder / "3-PPO.py").write_text("# %% k3\nmy_k3 = 1\n# %% gone\nx\n", encoding="utf-8-sig")
+    answers.keep(folder, "gae", "my_gae = 2")
+    text = "# %% gae\nmy_gae = 2\n\n# %% k3\nmy_k3 = 1\n\n# %% gone\nx\n"
+    assert (folder / "3-PPO.py").read_text() == text
+
+
+def test_a_cell_with_a_line_like_a_head_is_kept_whole(folder):
+    answers.keep(folder, "k3", "# %% solution\nmy_k3 = 1")
+    assert answers.read(folder, "3-PPO") == {"k3": "#  %% solution\nmy_k3 = 1"}
+
+
+def test_answers_that_cannot_be_read_stop_no_lesson(folder, cells, capsys):
+    (folder / "3-PPO.py").mkdir(parents=True)
+    cells.append(GUESS)
+    assert check_total_reward(0.4) is True
+    assert "my_total_reward is not kept in my/" in capsys.readouterr().out
+    assert " 0 of 9" in answers.overview(folder)
+    assert "my/3-PPO.py can't be read: Is a directory" in capsys.readouterr().out
 
 
 def test_progress_counts_kept_answers_and_those_of_this_session(folder, tmp_path, capsys):

@@ -130,12 +130,15 @@ def with_signature_of(library: Function, function: Function, device: torch.devic
 def undisturbed() -> Iterator[None]:
     """What a learner's code does to PyTorch's global settings is undone."""
     learning, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    device = torch.get_default_device()
     try:
         with torch.random.fork_rng([]):
             yield
     finally:
         torch.set_grad_enabled(learning)
         torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:  # setting it slows every call down
+            torch.set_default_device(device)
 
 
 def on_device(argument: Any, device: torch.device) -> Any:

@@ -240,9 +240,9 @@ def _same_share(share: float, temperature: float) -> float:
     return share if temperature else _cooled_share(share, 0)
 
 
-def _shares_as_logits(share: float, temperature: float) -> float:
+def _softmax_of_shares(share: float, temperature: float) -> float:
     if temperature == 0:
-        return float(share > 0.5)
+        return _cooled_share(share, 0)
     return 1 / (1 + math.exp((1 - 2 * share) / temperature))
 
 
@@ -268,11 +268,14 @@ check_cooled_share = Exercise(
                 share**temperature / (share**temperature + (1 - share) ** temperature)
             ),
         ],
-        "the shares are not logits. The softmax turns log(share) and log(1 - share) into shares.": (
-            _shares_as_logits
+        "not normalised. The two probabilities must sum to 1.": [
+            {"norm": False},
+            lambda share, temperature: share ** (1 / max(temperature, 1e-6)),
+        ],
+        "logarithm forgotten. The logits are the logarithms of the two probabilities.": (
+            _softmax_of_shares
         ),
-        "not normalised. The two probabilities must sum to 1.": {"norm": False},
         "the share is still what it was. Divide the logits, not the probabilities: a common factor "
-        "of the probabilities cancels.": _same_share,
+        "of the probabilities cancels.": [_same_share, lambda share, temperature: share],
     },
 )

@@ -63,7 +63,12 @@ def label_pairs(asked: Sequence[Question], file: LabelFile) -> widgets.Widget:
 
     def choose(key: str) -> None:
         if left := still_open():
-            change(lambda: answers.append(Answer(left[0].prompt, left[0].a, left[0].b, key)))
+            change(lambda: answer(left[0], key))
+
+    def answer(question: Question, key: str) -> None:
+        """Once: the same notebook may be open in another kernel."""
+        if question in still_open():
+            answers.append(Answer(question.prompt, question.a, question.b, key))
 
     def undo(button: widgets.Button | None = None) -> None:
         change(lambda: answers.pop() if answers else None)
