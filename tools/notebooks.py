@@ -41,13 +41,13 @@ file = globals().get("PAPERMILL_INPUT_PATH") or os.environ.get("JPY_SESSION_NAME
 above = [*Path(file).resolve().parents, *Path("x").resolve().parents]
 above += [p for n in (1, 2, 3) for p in Path("/kaggle/input").glob("/".join("*" * n))]
 home = next((p for p in above if (p / "helpers/run").is_dir()), Path("rlhf-from-scratch").resolve())
-if not home.exists():  # opened alone, on Colab or Kaggle: fetch the course
+if not (home / "helpers").is_dir():  # opened alone, on Colab or Kaggle: fetch the course
     hosts = {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}}
     url = "{REPOSITORY}"
     assert hosts & {{*os.environ}}, f"no helpers/ beside this notebook: use a clone of {{url}}"
     hint = "switch Internet on (Kaggle: Settings), or add the repository as a data set"
     failed = subprocess.run(["git", "clone", "-q", "--depth", "1", url, home]).returncode
-    assert not failed, f"{{url}} can't be fetched: {{hint}}"
+    assert not failed, f"{{url}} can't be fetched into {{home}}: {{hint}}"
 sys.path.insert(0, str(home))
 from helpers.run.setup import setup
 

@@ -351,6 +351,12 @@ def test_a_right_result_of_the_wrong_shape_is_no_right_one(capsys):
     assert "the shape is (1,), expected () (one number)." in capsys.readouterr().out
 
 
+def test_a_huge_result_is_not_read(capsys):
+    check = CHECKS["cooled_share"]
+    assert check(lambda share, temperature: torch.zeros(1).expand(10**9)) is False
+    assert "the shape is (1000000000,), which is far too large" in capsys.readouterr().out
+
+
 def test_an_unknown_mistake_is_shown_on_an_example(capsys):
     def my_double(x):
         return 2 * x + 1

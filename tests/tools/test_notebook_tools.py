@@ -151,12 +151,24 @@ def test_setup_cell_fetches_no_other_code_at_home(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("half", [True, False], ids=["half a clone", "a file"])
+def test_setup_cell_says_where_something_is_in_its_way(tmp_path, half):
+    (tmp_path / "working").mkdir()
+    left = tmp_path / "working/rlhf-from-scratch"
+    if half:
+        (left / ".git").mkdir(parents=True)
+    else:
+        left.write_text("")
+    last = hosted(tmp_path, "COLAB_RELEASE_TAG", tmp_path / "input").stderr.strip().splitlines()[-1]
+    assert f"can't be fetched into {left}" in last
+
+
 def hosted(tmp_path, platform, inputs):
     """What the set-up cell does on Colab or Kaggle: its process, run in an empty folder. Git finds
     no network.
     """
     work = tmp_path / "working"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     cell = setup_cell("1-SFT").replace("/kaggle/input", inputs.as_posix())
     no_network = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": "https://github.com/"}
     no_network["GIT_CONFIG_KEY_0"] = f"url.{(tmp_path / 'nowhere').as_posix()}/.insteadOf"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 # absolute and relative; the cases are small numbers, a real mistake moves them by far more
 TOLERANCE = 1e-4
+MOST = 1_000_000  # numbers of a result that are read
 
 
 def differences(results: list, expected: list) -> list[str]:
@@ -31,6 +32,8 @@ def difference(got: Any, expected: Any) -> str:
         return "" if got == expected else f"got {got!r}, expected {expected!r}"
     if isinstance(got, tuple):
         return f"it returns {len(got)} things, expected one"
+    if isinstance(got, Tensor) and got.numel() > MOST:
+        return f"the shape is {in_words(got.shape)}, which is far too large"
     try:
         a, b = numbers(got), numbers(expected)
         if a.shape != b.shape:
@@ -75,7 +78,9 @@ def constant_factor(results: list, expected: list) -> float | None:
 
 
 def numbers(x: Any) -> Tensor:
-    """A result as a tensor of 64-bit numbers. Raises TypeError or ValueError for what is none."""
+    """A result as a tensor of 64-bit numbers. Raises TypeError or ValueError for what is none, and
+    for far too many of them.
+    """
     if isinstance(x, (list, tuple)) and any(hasattr(item, "shape") for item in x):
         return torch.stack([numbers(item) for item in x])  # of tensors or arrays
     if isinstance(x, Tensor):
@@ -83,4 +88,6 @@ def numbers(x: Any) -> Tensor:
     tensor = torch.as_tensor(x)
     if tensor.is_complex():
         raise TypeError("complex numbers")
+    if tensor.numel() > MOST:
+        raise ValueError("too many numbers")
     return tensor.cpu().double()
