@@ -148,6 +148,7 @@ def to_her_taste(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sigmoid(x: float) -> float:
+    """The probability with the logit x."""
     return 1 / (1 + math.exp(-x))
 
 

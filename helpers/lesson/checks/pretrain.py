@@ -196,19 +196,23 @@ def _wrong_half(half) -> list:
     return [block(half, right), block(right, half), block(half, half)]
 
 
-def largest_so_far(x: Tensor) -> Tensor:  # stands for attention
+def largest_so_far(x: Tensor) -> Tensor:
+    """Stands for attention."""
     return x.cummax(-2).values
 
 
-def square(x: Tensor) -> Tensor:  # for an MLP
+def square(x: Tensor) -> Tensor:
+    """Stands for an MLP."""
     return x**2
 
 
-def minus_mean(x: Tensor) -> Tensor:  # for a LayerNorm
+def minus_mean(x: Tensor) -> Tensor:
+    """Stands for a LayerNorm."""
     return x - x.mean(-1, keepdim=True)
 
 
-def twice_minus_mean(x: Tensor) -> Tensor:  # for one with other gains
+def twice_minus_mean(x: Tensor) -> Tensor:
+    """Stands for a LayerNorm with other gains."""
     return 2 * minus_mean(x)
 
 
