@@ -311,3 +311,20 @@ def rollout_summary(rollout: Rollout) -> dict[str, float]:
     length = mask.sum(1).float()
     means = (x.mean().item() for x in (rollout.scores, kl, length))
     return dict(zip(("score", "kl", "length"), means, strict=True))
+
+
+# ---------------------------------------------------------------- rewards that can be verified
+
+
+def pass_at_k(correct: int, n: int, k: int) -> float:
+    """The chance that at least one of k responses is right, estimated without bias from n responses
+    of which `correct` are: 1 - C(n - correct, k) / C(n, k).
+
+    Raises ValueError unless 0 <= correct <= n and 1 <= k <= n.
+    Source: Chen et al. 2021 (Codex), equation 1.
+    """
+    if not (0 <= correct <= n and 1 <= k <= n):
+        raise ValueError(
+            f"pass_at_k takes 0 <= correct <= n and 1 <= k <= n, not {correct} of {n} and k = {k}"
+        )
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)

@@ -24,6 +24,7 @@ NAMES = {  # in the order of each notebook
     "normalise best_of_n bin_accuracy",
     "3-PPO": "truncate token_logprobs total_reward token_rewards logit_gradient reinforce_loss gae "
     "whiten clipped_gradient policy_loss ppo_loop k3 explained_variance",
+    "4-Alternatives": "leave_one_out group_weight dpo_start dpo_loss pass_at_k",
 }
 EXERCISES = {notebook: names.split() for notebook, names in NAMES.items()}
 SOLVED: set[str] = set()  # in this session
