@@ -186,8 +186,8 @@ METHODS = {
     "reward-weighted SFT": Method(softmax_of_group, weighted_loss),
     "REINFORCE": Method(batch_centred, weighted_loss, group=1, beta=0.05, beta_in_score=True),
     "RLOO": Method(leave_one_out, clipped_loss, beta=0.05, beta_in_score=True),
-    "GRPO": Method(group_normalised, grpo_loss, beta=0.05),
-    "Dr. GRPO": Method(group_centred, dr_grpo_loss, beta=0.05),
+    "GRPO": Method(group_normalised, grpo_loss, beta=0.02),
+    "Dr. GRPO": Method(group_centred, dr_grpo_loss, beta=0.02),
     "DPO": Method(better_or_worse, dpo_loss, group=2, beta=0.1),
     "IPO": Method(better_or_worse, ipo_loss, group=2, beta=0.1),
 }

@@ -165,12 +165,17 @@ def learn(name: str, kl_coef: float = 0.5, **settings):
     return models, exact
 
 
+IN_SCORE = {"beta_in_score": True, "loss": alt.clipped_loss}
+
+
 @pytest.mark.parametrize(
     ("name", "share", "settings"),
     [
-        ("REINFORCE", 0.75, {}),  # one baseline for both questions, and no ratio
         ("RLOO", 0.93, {}),
-        ("Dr. GRPO", 0.93, {"beta_in_score": True, "loss": alt.clipped_loss}),
+        pytest.param(
+            "REINFORCE", 0.75, {}, marks=pytest.mark.slow
+        ),  # one baseline for both, no ratio
+        pytest.param("Dr. GRPO", 0.93, IN_SCORE, marks=pytest.mark.slow),
     ],
 )
 def test_policy_gradients_come_near_the_best_policy_under_the_kl_penalty(name, share, settings):

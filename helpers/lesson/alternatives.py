@@ -12,6 +12,7 @@ import torch
 from data.worlds import highest_gold
 from helpers.alternatives import METHODS, Method, NoValues, labelled_responses, sampled_responses
 from helpers.compare.samples import TEMPERATURES, Sampler, name_at
+from helpers.config import PPOConfig
 from helpers.engine.files import ROOT
 from helpers.evaluation import Responses, bootstrap_ci95
 from helpers.model import GPT
@@ -24,6 +25,13 @@ RECORDED = ROOT / "docs" / "alternatives.json"
 OFFLINE = " on comparisons"  # behind the name of a method that samples nothing
 # In the order of the notebook; PPO, which 3-PPO trains, comes first.
 NAMES = (*METHODS, "DPO" + OFFLINE)
+
+
+def quick_settings(course: Course) -> PPOConfig:
+    """PPO's settings with about a third of its iterations; for `smoke` as little as runs at all."""
+    if course.preset == "smoke":
+        return replace(course.config, iterations=2, rollout_size=16, minibatch_size=8)
+    return replace(course.config, iterations=12)
 
 
 def method_of(name: str) -> Method:
