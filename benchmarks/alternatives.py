@@ -23,7 +23,7 @@ from benchmarks.page import write_table
 from benchmarks.rounds import ROOT, cpu_name
 from benchmarks.stages import seed_range
 from helpers import ppo
-from helpers.alternatives import train
+from helpers.alternatives import METHODS, train
 from helpers.compare.ceiling import best_of_each_n
 from helpers.compare.samples import Sampler
 from helpers.compare.world import FRONTIER, N_MAX
@@ -55,7 +55,7 @@ def run_method(name: str, course: Course) -> dict:
     prompts = course.rows("prompts", "train")
     rollouts = lesson.rollouts_of(name, course, models, prompts)
     loop, start = Loop(f"{name}, seed {course.seed}", lines=1), time.process_time()
-    history = train(lesson.method_of(name), models, rollouts, course.config, loop)
+    history = train(METHODS[name], models, rollouts, course.config, loop)
     seconds = time.process_time() - start
     heldout = course.rows("prompts", "heldout", course.config.eval_prompts)
     measured, _ = lesson.measure(course, models, heldout)
@@ -106,7 +106,7 @@ def kept_bytes(course: Course, name: str) -> int:
     policy, value = state_bytes(sizes, muon), state_bytes(sizes, muon=False)
     if name == "PPO":
         return policy + value + 2 * frozen
-    return policy + (1 if name.endswith(lesson.OFFLINE) else 2) * frozen
+    return policy + (1 if name == lesson.OFFLINE else 2) * frozen
 
 
 def seconds_of(name: str, course: Course) -> float:
@@ -120,7 +120,7 @@ def seconds_of(name: str, course: Course) -> float:
     models = lesson.without_value_model(models, models.policy)
     rollouts = lesson.rollouts_of(name, course, models, prompts)
     start = time.process_time()
-    train(lesson.method_of(name), models, rollouts, config, loop)
+    train(METHODS[name], models, rollouts, config, loop)
     return time.process_time() - start
 
 
@@ -129,7 +129,7 @@ def costs(course: Course, rounds: int = 3) -> dict[str, dict]:
     and its memory.
     """
     torch.set_num_threads(1)
-    names = ("PPO", *lesson.NAMES)
+    names = ("PPO", *METHODS)
     times = [{name: seconds_of(name, course) for name in names} for _ in range(rounds)]
     return {
         name: {
@@ -144,14 +144,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--seeds", default="0-9", help="first and last")
-    parser.add_argument("--methods", default=",".join(lesson.NAMES))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--preset", default="cpu", choices=("cpu", "smoke"))
     parser.add_argument("--at-once", type=int, default=1, help="seeds side by side")
     parser.add_argument("--out", type=Path, default=lesson.RECORDED)
     args = parser.parse_args()
     names = args.methods.split(",")
-    if unknown := sorted({*names} - {*lesson.NAMES}):
-        parser.error(f"no method {unknown[0]!r}: choose from {', '.join(lesson.NAMES)}")
+    if unknown := sorted({*names} - {*METHODS}):
+        parser.error(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
     seeds = seed_range(args.seeds)
     jobs = [(seed, args.runs, args.preset, names) for seed in seeds]
     with ProcessPoolExecutor(args.at_once) as pool:

@@ -7,12 +7,12 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from helpers import alternatives as alt
 from helpers.alternatives import METHODS, Minibatch
 from helpers.losses import token_logprobs
 
+trl = pytest.importorskip("trl")
 V, PAD, EOS = 16, 0, 1
 PROMPTS = [[3, 4, 5], [6, 7]]
 CHOSEN, REJECTED = [[8, 9, 10, EOS], [11, EOS]], [[12, EOS], [13, 14, 15, EOS]]
@@ -80,10 +80,10 @@ TEXTS = [{"prompt": "w3", "chosen": "w8", "rejected": "w9"}]  # to build a train
 
 def trl_dpo(tokenizer, tmp_path, policy, reference, chosen, rejected, **settings) -> torch.Tensor:
     """The loss that TRL's trainer computes from its own collator's batch."""
-    trainer = DPOTrainer(
+    trainer = trl.DPOTrainer(
         policy,
         ref_model=reference,
-        args=DPOConfig(**options(tmp_path), **settings),
+        args=trl.DPOConfig(**options(tmp_path), **settings),
         train_dataset=Dataset.from_list(TEXTS),
         processing_class=tokenizer,
     )
@@ -137,10 +137,10 @@ def test_grpo_is_trls(tokenizer, tmp_path, kind, loss, beta):
     settings = {"loss_type": kind, "beta": beta, "num_generations": 2, "epsilon": 0.2}
     settings |= {"use_bias_correction_kl": False}  # the paper has no ratio before its KL
     settings |= {"max_completion_length": ids.size(1), "per_device_train_batch_size": 4}
-    trainer = GRPOTrainer(
+    trainer = trl.GRPOTrainer(
         policy,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(**options(tmp_path), **settings),
+        args=trl.GRPOConfig(**options(tmp_path), **settings),
         train_dataset=Dataset.from_list([{"prompt": "w3"}]),
         processing_class=tokenizer,
     )

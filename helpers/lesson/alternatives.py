@@ -10,7 +10,7 @@ from statistics import mean
 import torch
 
 from data.worlds import highest_gold
-from helpers.alternatives import METHODS, Method, NoValues, labelled_responses, sampled_responses
+from helpers.alternatives import METHODS, NoValues, labelled_responses, sampled_responses
 from helpers.compare.samples import TEMPERATURES, Sampler, name_at
 from helpers.config import PPOConfig
 from helpers.engine.files import ROOT
@@ -22,9 +22,7 @@ from helpers.run.course import Course
 from helpers.run.policy_table import aligned, number_text
 
 RECORDED = ROOT / "docs" / "alternatives.json"
-OFFLINE = " on comparisons"  # behind the name of a method that samples nothing
-# In the order of the notebook; PPO, which 3-PPO trains, comes first.
-NAMES = (*METHODS, "DPO" + OFFLINE)
+OFFLINE = "DPO on comparisons"  # the method that samples nothing
 
 
 def quick_settings(course: Course) -> PPOConfig:
@@ -34,19 +32,14 @@ def quick_settings(course: Course) -> PPOConfig:
     return replace(course.config, iterations=12)
 
 
-def method_of(name: str) -> Method:
-    """The method of a name in NAMES."""
-    return METHODS[name.removesuffix(OFFLINE)]
-
-
 def rollouts_of(
     name: str, course: Course, models: Models, prompts: list[Prompt]
 ) -> Iterator[Rollout]:
     """Where a method's responses come from: the policy, or the comparisons."""
-    if name.endswith(OFFLINE):
+    if name == OFFLINE:
         comparisons = course.rows("comparisons", "train", course.config_of("reward").comparisons)
         return labelled_responses(models, comparisons, course.config, course.tokenizer)
-    group = method_of(name).group
+    group = METHODS[name].group
     return sampled_responses(models, prompts, group, course.config, course.tokenizer)
 
 
@@ -120,7 +113,7 @@ def figure_data(record: dict) -> tuple[dict, dict, list, float]:
     """The arguments of `plots.methods_figure` from what is recorded."""
     points = {
         name: [(run["kl"], run["gold_reward"]) for run in runs_of(record, name)]
-        for name in ("PPO", *NAMES)
+        for name in ("PPO", *METHODS)
         if runs_of(record, name)
     }
     curves = {
@@ -148,7 +141,7 @@ def comparison_table(record: dict) -> str:
     """
     ppo = seeds_of(record, "PPO", "gold_reward")
     rows = []
-    for name in ("PPO", *NAMES):
+    for name in ("PPO", *METHODS):
         gold = seeds_of(record, name, "gold_reward")
         if not len(gold):
             continue
