@@ -59,6 +59,21 @@ def test_gae_against_the_double_sum(gamma, lam):
     assert torch.allclose(returns, torch.where(mask, expected + values, 0.0), atol=1e-5)
 
 
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0)])
+def test_gae_is_torchrls(gamma, lam):
+    """torchrl takes one row at a time without pads, and ends it by `done`."""
+    functional = pytest.importorskip("torchrl.objectives.value.functional")
+    mask, *_, rewards, values, _ = ppo_batch()
+    advantages, returns = losses.gae(rewards, values, mask, gamma, lam)
+    for b, length in enumerate(mask.sum(1).tolist()):
+        value, reward = values[b, :length, None], rewards[b, :length, None]  # (T, 1)
+        after = torch.cat([value[1:], torch.zeros(1, 1)])
+        done = torch.arange(length)[:, None] == length - 1
+        theirs = functional.generalized_advantage_estimate(gamma, lam, value, after, reward, done)
+        for ours, other in zip((advantages, returns), theirs, strict=True):
+            assert torch.allclose(ours[b, :length], other[:, 0], atol=1e-5)
+
+
 # ---------------- clipped losses
 
 
