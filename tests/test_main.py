@@ -18,6 +18,7 @@ ARGUMENTS = {  # what a command needs before its options are looked at
     "import": ["a.pt", "b"],
     "publish": ["folder", "owner/name"],
     "hellaswag": ["folder"],
+    "doctor": ["ppo.jsonl"],
 }
 
 

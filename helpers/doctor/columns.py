@@ -1,0 +1,119 @@
+"""What the columns of a PPO log mean, and what other libraries call them.
+
+Names were read in these sources:
+
+    TRL           trl/experimental/ppo/ppo_trainer.py (1.12), trl/trainer/rloo_trainer.py and
+                  grpo_trainer.py (0.22 to 1.16)
+    verl          verl/trainer/ppo/metric_utils.py, verl/trainer/ppo/ray_trainer.py
+                  (apply_kl_penalty), verl/workers/utils/losses.py (0.5 to 0.9)
+    OpenRLHF      openrlhf/trainer/ppo_utils/experience_maker.py, openrlhf/trainer/ray/ppo_actor.py
+                  (0.6 to 0.11)
+    open-instruct open_instruct/grpo_fast.py, docs/algorithms/ppo.md and grpo.md (2025)
+
+A tracker may put "train/" before any of them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: what it means with its unit, and its names elsewhere."""
+
+    meaning: str
+    aliases: tuple[str, ...] = ()
+
+
+COLUMNS = {  # by our own name
+    "step": Column(
+        "number of the step",
+        ("global_step", "training_step", "_step", "training/global_step", "episode", "iteration"),
+    ),
+    "score": Column(
+        "mean score of the reward model",
+        (
+            "objective/scores",  # TRL's PPO
+            "reward",  # TRL's RLOO and GRPO, OpenRLHF
+            "critic/score/mean",  # verl
+            "scores",  # open-instruct
+        ),
+    ),
+    "score_std": Column("standard deviation of the scores", ("reward_std", "objective/reward_std")),
+    "gold": Column("mean gold reward"),
+    "kl": Column("KL to the reference, k1, nats per response", ("objective/kl",)),
+    "kl_token": Column(
+        "the same in nats per token",
+        (
+            "actor/reward_kl_penalty",  # verl; "actor/ppo_kl" is that between two updates
+        ),
+    ),
+    "kl_k3": Column("KL to the reference, k3, nats per response"),
+    "kl_k3_token": Column("the same in nats per token", ("objective/kl2_avg",)),
+    "entropy": Column(
+        "entropy of the next-token distribution, nats per token",
+        ("policy/entropy_avg", "actor/entropy", "actor/entropy_loss"),
+    ),
+    "surprise": Column("mean of - log pi over the sampled tokens, nats per token"),
+    "length": Column(
+        "tokens per response",
+        (
+            "completions/mean_length",  # TRL's RLOO and GRPO
+            "response_length/mean",  # verl
+            "response_length",  # OpenRLHF
+            "val/sequence_lengths",  # open-instruct
+        ),
+    ),
+    "length_std": Column("standard deviation of the lengths"),
+    "stop_rate": Column("share of responses with an EOS", ("val/stop_rate", "val/stop_token_rate")),
+    "truncated": Column(
+        "share of responses without an EOS",
+        ("completions/clipped_ratio", "response_length/clip_ratio", "truncated_rate"),
+    ),
+    "explained_variance": Column("of the returns by the values", ("critic/vf_explained_var",)),
+    "value_loss": Column("mean value loss", ("loss/value_avg", "critic/vf_loss", "critic_loss")),
+    "return_std": Column("standard deviation of the returns"),
+    "advantage": Column("mean advantage after whitening"),
+    "clip_fraction": Column(
+        "share of tokens whose ratio is clipped",
+        (
+            "policy/clipfrac_avg",  # TRL's PPO, open-instruct
+            "clip_ratio/region_mean",  # TRL's GRPO
+            "actor/pg_clipfrac",  # verl
+            "policy_clip_ratio",  # OpenRLHF
+        ),
+    ),
+    "ratio_off": Column("largest |ratio - 1| in the first minibatch of the iteration"),
+    "ratio": Column("mean ratio over all updates", ("val/ratio",)),
+    "approx_kl": Column(
+        "KL between the policy and the one that sampled, nats per token",
+        ("policy/approxkl_avg", "actor/ppo_kl", "policy_kl"),
+    ),
+    "kl_coef": Column(
+        "coefficient of the KL penalty", ("actor/reward_kl_penalty_coeff", "objective/kl_coef")
+    ),
+    "penalty": Column(
+        "mean KL penalty in the reward, per response", ("objective/non_score_reward",)
+    ),
+}
+
+# In these libraries the bare name "kl" is a mean per token: TRL's GRPO has k3, OpenRLHF k1 or k3.
+PER_TOKEN_KL = {"completions/mean_length", "response_length", "num_actions"}
+
+# The columns that most rules read. A log without any of them can't be judged.
+JUDGED = tuple(name for name in COLUMNS if name != "step")
+
+
+def canonical(names: list[str]) -> dict[str, str]:
+    """Which of a log's columns is which: {our name: name in the log}, the first match of each."""
+    bare = {}
+    for name in names:
+        bare.setdefault(name.strip().removeprefix("train/"), name)
+    matches = {}
+    for ours, column in COLUMNS.items():
+        for alias in (ours, *column.aliases):
+            if alias in bare:
+                matches.setdefault(ours, bare[alias])
+    if "kl" in bare and PER_TOKEN_KL & bare.keys():
+        matches["kl_k3_token" if "completions/mean_length" in bare else "kl_token"] = bare["kl"]
+        del matches["kl"]
+    return matches
