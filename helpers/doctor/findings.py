@@ -137,8 +137,15 @@ class Finding:
 
 # What follows from an ailment by itself: it is not reported beside it.
 FOLLOWS = {
-    "dropout": {"pads attended", "repetition penalty", "reference is not SFT", "too many epochs"},
-    "pads attended": {"temperature", "repetition penalty"},
+    "dropout": {
+        "pads attended",
+        "positions count the pads",
+        "repetition penalty",
+        "reference is not SFT",
+        "too many epochs",
+    },
+    "pads attended": {"temperature", "repetition penalty", "positions count the pads"},
+    "temperature": {"KL made positive"},
     "tokens after the EOS": {"repetition penalty", "scores not normalised"},
     "pad is EOS": {"entropy collapse", "value model never learns"},
     "reference is not SFT": {"no KL penalty", "value rate too high", "value model never learns"},

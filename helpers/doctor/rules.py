@@ -16,8 +16,9 @@ Rule = Callable[[Log], Finding | None]
 ROUNDING = 2e-3  # of a ratio, in float32 on any device: largest |ratio - 1| in the first minibatch
 DROPOUT_OFF = 0.2  # 16 bits round a log-prob of -20 by at most 0.06, dropout changes it by far more
 FIRST_KL = 0.1  # nats per response: more than rounding, where policy and reference are one model
-SURPRISE_OFF = 0.05  # share of the entropy by which the surprise may miss it
-SURPRISE_Z = 4  # standard errors by which it must, too
+LESS_SURPRISE = 0.05  # share of the entropy; healthy runs of eight rollouts are within 0.04
+MORE_SURPRISE = 0.1  # the same upwards, where few tokens weigh much
+CROWDED = 0.18  # standard deviation of the lengths as a share of the mean: a healthy SFT has 0.3
 CLIPPED = 0.1  # clip fraction: the healthy runs stay below 0.05
 LARGE_STD = 3  # of the scores before the first update: 1 where the reward model is normalised
 
@@ -128,20 +129,39 @@ def surprise_off(log: Log) -> tuple[float, float, int]:
     return mean_of(off) / max(1e-9, mean_of([h for h, _ in pairs])), mean_of(off) / error, len(off)
 
 
-def surprise_is_not_the_entropy(log: Log) -> Finding | None:
-    """- log pi of the sampled tokens has the entropy as its mean, if they were sampled from pi."""
+def less_surprise_than_entropy(log: Log) -> Finding | None:
+    """- log pi of the sampled tokens has the entropy as its mean, if they were sampled from pi. It
+    is less if they were sampled from something sharper.
+    """
     share, errors, rows = surprise_off(log)
-    if abs(share) < SURPRISE_OFF or abs(errors) < SURPRISE_Z:
+    if share > -LESS_SURPRISE or errors > -4:
         return None
     evidence = (
-        f"the sampled tokens are {abs(share):.0%} {'less' if share < 0 else 'more'} surprising "
-        f"than the entropy says ({abs(errors):.0f} standard errors, {rows} rows)"
+        f"the sampled tokens are {-share:.0%} less surprising than the entropy says "
+        f"({-errors:.0f} standard errors, {rows} rows)"
     )
-    if share < 0:
-        also = ("top-p", "top-k", "greedy rollouts")
-        return Finding("temperature", SURE, evidence + ": sampled from something sharper", also)
-    also = ("positions count the pads", "minimum length")
-    return Finding("repetition penalty", LIKELY, evidence + ": scored as something else", also)
+    return Finding("temperature", SURE, evidence, ("top-p", "top-k", "greedy rollouts"))
+
+
+def more_surprise_than_entropy(log: Log) -> Finding | None:
+    """It is more if the sampler was made to take unlikely tokens, steadily; or if they are scored
+    in a wrong context, which makes a few of them very unlikely.
+    """
+    share, errors, rows = surprise_off(log)
+    if share < MORE_SURPRISE or errors < 2.5:
+        return None
+    evidence = (
+        f"the sampled tokens are {share:.0%} more surprising than the entropy says "
+        f"({errors:.1f} standard errors, {rows} rows)"
+    )
+    names = ["repetition penalty", "positions count the pads", "minimum length"]
+    lengths = log.pairs("length", "length_std")
+    if lengths and max(std / length for length, std in lengths) < CROWDED:
+        evidence += f"; the lengths crowd around {shown(lengths[0][0])}"
+        names.reverse()
+    elif errors < 4:
+        names[:2] = names[1::-1]
+    return Finding(names[0], LIKELY, evidence, tuple(names[1:]))
 
 
 def kl_below_zero(log: Log) -> Finding | None:
@@ -321,7 +341,8 @@ RULES: tuple[Rule, ...] = (
     nothing_stops,
     no_penalty,
     scores_are_large,
-    surprise_is_not_the_entropy,
+    less_surprise_than_entropy,
+    more_surprise_than_entropy,
     kl_below_zero,
     kl_never_falls,
     nothing_is_clipped,
