@@ -2,15 +2,17 @@
 
 Names were read in these sources:
 
-    TRL           trl/experimental/ppo/ppo_trainer.py (1.12), trl/trainer/rloo_trainer.py and
-                  grpo_trainer.py (0.22 to 1.16)
-    verl          verl/trainer/ppo/metric_utils.py, verl/trainer/ppo/ray_trainer.py
-                  (apply_kl_penalty), verl/workers/utils/losses.py (0.5 to 0.9)
-    OpenRLHF      openrlhf/trainer/ppo_utils/experience_maker.py, openrlhf/trainer/ray/ppo_actor.py
-                  (0.6 to 0.11)
-    open-instruct open_instruct/grpo_fast.py, docs/algorithms/ppo.md and grpo.md (2025)
+    TRL           PPOTrainer in trl/trainer/ppo_trainer.py (0.12 to 1.12) and docs/source/logging.md
+                  (0.22); the one before it, `record_step_stats` in the same file (0.4 to 0.11);
+                  RLOO and GRPO in trainer_state.json of runs (0.22 and later)
+    verl          compute_data_metrics in verl/trainer/ppo/metric_utils.py, apply_kl_penalty in
+                  ray_trainer.py, and verl/workers/utils/losses.py (0.5 and later)
+    OpenRLHF      `info` in openrlhf/trainer/ppo_utils/experience_maker.py at 01359b4, and
+                  openrlhf/trainer/ray/ppo_actor.py (0.9)
+    open-instruct open_instruct/grpo_fast.py, and its docs/algorithms (2025)
 
-A tracker may put "train/" before any of them.
+A tracker may put "train/" before any of them. Left out: `objective/entropy` of TRL, the surprise
+summed over a response, which counts pads; `val/ratio_var`, over processes, not over tokens.
 """
 
 from dataclasses import dataclass
@@ -33,12 +35,16 @@ COLUMNS = {  # by our own name
         "mean score of the reward model",
         (
             "objective/scores",  # TRL's PPO
+            "ppo/mean_scores",  # TRL's PPO until 0.11, as below
+            "env/reward_mean",
             "reward",  # TRL's RLOO and GRPO, OpenRLHF
             "critic/score/mean",  # verl
             "scores",  # open-instruct
         ),
     ),
-    "score_std": Column("standard deviation of the scores", ("reward_std", "objective/reward_std")),
+    "score_std": Column(
+        "standard deviation of the scores", ("reward_std", "objective/reward_std", "ppo/std_scores")
+    ),
     "gold": Column("mean gold reward"),
     "kl": Column("KL to the reference, k1, nats per response", ("objective/kl",)),
     "kl_token": Column(
@@ -51,7 +57,7 @@ COLUMNS = {  # by our own name
     "kl_k3_token": Column("the same in nats per token", ("objective/kl2_avg",)),
     "entropy": Column(
         "entropy of the next-token distribution, nats per token",
-        ("policy/entropy_avg", "actor/entropy", "actor/entropy_loss"),
+        ("policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "ppo/policy/entropy"),
     ),
     "surprise": Column("mean of - log pi over the sampled tokens, nats per token"),
     "length": Column(
@@ -61,16 +67,21 @@ COLUMNS = {  # by our own name
             "response_length/mean",  # verl
             "response_length",  # OpenRLHF
             "val/sequence_lengths",  # open-instruct
+            "tokens/responses_len_mean",
         ),
     ),
     "length_std": Column("standard deviation of the lengths"),
     "stop_rate": Column("share of responses with an EOS", ("val/stop_rate", "val/stop_token_rate")),
     "truncated": Column(
         "share of responses without an EOS",
-        ("completions/clipped_ratio", "response_length/clip_ratio", "truncated_rate"),
+        ("completions/clipped_ratio", "response_length/clip_ratio"),
     ),
-    "explained_variance": Column("of the returns by the values", ("critic/vf_explained_var",)),
-    "value_loss": Column("mean value loss", ("loss/value_avg", "critic/vf_loss", "critic_loss")),
+    "explained_variance": Column(
+        "of the returns by the values", ("critic/vf_explained_var", "ppo/val/var_explained")
+    ),
+    "value_loss": Column(
+        "mean value loss", ("loss/value_avg", "critic/vf_loss", "critic_loss", "ppo/loss/value")
+    ),
     "return_std": Column("standard deviation of the returns"),
     "advantage": Column("mean advantage after whitening"),
     "clip_fraction": Column(
@@ -80,13 +91,14 @@ COLUMNS = {  # by our own name
             "clip_ratio/region_mean",  # TRL's GRPO
             "actor/pg_clipfrac",  # verl
             "policy_clip_ratio",  # OpenRLHF
+            "ppo/policy/clipfrac",
         ),
     ),
     "ratio_off": Column("largest |ratio - 1| in the first minibatch of the iteration"),
     "ratio": Column("mean ratio over all updates", ("val/ratio",)),
     "approx_kl": Column(
         "KL between the policy and the one that sampled, nats per token",
-        ("policy/approxkl_avg", "actor/ppo_kl", "policy_kl"),
+        ("policy/approxkl_avg", "actor/ppo_kl", "policy_kl", "ppo/policy/approxkl"),
     ),
     "kl_coef": Column(
         "coefficient of the KL penalty", ("actor/reward_kl_penalty_coeff", "objective/kl_coef")

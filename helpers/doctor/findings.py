@@ -68,10 +68,6 @@ CAUSES = {
         f"{PPO}, 4. KL: the distance from the reference",
         "Penalise k1 with its sign. Clamping it, or its absolute value, punishes every change.",
     ),
-    "reward read at a pad": Cause(
-        "2-RM-Training.ipynb, 3. A GPT that returns a number",
-        "Read the head at the last real token, and compare a padded row with the same row alone.",
-    ),
     "scores z-scored by batch": Cause(
         "2-RM-Training.ipynb, 8. Fixing the scale, once",
         "Normalise the reward model once, on samples of the SFT model.",

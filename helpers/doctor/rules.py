@@ -211,10 +211,14 @@ def nothing_stops(log: Log) -> Finding | None:
 
 def kl_never_falls(log: Log) -> Finding | None:
     """k1 and k3 have the same mean. While the KL is small, the absolute value of k1 is larger."""
-    ratios = [kl / k3 for kl, k3 in log.pairs("kl", "kl_k3") if 1e-3 < k3 < 3]
-    if len(ratios) < 2 or min(ratios) < 1.3 or median(ratios) < 1.8:
+    pairs = sorted((k3, kl / k3) for kl, k3 in log.pairs("kl", "kl_k3") if 1e-3 < k3 < 3)
+    ratios = [ratio for _, ratio in pairs]  # that of the smallest KL first
+    if len(ratios) < 2 or ratios[0] < 3 or min(ratios) < 1.3:
         return None
-    evidence = f"k1 is {shown(median(ratios))} times k3 (median), and both estimate one KL"
+    evidence = (
+        f"k1 is {shown(ratios[0])} times k3 where k3 is {shown(pairs[0][0])}, and "
+        f"{shown(median(ratios))} times in the median, but both estimate one KL"
+    )
     return Finding("KL made positive", LIKELY, evidence)
 
 
