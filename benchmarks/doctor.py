@@ -30,7 +30,7 @@ NOTHING = "nothing"
 
 def history_of(seed: int, ailment: str, runs: Path, kept: Path) -> list[dict]:
     """The history of a short run, trained unless it is kept already."""
-    path = kept / str(seed) / f"{ailment.replace(' ', '-')}.json"
+    path = kept / str(seed) / f"{ailment.strip('()').replace(' ', '-')}.json"
     if not path.exists():
         options = {"track": "tldr", "preset": "cpu", "seed": seed, "threads": 1}
         course = setup("3-PPO", out=runs / f"tldr-{seed}", **options)

@@ -143,7 +143,7 @@ FOLLOWS = {
     "pads attended": {"temperature", "repetition penalty", "positions count the pads"},
     "temperature": {"KL made positive"},
     "tokens after the EOS": {"repetition penalty", "scores not normalised"},
-    "pad is EOS": {"entropy collapse", "value model never learns"},
+    "pad is EOS": {"entropy collapse", "value model never learns", "temperature"},
     "reference is not SFT": {"no KL penalty", "value rate too high", "value model never learns"},
     "scores not normalised": {"value rate too high", "value model never learns"},
     "value rate too high": {"value model never learns"},

@@ -15,7 +15,7 @@ Rule = Callable[[Log], Finding | None]
 
 ROUNDING = 2e-3  # of a ratio, in float32 on any device: largest |ratio - 1| in the first minibatch
 DROPOUT_OFF = 0.2  # 16 bits round a log-prob of -20 by at most 0.06, dropout changes it by far more
-FIRST_KL = 0.1  # nats per response: more than rounding, where policy and reference are one model
+FIRST_KL = 0.1  # nats per response, or 0.002 per token if that is more: rounding in 16 bits
 LESS_SURPRISE = 0.05  # share of the entropy; healthy runs of eight rollouts are within 0.04
 MORE_SURPRISE = 0.1  # the same upwards, where few tokens weigh much
 CROWDED = 0.18  # standard deviation of the lengths as a share of the mean: a healthy SFT has 0.3
@@ -55,8 +55,8 @@ def kl_at_the_start(log: Log) -> Finding | None:
     """Policy and reference begin as one model, so the first KL is 0."""
     if not log.from_the_start() or not log.has("kl"):
         return None
-    kl = log.columns["kl"][0]
-    if math.isnan(kl) or abs(kl) < FIRST_KL:
+    kl, tokens = log.columns["kl"][0], log.columns.get("length", [0.0])[0]
+    if math.isnan(kl) or abs(kl) < max(FIRST_KL, 0.002 * tokens):
         return None
     evidence = f"{log.called('kl')} is {shown(kl)} at {at(log, 0)}, where it must be 0"
     unknown = () if log.has("ratio_off") else ("dropout",)
@@ -226,15 +226,19 @@ def kl_never_falls(log: Log) -> Finding | None:
 
 
 def nothing_is_clipped(log: Log) -> Finding | None:
-    """The first update of a rollout has ratio 1: nothing can be clipped."""
+    """The first update of a rollout has ratio 1: nothing can be clipped. A few rows without a
+    clipped token may just be small steps.
+    """
     values = log.numbers("clip_fraction")
-    if len(values) < 3 or max(values) > 0:
+    if len(values) < 6 or max(values) > 0:
         return None
     ratios, moved = log.numbers("ratio"), log.numbers("approx_kl")
     if any(abs(x - 1) > 1e-4 for x in ratios) or any(abs(x) > 1e-5 for x in moved):
         return None  # steps too small to be clipped, but more than one
     evidence = f"{log.called('clip_fraction')} is exactly 0 in all {len(values)} rows"
-    return Finding("one update per rollout", SURE if ratios or moved else LIKELY, evidence)
+    # Without a value model, as in GRPO, a single update is the custom.
+    with_values = log.has("value_loss") or log.has("explained_variance")
+    return Finding("one update per rollout", LIKELY if with_values else POSSIBLE, evidence)
 
 
 def much_is_clipped(log: Log) -> Finding | None:
@@ -270,6 +274,8 @@ def scores_are_large(log: Log) -> Finding | None:
     stds = log.numbers("score_std")
     if not log.from_the_start() or not stds or stds[0] < LARGE_STD:
         return None
+    if not log.has("value_loss") and not log.has("explained_variance"):
+        return None  # without a value model the advantages are normalised, not the scores
     evidence = f"the scores' standard deviation is {shown(stds[0])} at {at(log, 0)}, not 1"
     loss = log.numbers("value_loss")[:1]
     evidence += f"; the value loss is {shown(loss[0])}" if loss else ""
