@@ -111,8 +111,9 @@ COLUMNS = {  # by our own name
 # In these libraries the bare name "kl" is a mean per token: TRL's GRPO has k3, OpenRLHF k1 or k3.
 PER_TOKEN_KL = {"completions/mean_length", "response_length", "num_actions"}
 
-# The columns that most rules read. A log without any of them can't be judged.
+# A log needs one of these. What a rule can read instead of another column is not missed.
 JUDGED = tuple(name for name in COLUMNS if name != "step")
+INSTEAD = {"kl_token", "kl_k3_token", "truncated", "ratio", "approx_kl", "penalty", "gold"}
 
 
 def canonical(names: list[str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def report(log: Log, findings: list[Finding]) -> str:
             lines += [f"   or else    {', '.join(finding.also)}: this log can't tell them apart"]
         lines += [f"   try first  {finding.advice}", f"   read       {finding.section}"]
     if absent := missing(log):
-        lines += ["", f"not in the log, so not judged: {'; '.join(absent)}"]
+        lines += ["", "not in the log, so not judged:", *(f"   {column}" for column in absent)]
     wrapped = [textwrap.fill(line, 100, subsequent_indent=" " * 14) for line in lines]
     return "\n".join(wrapped)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from helpers.doctor.columns import COLUMNS, JUDGED, canonical
+from helpers.doctor.columns import COLUMNS, INSTEAD, JUDGED, canonical
 from helpers.engine.parser import SettingsError, user_path
 
 FIRST = 1_000  # rows at the start of a long log that are all read
@@ -222,6 +222,6 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def missing(log: Log) -> list[str]:
-    """The columns that the doctor would have read, with their meaning, and this log lacks."""
-    absent = [name for name in JUDGED if name not in log.columns]
+    """The columns that the doctor reads and this log lacks, with their meaning."""
+    absent = [name for name in JUDGED if name not in log.columns and name not in INSTEAD]
     return [f"{name} ({COLUMNS[name].meaning})" for name in absent]
