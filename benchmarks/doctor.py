@@ -92,7 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--seeds", default="0-9", help="first and last")
-    parser.add_argument("--ailments", nargs="*", default=[HEALTHY, *AILMENTS], help="some of them")
+    every = [HEALTHY, *AILMENTS]
+    parser.add_argument("--ailments", nargs="*", default=every, choices=every, help="some of them")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "doctor")
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()

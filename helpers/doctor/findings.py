@@ -142,6 +142,8 @@ FOLLOWS = {
     },
     "pads attended": {"temperature", "repetition penalty", "positions count the pads"},
     "temperature": {"KL made positive"},
+    "top-k": {"KL made positive"},
+    "greedy rollouts": {"KL made positive"},
     "tokens after the EOS": {"repetition penalty", "scores not normalised"},
     "pad is EOS": {"entropy collapse", "value model never learns", "temperature"},
     "reference is not SFT": {"no KL penalty", "value rate too high", "value model never learns"},

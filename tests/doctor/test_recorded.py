@@ -12,7 +12,7 @@ from helpers.lesson.clinic import AILMENTS
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
 SILENT = {"healthy", "reward read at a pad"}  # their logs look alike
-SECOND = {"top-k": "temperature"}  # ailments that the doctor lists, after a likelier one
+SECOND = {"top-p": "temperature"}  # ailments that the doctor lists, after a likelier one
 
 
 def name_of(log: Path) -> str:

@@ -45,6 +45,8 @@ CASES = {
     "pads attended": {"kl": lambda i: -1.1 + 0.1 * i},
     "reference is not SFT": {"kl": lambda i: 170.0 - i},
     "temperature": {"surprise": lambda i: 1.2 - 0.05 * i + 0.02 * (i % 2)},
+    "top-k": {"surprise": lambda i: 1.2 - 0.05 * i + 0.02 * (i % 2), "kl": lambda i: 0.9 * i},
+    "greedy rollouts": {"surprise": lambda i: 0.8 - 0.05 * i + 0.02 * (i % 2)},
     "repetition penalty": {"surprise": lambda i: 1.8 - 0.05 * i + 0.02 * (i % 2)},
     "tokens after the EOS": {"length": 64.0, "length_std": 0.0},
     "pad is EOS": {"stop_rate": 0.0, "score": -3.0, "score_std": 0.0},
