@@ -29,7 +29,7 @@ class Log:
     names: dict[str, str]
     rows: int
     notes: tuple[str, ...] = ()
-    infinite: dict[str, float] = field(default_factory=dict)  # column: step of its first infinity
+    bad: dict[str, float] = field(default_factory=dict)  # column: step of its first NaN, infinity
 
     def has(self, *names: str) -> bool:
         """Whether the log has these columns, each with a number in it."""
@@ -190,7 +190,8 @@ def make_log(rows: list[dict], count: int, where: str) -> Log:
     notes = []
     if len(rows) < count:
         notes.append(f"{count:,} rows: the first {FIRST:,} and every n-th of the others were read")
-    return Log(derived(columns), names, count, tuple(notes), infinities(columns))
+    bad = not_finite([row for _, row in kept], columns, names)
+    return Log(derived(columns), names, count, tuple(notes), bad)
 
 
 def derived(columns: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -205,14 +206,16 @@ def derived(columns: dict[str, list[float]]) -> dict[str, list[float]]:
     return columns
 
 
-def infinities(columns: dict[str, list[float]]) -> dict[str, float]:
-    """{column: step of its first infinity or, after a number, NaN}."""
-    bad = {}
-    for name, values in columns.items():
+def not_finite(rows: list[dict], columns: dict[str, list[float]], names: dict) -> dict[str, float]:
+    """{column: step of its first NaN or infinity}. An empty cell is neither: trackers write the
+    metrics of one step in several rows. The explained variance of equal returns is rightly NaN.
+    """
+    bad: dict[str, float] = {}
+    for ours, values in columns.items():
         steps = columns.get("step", range(1, len(values) + 1))
-        for i, x in enumerate(values):
-            if math.isinf(x) or (math.isnan(x) and name in ("score", "value_loss", "kl") and i):
-                bad.setdefault(name, steps[i])
+        for i, x in enumerate(values if ours != "explained_variance" else ()):
+            if not math.isfinite(x) and rows[i].get(names[ours]) not in (None, ""):
+                bad.setdefault(ours, steps[i])
     return bad
 
 

@@ -89,9 +89,11 @@ def returns_are_whitened(log: Log) -> Finding | None:
 
 
 def scores_without_mean(log: Log) -> Finding | None:
-    """The mean score of a rollout is not exactly 0."""
+    """The mean score of a rollout is not 0, up to rounding, unless nothing earns a score."""
     values = log.numbers("score")
     if len(values) < 2 or max(map(abs, values)) > 1e-4:
+        return None
+    if not any(values) and not any(log.numbers("score_std")):
         return None
     evidence = f"{log.called('score')} is 0 in all {len(values)} rows, whatever the policy does"
     return Finding("scores z-scored by batch", SURE, evidence)
@@ -108,10 +110,10 @@ def entropy_below_zero(log: Log) -> Finding | None:
 
 def numbers_not_finite(log: Log) -> Finding | None:
     """NaN or infinity where there were numbers."""
-    if not log.infinite:
+    if not log.bad:
         return None
-    name, step = min(log.infinite.items(), key=lambda item: item[1])
-    evidence = f"{log.called(name)} is no number from {log.called('step')} {step:g} on"
+    name, step = min(log.bad.items(), key=lambda item: item[1])
+    evidence = f"{log.called(name)} is no finite number at {log.called('step')} {step:g}"
     return Finding("numbers not finite", SURE, evidence)
 
 

@@ -129,7 +129,16 @@ def test_a_number_that_is_not_one_is_found(tmp_path):
     assert (first.ailment, first.sure) == ("numbers not finite", "sure")
     assert "step 2" in first.evidence
     path = written(tmp_path, '{"score": NaN, "kl": 0.0}\n{"score": 1.0, "kl": 0.1}\n')
-    assert diagnose(path) == []  # missing in the first row only
+    assert diagnose(path)[0].ailment == "numbers not finite"
+    equal_returns = [ROW, ROW | {"explained_variance": math.nan}]
+    assert diagnose(equal_returns) == []
+
+
+def test_an_empty_cell_is_no_number_that_overflowed(tmp_path):
+    """Trackers export a row for each call that logged something."""
+    path = written(tmp_path, "_step,kl,score,value_loss\n1,0.0,,\n1,,0.5,\n2,0.1,,0.3\n", "a.csv")
+    assert diagnose(path) == []
+    assert diagnose([{"step": 1, "score": 0.1}, {"step": 1, "kl": None}]) == []
 
 
 def test_a_long_log_takes_seconds(tmp_path):

@@ -115,6 +115,28 @@ def test_the_negative_kl_of_a_misread_policy_is_told_from_it():
     assert "objective/kl is -4 at episode 64" in first.evidence
 
 
+def test_a_reward_that_is_never_earned_is_not_called_z_scored():
+    assert diagnose(run(score=0.0, score_std=0.0, gold=None)) == []
+    assert diagnose(run(score=0.0, score_std=None, gold=None)) == []
+
+
+def test_a_run_without_a_value_model_is_judged_as_such():
+    """As GRPO logs it: rewards of any size, and one update for each rollout."""
+    rows = [
+        {
+            "step": step,
+            "reward": 8.0 + step,
+            "reward_std": 5.0,
+            "kl": 0.001 * step,
+            "clip_ratio/region_mean": 0.0,
+            "completions/mean_length": 100.0 + step,
+            "completions/clipped_ratio": 0.1,
+        }
+        for step in range(1, 11)
+    ]
+    assert [(f.ailment, f.sure) for f in diagnose(rows)] == [("one update per rollout", "possible")]
+
+
 def test_a_single_negative_kl_is_noise():
     rows = run(kl=lambda i: -0.02 if i == 1 else 0.5 * i, surprise=None)
     assert diagnose(rows) == []
