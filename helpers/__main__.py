@@ -9,6 +9,7 @@
     import      convert weights from elsewhere into a model folder
     publish     upload a checkpoint to the Hugging Face Hub
     hellaswag   evaluate a checkpoint on HellaSwag
+    doctor      read a log of PPO and say what is wrong with the run
     restore     put your kept answers back into the notebooks
     demo        open a page to talk to a run's models     chat    the same in the terminal
     space       write that page as a folder for a Hugging Face Space
@@ -36,6 +37,7 @@ COMMANDS = {
     "import": ("helpers.run.import_weights", "main"),
     "publish": ("helpers.run.publish", "main"),
     "hellaswag": ("helpers.stages.hellaswag", "main"),
+    "doctor": ("helpers.doctor.diagnosis", "main"),
     "restore": ("helpers.run.answers", "main"),
     "demo": ("helpers.demo.serve", "main"),
     "chat": ("helpers.demo.chat", "main"),

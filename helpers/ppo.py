@@ -180,10 +180,12 @@ def iteration_metrics(
     kl_controller: KLController,
     tokenizer: Tokenizer,
 ) -> dict[str, float]:
-    """The metrics that one iteration logs; also updates the KL controller."""
+    """The metrics that one iteration logs; also updates the KL controller.
+
+    ratio_off: how far the ratio was from 1 in the first minibatch, before any gradient step.
+    """
     metrics = rollout_metrics(rollout)
-    if kl_controller.target:
-        metrics["kl_coef"] = kl_controller.kl_coef
+    metrics |= {"kl_coef": kl_controller.kl_coef, "ratio_off": updates[0]["ratio_off"]}
     kl_controller.update(metrics["kl"], len(prompts))
     if prompts[0].facts is not None:  # logged, never used for training
         metrics = {"gold": gold_rewards(rollout, prompts, tokenizer)} | metrics

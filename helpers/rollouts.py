@@ -193,19 +193,27 @@ def with_advantages(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Roll
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     """Metrics of one rollout for the dashboard.
 
-    KL is in nats per response, entropy in nats per token, length in tokens.
+    KL is in nats per response, entropy and surprise in nats per token, length in tokens. surprise:
+    the mean of - log pi over the sampled tokens. It equals the entropy, up to noise, only if the
+    tokens were sampled from what scores them. advantage: their mean, 0 after whitening.
     """
     mask = rollout.batch.response_mask
+    lengths = mask.sum(1).float()
     k1 = kl_k1(rollout.logprobs, rollout.ref_logprobs) * mask
     k3 = kl_k3(rollout.logprobs, rollout.ref_logprobs) * mask
     return {
         "score": rollout.scores.mean().item(),
         "kl": k1.sum(1).mean().item(),
         "entropy": masked_mean(rollout.entropy, mask).item(),
-        "length": mask.sum(1).float().mean().item(),
+        "length": lengths.mean().item(),
         "stop_rate": rollout.stopped.float().mean().item(),
         "explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
         "kl_k3": k3.sum(1).mean().item(),
+        "surprise": masked_mean(-rollout.logprobs, mask).item(),
+        "score_std": rollout.scores.std(correction=0).item(),
+        "length_std": lengths.std(correction=0).item(),
+        "return_std": rollout.returns[mask].std(correction=0).item(),
+        "advantage": masked_mean(rollout.advantages, mask).item(),
     }
 
 

@@ -18,6 +18,7 @@ ARGUMENTS = {  # what a command needs before its options are looked at
     "import": ["a.pt", "b"],
     "publish": ["folder", "owner/name"],
     "hellaswag": ["folder"],
+    "doctor": ["ppo.jsonl"],
 }
 
 
@@ -92,7 +93,7 @@ def test_a_stage_refuses_a_bad_value_in_one_line(capsys):
     assert code == 2 and err.count("\n") == 1 and "did you mean smoke?" in err
 
 
-READ_NONE = {"fetch", "publish", "budget", "restore"}  # no settings
+READ_NONE = {"fetch", "publish", "budget", "restore", "doctor"}  # no settings
 
 
 @pytest.mark.parametrize("name", sorted(front.COMMANDS.keys() - READ_NONE))

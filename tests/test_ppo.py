@@ -299,8 +299,9 @@ def test_every_iteration_is_logged(models, prompts, tokenizer, tmp_path, capsys)
     lines = snapshots.log.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == history
     names = {"score", "gold", "kl", "kl_k3", "entropy", "clip_fraction", "explained_variance"}
-    names |= {"length", "stop_rate", "step", "value_loss"}
-    assert names == history[0].keys()  # kl_coef is logged where it can move
+    names |= {"length", "stop_rate", "step", "value_loss", "kl_coef", "ratio_off"}
+    names |= {"surprise", "score_std", "length_std", "return_std", "advantage"}
+    assert names == history[0].keys()
     other = train(own(models), prompts, replace(SETTINGS, seed=1), tokenizer, Loop("toy"))
     assert other[0]["score"] != history[0]["score"]
 
@@ -308,9 +309,13 @@ def test_every_iteration_is_logged(models, prompts, tokenizer, tmp_path, capsys)
 def test_gold_is_left_out_where_it_is_unknown(models, prompts, tokenizer):
     rollout = rollout_of(models, prompts, tokenizer)
     plain = [Prompt(prompt.prompt) for prompt in prompts]
-    updates = [{"clip_fraction": 0.2, "value": 1.0}, {"clip_fraction": 0.4, "value": 4.0}]
+    updates = [
+        {"clip_fraction": 0.2, "value": 1.0, "ratio_off": 0.01},
+        {"clip_fraction": 0.4, "value": 4.0, "ratio_off": 0.5},
+    ]
     found = iteration_metrics(rollout, updates, plain, KLController(0.3), tokenizer)
-    assert "gold" not in found and "kl_coef" not in found
+    assert "gold" not in found
+    assert found["ratio_off"] == 0.01  # of the first minibatch
     assert (found["clip_fraction"], found["value_loss"]) == (pytest.approx(0.3), 2.5)
 
 
@@ -318,7 +323,7 @@ def test_the_coefficient_that_is_logged_is_the_one_that_was_used(moved, prompts,
     """It moves after the rollout, by the number of its responses."""
     rollout = rollout_of(moved, prompts, tokenizer)
     control = KLController(0.3, target=1e-3, horizon=300)
-    updates = [{"clip_fraction": 0.0, "value": 0.0}]
+    updates = [{"clip_fraction": 0.0, "value": 0.0, "ratio_off": 0.0}]
     found = iteration_metrics(rollout, updates, prompts, control, tokenizer)
     e = min(max(found["kl"] / 1e-3 - 1, -0.2), 0.2)
     assert found["kl_coef"] == 0.3 and abs(e) == 0.2

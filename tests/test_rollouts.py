@@ -1,5 +1,6 @@
 """Rollouts against plain forwards and loops: what is sampled, scored, rewarded and measured."""
 
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -159,7 +160,7 @@ def test_the_dashboard_equals_loops(moved, prompts, tokenizer):
     rollout = rollout_of(moved, prompts, tokenizer)
     metrics, n = rollout_metrics(rollout), len(prompts)
     wanted = {"kl": 0.0, "kl_k3": 0.0, "length": 0.0}
-    entropies = []
+    entropies, surprises, lengths = [], [], []
     for prompt, response in plain_rows(rollout):
         policy, reference = (
             plain_logprobs(m, prompt, response) for m in (moved.policy, moved.reference)
@@ -167,11 +168,20 @@ def test_the_dashboard_equals_loops(moved, prompts, tokenizer):
         wanted["kl"] += (policy - reference).sum().item() / n
         wanted["kl_k3"] += kl_k3(policy, reference).sum().item() / n
         wanted["length"] += len(response) / n
+        lengths.append(len(response))
+        surprises += (-policy).tolist()
         logits = moved.policy(torch.tensor([prompt + response]))[0, len(prompt) - 1 : -1].detach()
         entropies += torch.distributions.Categorical(logits=logits).entropy().tolist()
     wanted["entropy"] = sum(entropies) / len(entropies)
     wanted["stop_rate"] = rollout.stopped.float().mean().item()
     wanted["score"] = rollout.scores.mean().item()
+    wanted["score_std"] = statistics.pstdev(rollout.scores.tolist())
+    wanted["surprise"], wanted["length_std"] = (
+        statistics.fmean(surprises),
+        statistics.pstdev(lengths),
+    )
+    wanted["return_std"] = statistics.pstdev(rollout.returns[rollout.batch.response_mask].tolist())
+    wanted["advantage"] = 0.0
     assert {name: metrics[name] for name in wanted} == pytest.approx(wanted, abs=1e-3)
     assert metrics["kl_k3"] > 0.01  # the policy did move
 
