@@ -189,7 +189,7 @@ METHODS = {
     "GRPO": Method(group_normalised, grpo_loss, beta=0.02),
     "Dr. GRPO": Method(group_centred, dr_grpo_loss, beta=0.02),
     "DPO": Method(better_or_worse, dpo_loss, group=2, beta=0.1),
-    "IPO": Method(better_or_worse, ipo_loss, group=2, beta=0.1),
+    "IPO": Method(better_or_worse, ipo_loss, group=2, beta=0.03),
     "DPO on comparisons": Method(better_or_worse, dpo_loss, group=2, beta=0.1, rate=0.5),
 }
 

@@ -7,7 +7,7 @@ from helpers.engine.parser import output_folder
 STAGES = {"0-Pretrain": "pretrain", "1-SFT": "sft", "2-RM-Training": "reward", "3-PPO": "ppo"}
 NOTEBOOKS = {stage: notebook for notebook, stage in STAGES.items()}
 # Bonus notebooks, which no stage needs, and the stage whose settings each has
-BONUS = {"1b-Adapters": "sft", "4-Alternatives": "ppo"}
+BONUS = {"1b-Adapters": "sft", "4-Alternatives": "ppo", "5-Clinic": "ppo"}
 # The file of every notebook, below the repository
 FILES = {name: f"{name}.ipynb" for name in STAGES} | {name: f"bonus/{name}.ipynb" for name in BONUS}
 # The checkpoints that a stage starts from; "base" is 0-Pretrain's, or weights from elsewhere. The

@@ -9,7 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.lesson.checks import alternatives, core, loops, lora, ppo, pretrain, reward, sft
+from helpers.lesson.checks import (
+    alternatives,
+    clinic,
+    core,
+    loops,
+    lora,
+    ppo,
+    pretrain,
+    reward,
+    sft,
+)
 from helpers.lesson.checks.core import Exercise, Prediction, randn, tiny_gpt
 from helpers.model import attend_explicit
 from helpers.run import answers
@@ -24,6 +34,7 @@ MODULES = {
     "ppo": [ppo, loops.check_ppo_loop],
     "1b-Adapters": [lora],
     "4-Alternatives": [alternatives],
+    "5-Clinic": [clinic],
 }
 
 
