@@ -31,7 +31,7 @@ def _tokens(B: int, R: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 check_surprise_gap = Exercise(
     "surprise_gap",
     _surprise_gap,
-    cases={"two responses": _tokens(2, 5, seed=1), "three responses": _tokens(3, 4, seed=3)},
+    cases={"two responses": _tokens(2, 5, seed=11), "three responses": _tokens(3, 4, seed=3)},
     mistakes={
         "the pads are counted. Only real tokens have a surprise and an entropy.": {"masked": False},
         "the sign of the surprise. It is minus the log-prob.": {"sign": 1.0},
@@ -105,9 +105,10 @@ check_k1_loss_gradient = Prediction(
     "k1_loss_gradient",
     answer=0.0,
     tolerance=1e-6,
-    why="The expectation of the gradient of log pi is always 0",
+    why="The expectation of the gradient of log pi is always 0, so this penalty does nothing but add "
+    "noise.",
     mistakes={
-        "beta would be the gradient of beta x. The gradient of log pi has mean 0.": 1.0,
-        "the sign doesn't matter here. The gradient of log pi has mean 0.": -1.0,
+        "that holds for no logit. Over samples of the policy, the gradient of log pi has mean 0.": 1.0,
+        "the sign doesn't matter. Over samples of the policy, the gradient of log pi has mean 0.": -1.0,
     },
 )
