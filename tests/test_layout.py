@@ -15,10 +15,10 @@ MAY = {  # room: the rooms that its files import from, beside their own
     "engine": set(),
     "doctor": {"engine"},
     "rows": {"engine", TOP},
-    "run": {"engine", TOP, "rows"},
+    "run": {"engine", TOP, "rows", "doctor"},
     "compare": {"engine", TOP, "rows", "run"},
     "stages": {"engine", TOP, "rows", "run", "compare"},
-    "lesson": {"engine", TOP, "rows", "run", "compare"},
+    "lesson": {"engine", TOP, "rows", "run", "compare", "doctor"},
     "demo": {"engine", TOP, "rows", "run"},
 }
 

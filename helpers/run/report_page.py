@@ -6,7 +6,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from helpers.doctor.diagnosis import diagnose
+from helpers.doctor.findings import Finding
 from helpers.engine.files import write_json, write_text
+from helpers.engine.parser import SettingsError
 from helpers.run import report as numbers
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 from helpers.run.policy_table import number_text
@@ -35,6 +38,7 @@ def write_report(out: Path) -> dict[str, Any]:
         gain_text=numbers.gain_text(report["ppo"]),
         minutes=numbers.total_duration(report["seconds"]),
         tables=numbers.tables(report),
+        findings=findings_of(out),
         figures={notebook: images for notebook, images in figures.items() if images},
         command=f"python -m helpers course {options}",
         repository=REPOSITORY,
@@ -47,3 +51,11 @@ def embed(path: Path, stage: str) -> dict[str, str]:
     """A PNG's name and its bytes as text."""
     name = path.stem.removeprefix(f"{stage}-").replace("-", " ")
     return {"name": name, "png": base64.b64encode(path.read_bytes()).decode("ascii")}
+
+
+def findings_of(out: Path) -> list[Finding] | None:
+    """What the doctor finds in the run's PPO log; None where there is no log that it can read."""
+    try:
+        return diagnose(out / "logs" / "ppo.jsonl")
+    except SettingsError:
+        return None

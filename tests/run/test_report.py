@@ -267,3 +267,19 @@ def test_too_few_prompts_for_an_interval_are_said(tmp_path, write_metrics):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "PPO has too few prompts to tell about the gold reward: +0.400 against SFT" in page
     assert "None" not in page and "nan" not in page
+
+
+def test_the_doctor_reads_the_log_of_ppo(tmp_path, write_metrics):
+    out = write_metrics(tmp_path)
+    page = out / "report.html"
+    write_report(out)
+    assert "The doctor" not in page.read_text(encoding="utf-8")  # no log
+    (out / "logs").mkdir()
+    log = out / "logs" / "ppo.jsonl"
+    rows = [{"step": i + 1, "kl": 0.1 * i, "score": 0.2 * i, "entropy": 0.3} for i in range(9)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_report(out)
+    assert "nothing suspicious" in page.read_text(encoding="utf-8")
+    log.write_text("".join(json.dumps(row | {"entropy": -1.0}) + "\n" for row in rows))
+    write_report(out)
+    assert "no entropy is below 0" in page.read_text(encoding="utf-8")

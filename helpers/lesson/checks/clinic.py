@@ -105,10 +105,10 @@ check_k1_loss_gradient = Prediction(
     "k1_loss_gradient",
     answer=0.0,
     tolerance=1e-6,
-    why="The expectation of the gradient of log pi is always 0, so this penalty does nothing but add "
-    "noise.",
+    why="The expectation of the gradient of log pi is always 0, so this penalty does nothing but "
+    "add noise.",
     mistakes={
-        "that holds for no logit. Over samples of the policy, the gradient of log pi has mean 0.": 1.0,
-        "the sign doesn't matter. Over samples of the policy, the gradient of log pi has mean 0.": -1.0,
+        "that holds for no logit. Over the policy's samples, the gradient of log pi has mean 0.": 1.0,
+        "the sign doesn't matter. Over the policy's samples, the gradient of log pi has mean 0.": -1.0,
     },
 )
