@@ -108,7 +108,7 @@ check_k1_loss_gradient = Prediction(
     why="The expectation of the gradient of log pi is always 0, so this penalty does nothing but "
     "add noise.",
     mistakes={
-        "that holds for no logit. Over the policy's samples, the gradient of log pi has mean 0.": 1.0,
-        "the sign doesn't matter. Over the policy's samples, the gradient of log pi has mean 0.": -1.0,
+        "that holds for no logit: over its samples, the gradient of log pi has mean 0.": 1.0,
+        "the sign doesn't matter: over its samples, the gradient of log pi has mean 0.": -1.0,
     },
 )
