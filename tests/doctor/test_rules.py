@@ -86,23 +86,19 @@ def test_a_healthy_log_may_lack_any_column(column):
     assert diagnose(run(**{column: None})) == []
 
 
-def test_the_negative_kl_of_a_sampler_is_explained_without_our_columns():
-    """As TRL's PPO logs it: the first KL is 0, then it falls below."""
-    rows = [
-        {
-            "episode": 64 * (i + 1),
-            "objective/kl": -0.4 * i + 0.05 * (i % 3),
-            "objective/scores": 0.1 * i,
-            "policy/approxkl_avg": 0.01,
-            "policy/clipfrac_avg": 0.02,
-            "val/ratio": 1.001,
-        }
-        for i in range(12)
-    ]
-    first = diagnose(rows)[0]
-    assert (
-        first.ailment == "temperature" and "objective/kl is below 0 in 11 of 12" in first.evidence
+def test_the_negative_kl_of_a_sampler_is_explained_without_our_columns(tmp_path):
+    """A CSV of TRL's PPO: the first KL is 0, then it falls below."""
+    names = (
+        "episode,objective/kl,objective/scores,policy/approxkl_avg,policy/clipfrac_avg,val/ratio"
     )
+    rows = [
+        f"{64 * (i + 1)},{-0.4 * i + 0.05 * (i % 3)},{0.1 * i},0.01,0.02,1.0" for i in range(12)
+    ]
+    path = tmp_path / "trl.csv"
+    path.write_text("\n".join([names, *rows]) + "\n", encoding="utf-8")
+    first = diagnose(path)[0]
+    assert first.ailment == "temperature"
+    assert "objective/kl is below 0 in 11 of 12" in first.evidence
     assert "minimum length" in first.also and "why is my KL negative?" in first.section
 
 
