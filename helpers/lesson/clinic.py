@@ -17,6 +17,7 @@ from helpers import ppo
 from helpers.engine.loop import Loop
 from helpers.lesson import ailments as make
 from helpers.lesson.ailments import Patient, swapped
+from helpers.model import GPT
 from helpers.rollouts import Models
 from helpers.run.base_model import load_base
 from helpers.run.checkpoints import load_stage
@@ -99,6 +100,13 @@ AILMENTS = {
 }
 
 
+def ailment_of(name: str) -> Ailment:
+    """The ailment with this name. Raises ValueError for one that the clinic does not have."""
+    if name not in AILMENTS:
+        raise ValueError(f"no ailment {name!r}: choose from {', '.join(AILMENTS)}")
+    return AILMENTS[name]
+
+
 # ---------------------------------------------------------------- the clinic
 
 
@@ -117,19 +125,22 @@ def admit(course: Course, iterations: int = 8, rollout_size: int = 64) -> Patien
     return Patient(models, prompts, config, course.tokenizer, base)
 
 
-def train_patient(patient: Patient, ailment: Ailment | None = None) -> list[dict]:
-    """The history of a PPO run with an ailment; of a healthy one without. Trains the models.
+def train_patient(patient: Patient, ailment: Ailment | None = None) -> tuple[list[dict], GPT]:
+    """The history and the policy of a PPO run with an ailment; of a healthy one without. It trains
+    copies, so the same patient can be taken again.
 
     A run whose numbers overflow ends early. What stops an ailing run at once, the check of the
     first minibatch, is off: its numbers are logged.
     """
+    policy, value = copy.deepcopy(patient.models.policy), copy.deepcopy(patient.models.value)
+    patient = replace(patient, models=replace(patient.models, policy=policy, value=value))
     infect = ailment.infect if ailment else nullcontext
     loop = Loop(ailment.name if ailment else "healthy", lines=0)
     torch.manual_seed(patient.config.seed)  # of dropout
     with swapped(ppo, check_first_minibatch=lambda *numbers: None), infect(patient) as ill:
         with suppress(FloatingPointError):
             ppo.train(ill.models, ill.prompts, ill.config, ill.tokenizer, loop)
-    return loop.history
+    return loop.history, policy
 
 
 def run_clinic(
@@ -138,8 +149,7 @@ def run_clinic(
     """A short PPO run from a course's SFT and reward models, with an ailment of `AILMENTS`, or
     healthy; returns its history. It takes about half a minute of one CPU core.
 
-    Raises KeyError for an unknown ailment.
+    Raises ValueError for an unknown ailment, CheckpointError for a course without its models.
     """
-    return train_patient(
-        admit(course, iterations, rollout_size), AILMENTS[ailment] if ailment else None
-    )
+    patient = admit(course, iterations, rollout_size)
+    return train_patient(patient, ailment_of(ailment) if ailment else None)[0]

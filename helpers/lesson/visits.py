@@ -62,14 +62,14 @@ KL_CAUSES = (  # the ailments that make the logged KL another than the true one
 def visit_size(course: Course) -> dict[str, int]:
     """The size of a visit's run; under `smoke` as small as shows that it runs."""
     smoke = course.preset == "smoke"
-    return {"iterations": 3, "rollout_size": 16} if smoke else {"iterations": 8, "rollout_size": 64}
+    return {"iterations": 2, "rollout_size": 8} if smoke else {"iterations": 8, "rollout_size": 64}
 
 
 def true_kl(course: Course, policy: GPT, reference: GPT) -> float:
     """KL(policy || reference) in nats per response, on samples at temperature 1 to held-out
     prompts.
     """
-    prompts = course.rows("prompts", "heldout", 8 if course.preset == "smoke" else 100)
+    prompts = course.rows("prompts", "heldout", 4 if course.preset == "smoke" else 100)
     tokens = course.config.response_tokens
     responses = respond(policy, course.tokenizer, prompts, max_new_tokens=tokens)
     return mean_kl(policy, reference, course.tokenizer, responses)

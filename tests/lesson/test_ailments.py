@@ -11,7 +11,7 @@ from helpers import losses, ppo, rollouts
 from helpers.engine import loop as engine_loop
 from helpers.engine.loop import Loop
 from helpers.lesson.ailments import SCALE, Patient
-from helpers.lesson.clinic import AILMENTS, train_patient
+from helpers.lesson.clinic import AILMENTS, ailment_of, train_patient
 from helpers.losses import masked_mean
 from helpers.ppo import minibatch_losses
 from helpers.rollouts import Rollout, rewards_of, rollout_metrics
@@ -223,14 +223,24 @@ def test_an_ailing_run_goes_on(well):
     patient = replace(well, models=own(well.models))
     with AILMENTS["dropout"].infect(patient) as sick, pytest.raises(AssertionError):
         ppo.train(sick.models, sick.prompts, sick.config, sick.tokenizer, Loop("ill", lines=0))
-    history = train_patient(replace(well, models=own(well.models)), AILMENTS["dropout"])
+    history, _ = train_patient(well, AILMENTS["dropout"])
     assert len(history) == 1 and history[0]["ratio_off"] > 0.02
 
 
 def test_the_healthy_run_is_ppo(well, tokenizer):
-    a, b = (replace(well, models=own(well.models)) for _ in range(2))
-    expected = ppo.train(a.models, a.prompts, a.config, tokenizer, Loop("well", lines=0))
-    assert train_patient(b) == expected
+    models = own(well.models)
+    expected = ppo.train(models, well.prompts, well.config, tokenizer, Loop("well", lines=0))
+    before = copy.deepcopy(well.models.policy.state_dict())
+    history, policy = train_patient(well)
+    assert history == expected
+    for name, weight in policy.state_dict().items():
+        assert torch.equal(weight, models.policy.state_dict()[name])
+        assert torch.equal(well.models.policy.state_dict()[name], before[name])
+
+
+def test_an_unknown_ailment_is_refused_with_the_names():
+    with pytest.raises(ValueError, match="no ailment 'flu': choose from dropout, positions"):
+        ailment_of("flu")
 
 
 def test_rollout_of_is_what_is_compared(well, healthy, tokenizer):

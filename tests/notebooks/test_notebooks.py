@@ -127,7 +127,11 @@ def test_executed_copies_are_tidy(chain):
         assert [line for line in found if "differs between machines" not in line] == []
 
 
-@pytest.mark.parametrize("name", BONUS)
+# 5-Clinic trains 27 times; what it trains with has tests of its own.
+SLOW = {"5-Clinic": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW.get(n, ())) for n in BONUS])
 def test_a_bonus_notebook_runs_after_the_course(chain, name, tmp_path):
     """From its own folder; the stages' results stay as they are."""
     out, path = chain[0], PATHS[name]
