@@ -12,8 +12,9 @@
 #   make notebooks  refresh the taught cells, run all notebooks (bonus/ too), save their outputs
 #   make data       write the embedded data again, bit for bit
 #   make bench      ours against transformers, side by side: docs/results.md; make bench BENCH_ARGS=--with-trl also TRL
-#   make evidence   whole courses of ten seeds a track, hours: docs/results.md; goes on where it was stopped;
-#                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2"
+#   make evidence   whole courses of ten seeds a track, then the other methods, over-optimisation and the doctor
+#                   on those of tldr, many hours: docs/results.md; goes on where it was stopped;
+#                   make evidence EVIDENCE_ARGS="--tracks tldr --seeds 0-2" runs some of the courses alone
 #   make gpu        everything once on a GPU: gpu.json; make gpu GPU_ARGS=--dry with tiny models on the CPU
 #   make hosted     the notebooks as on Colab and on Kaggle: their package versions, fetched alone
 #   make video      the walkthrough in docs/video, from the committed notebooks; VIDEO=3-PPO for one film,
@@ -97,6 +98,11 @@ bench: $(STAMP)
 
 evidence: $(STAMP)
 	@$(PY) -m benchmarks.evidence $(EVIDENCE_ARGS)
+ifeq ($(EVIDENCE_ARGS),)
+	@$(PY) -m benchmarks.alternatives
+	@$(PY) -m benchmarks.overoptimisation
+	@$(PY) -m benchmarks.doctor
+endif
 
 # On a machine that has torch and its friends already, nothing is installed.
 gpu:
