@@ -78,9 +78,12 @@ class WithoutLength(nn.Module):
 
 
 def slope_of(scores: Tensor, lengths: Tensor) -> float:
-    """The least-squares slope of scores (N,) over lengths (N,), score units per token."""
+    """The least-squares slope of scores (N,) over lengths (N,), score units per token; 0 where all
+    lengths are equal.
+    """
     lengths = lengths.double() - lengths.double().mean()
-    return ((lengths * scores.double()).sum() / (lengths**2).sum()).item()
+    spread = (lengths**2).sum()
+    return ((lengths * scores.double()).sum() / spread).item() if spread > 0 else 0.0
 
 
 @dataclass(frozen=True)

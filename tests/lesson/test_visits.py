@@ -115,3 +115,4 @@ def test_without_length_the_score_has_no_slope():
     assert slope == pytest.approx(0.5)
     left = over.WithoutLength(model, slope).by_token(None, mask, mask).sum(1)
     assert over.slope_of(left, lengths) == pytest.approx(0, abs=1e-6)
+    assert over.slope_of(scores, torch.full((4,), 3)) == 0
