@@ -36,7 +36,7 @@ def batch_centred(scores: Tensor, group: int = 1) -> Tensor:
 def leave_one_out(scores: Tensor, group: int) -> Tensor:
     """Score minus the mean of the other scores of the prompt's group.
 
-    Source: RLOO, Ahmadian et al. 2024, section 3.
+    Source: RLOO, Ahmadian et al. 2024.
     """
     by_prompt = scores.view(-1, group)  # (B / G, G)
     others = (by_prompt.sum(1, keepdim=True) - by_prompt) / (group - 1)
@@ -78,7 +78,7 @@ def first_of_group(scores: Tensor, group: int) -> Tensor:
 def softmax_of_group(scores: Tensor, group: int) -> Tensor:
     """exp(score) over its mean in the prompt's group: reward-weighted regression.
 
-    Source: Peters & Schaal 2007, equation 6, with a temperature of 1 score unit.
+    Source: Peters & Schaal 2007, whose weights are normalised over all samples.
     """
     return group * scores.view(-1, group).softmax(1).flatten()
 
@@ -98,7 +98,7 @@ class Method:
     weigh: Callable[[Tensor, int], Tensor]
     loss: "Callable[[Tensor, Minibatch, Method], Tensor]"
     group: int = 4  # G, responses to a prompt
-    beta: float = 0.0  # of the distance to the reference
+    beta: float = 0.0  # weight of the KL; in DPO and IPO it scales the margin
     beta_in_score: bool = False  # as in PPO: score - beta * KL; or the loss uses beta
     keep: int = 0  # of each group, how many to learn from: those with weight 1. 0: all of them
     rate: float = 1.0  # times PPO's learning rates
@@ -154,10 +154,11 @@ def grpo_loss(logprobs: Tensor, rows: Minibatch, method: Method) -> Tensor:
 
 
 def dr_grpo_loss(logprobs: Tensor, rows: Minibatch, method: Method) -> Tensor:
-    """The sum over all tokens, divided by a constant, so that a token of a long response counts as
-    much as one of a short response.
+    """The sum over all tokens, divided by the same number for every response of a rollout: a token
+    of a long response counts as much as one of a short response.
 
-    Source: Liu et al. 2025, section 3.2. Their constant is the longest response allowed.
+    Source: Liu et al. 2025, section 3.2. They divide by the longest response allowed and have no
+    KL term.
     """
     return grpo_token_losses(logprobs, rows, method).sum() / logprobs.numel()
 
@@ -242,7 +243,16 @@ def pairs_as_rollout(
         logprobs = token_logprobs(response_logits(models.reference, batch), batch.response)
     scores = torch.tensor([1.0, 0.0], device=logprobs.device).repeat(len(comparisons))
     none = torch.zeros_like(logprobs)
-    return Rollout(batch, scores, none, scores >= 0, logprobs, logprobs, none, none)
+    return Rollout(
+        batch,
+        scores,
+        earned=none,
+        stopped=torch.ones_like(scores, dtype=torch.bool),
+        logprobs=logprobs,
+        ref_logprobs=logprobs,
+        values=none,
+        entropy=none,
+    )
 
 
 def labelled_responses(

@@ -1,7 +1,7 @@
 """The doctor's rules: each reads some columns of a log and finds one ailment, or none.
 
-The thresholds were chosen on the courses of seeds 100 to 102 with and without ailments, and on the
-healthy logs of seeds 0 to 4 of `tldr`.
+The thresholds were chosen on the course of seed 100 with and without ailments, and on the healthy
+logs of seeds 0 to 4 of `tldr`.
 """
 
 import math

@@ -91,7 +91,7 @@ AILMENTS = {
         Ailment(
             "scores not normalised", "Ten times as large as they should be.", make.scaled_scores
         ),
-        Ailment("value rate too high", "A value model that diverges.", make.setting(value_lr=0.3)),
+        Ailment("value rate too high", "A hundred times too large.", make.setting(value_lr=0.3)),
         Ailment("value model never learns", "Its learning rate is 0.", make.setting(value_lr=0.0)),
         Ailment("log-softmax in 16 bits", "In training, not in rollouts.", make.rounded_softmax),
         Ailment("clipped while scaled", "Clipping before unscaling.", make.clipped_while_scaled),

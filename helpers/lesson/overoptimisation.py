@@ -48,8 +48,8 @@ def train_reward_model(
 class Worst(nn.Module):
     """An ensemble of reward models: each response gets the lowest of their scores.
 
-    Source: Coste et al. 2023, "Reward model ensembles help mitigate overoptimization", section 3.3
-    (worst-case optimisation).
+    Source: Coste et al. 2023, "Reward model ensembles help mitigate overoptimization" (worst-case
+    optimisation).
     """
 
     def __init__(self, models: Sequence[RewardModel]):
@@ -99,7 +99,7 @@ class Fit:
 def fit(kls: Sequence[float], gains: Sequence[float], best_of_n: bool) -> Fit:
     """The least-squares fit of gold gains over the KL: f(d) = d for best of n, ln d for RL.
 
-    Source: Gao et al. 2022, "Scaling laws for reward model overoptimization", section 3.
+    Source: Gao et al. 2022, "Scaling laws for reward model overoptimization".
     """
     points = [(math.sqrt(kl), gain) for kl, gain in zip(kls, gains, strict=True) if kl > 1e-3]
     d, gain = (torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True))
