@@ -37,6 +37,7 @@ from helpers.run.report import read_metrics
 from helpers.run.setup import setup
 from helpers.stages.ppo import load_models
 
+NAMES = (*METHODS, lesson.AT_THE_END)
 KEPT = ("score", "kl", "gold_reward", "gold_ci95", "stop_rate", "words", "flaws")
 FIGURE = ROOT / "docs" / "alternatives.png"
 
@@ -50,12 +51,15 @@ def course_in(seed: int, folder: Path, preset: str) -> Course:
 def run_method(name: str, course: Course) -> dict:
     """Train a policy with a method, and measure it on the held-out prompts of 3-PPO."""
     torch.manual_seed(course.seed)
-    models = load_models(course, course.tokenizer)
-    models = lesson.without_value_model(models, models.policy)
-    prompts = course.rows("prompts", "train")
-    rollouts = lesson.rollouts_of(name, course, models, prompts)
+    models, prompts = load_models(course, course.tokenizer), course.rows("prompts", "train")
     loop, start = Loop(f"{name}, seed {course.seed}", lines=1), time.process_time()
-    history = train(METHODS[name], models, rollouts, course.config, loop)
+    if name == lesson.AT_THE_END:
+        paid = replace(models, reward=lesson.PaidAtTheEnd(models.reward))
+        history = ppo.train(paid, prompts, course.config, course.tokenizer, loop)
+    else:
+        models = lesson.without_value_model(models, models.policy)
+        rollouts = lesson.rollouts_of(name, course, models, prompts)
+        history = train(METHODS[name], models, rollouts, course.config, loop)
     seconds = time.process_time() - start
     heldout = course.rows("prompts", "heldout", course.config.eval_prompts)
     measured, _ = lesson.measure(course, models, heldout)
@@ -144,16 +148,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--seeds", default="0-9", help="first and last")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", nargs="*", default=NAMES)
     parser.add_argument("--preset", default="cpu", choices=("cpu", "smoke"))
     parser.add_argument("--at-once", type=int, default=1, help="seeds side by side")
     parser.add_argument("--out", type=Path, default=lesson.RECORDED)
     args = parser.parse_args()
-    names = args.methods.split(",")
-    if unknown := sorted({*names} - {*METHODS}):
-        parser.error(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    if unknown := sorted({*args.methods} - {*NAMES}):
+        parser.error(f"no method {unknown[0]!r}: choose from {'; '.join(NAMES)}")
     seeds = seed_range(args.seeds)
-    jobs = [(seed, args.runs, args.preset, names) for seed in seeds]
+    jobs = [(seed, args.runs, args.preset, args.methods) for seed in seeds]
     with ProcessPoolExecutor(args.at_once) as pool:
         rows = [row for part in pool.map(run_seed, *zip(*jobs)) for row in part]
     record = {"cpu": cpu_name(), "runs": rows}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from statistics import mean
 
 import torch
+from torch import Tensor, nn
 
 from data.worlds import highest_gold
 from helpers.alternatives import METHODS, NoValues, labelled_responses, sampled_responses
@@ -15,7 +16,7 @@ from helpers.compare.samples import TEMPERATURES, Sampler, name_at
 from helpers.config import PPOConfig
 from helpers.engine.files import ROOT
 from helpers.evaluation import Responses, bootstrap_ci95
-from helpers.model import GPT
+from helpers.model import GPT, RewardModel, last_real_token
 from helpers.records import Prompt
 from helpers.rollouts import Models, Rollout, mean_kl
 from helpers.run.course import Course
@@ -23,6 +24,7 @@ from helpers.run.policy_table import aligned, number_text
 
 RECORDED = ROOT / "docs" / "alternatives.json"
 OFFLINE = "DPO on comparisons"  # the method that samples nothing
+AT_THE_END = "PPO, paid at the end"  # the whole score with the last token, as the others have it
 
 
 def quick_settings(course: Course) -> PPOConfig:
@@ -41,6 +43,21 @@ def rollouts_of(
         return labelled_responses(models, comparisons, course.config, course.tokenizer)
     group = METHODS[name].group
     return sampled_responses(models, prompts, group, course.config, course.tokenizer)
+
+
+class PaidAtTheEnd(nn.Module):
+    """A reward model whose whole score comes with a response's last token."""
+
+    def __init__(self, model: RewardModel):
+        super().__init__()
+        self.model = model
+
+    def by_token(self, ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """What each token adds to the score, (B, T), as `RewardModel.by_token`."""
+        scores = self.model.by_token(ids, attention_mask, completion_mask).sum(1)  # (B,)
+        added = torch.zeros(ids.shape, device=ids.device)
+        added[torch.arange(len(ids)), last_real_token(completion_mask)] = scores
+        return added
 
 
 def without_value_model(models: Models, policy: GPT) -> Models:
@@ -65,7 +82,7 @@ def recorded() -> dict:
 
 def seeds_of(record: dict, name: str, key: str) -> torch.Tensor:
     """A number of a method's runs, one a seed."""
-    return torch.tensor([run[key] for run in record["runs"] if run["method"] == name])
+    return torch.tensor([run[key] for run in runs_of(record, name)])
 
 
 def require_known_world(course: Course) -> None:
@@ -113,7 +130,7 @@ def figure_data(record: dict) -> tuple[dict, dict, list, float]:
     """The arguments of `plots.methods_figure` from what is recorded."""
     points = {
         name: [(run["kl"], run["gold_reward"]) for run in runs_of(record, name)]
-        for name in ("PPO", *METHODS)
+        for name in ("PPO", AT_THE_END, *METHODS)
         if runs_of(record, name)
     }
     curves = {
@@ -141,7 +158,7 @@ def comparison_table(record: dict) -> str:
     """
     ppo = seeds_of(record, "PPO", "gold_reward")
     rows = []
-    for name in ("PPO", *METHODS):
+    for name in ("PPO", AT_THE_END, *METHODS):
         gold = seeds_of(record, name, "gold_reward")
         if not len(gold):
             continue

@@ -46,18 +46,21 @@ def record(tmp_path_factory, tokenizer):
         patch.setattr("sys.argv", ["x", *arguments, "--out", str(out / "record.json")])
         benchmark.main()
         kept = sorted(path.stem for path in (out / "tldr-0" / "alternatives").iterdir())
-        assert len(kept) == len(METHODS) + 1
+        assert len(kept) == len(benchmark.NAMES) + 1
 
         def untrained(*_):
             pytest.fail("a run that is kept was trained again")
 
         patch.setattr(benchmark, "train", untrained)
-        assert benchmark.run_seed(0, out, "smoke", list(METHODS))
+        patch.setattr(benchmark.ppo, "train", untrained)
+        assert benchmark.run_seed(0, out, "smoke", list(benchmark.NAMES))
     return json.loads((out / "record.json").read_text(encoding="utf-8"))
 
 
 def test_every_method_is_recorded_with_its_cost(record):
-    assert {*METHODS, *POLICIES, "frontier", "best of n"} == {r["method"] for r in record["runs"]}
+    assert {*benchmark.NAMES, *POLICIES, "frontier", "best of n"} == {
+        r["method"] for r in record["runs"]
+    }
     assert record["costs"].keys() == {"PPO", *METHODS}
     assert all(cost["time_over_ppo"] > 0 for cost in record["costs"].values())
     assert record["costs"]["RLOO"]["bytes"] < record["costs"]["PPO"]["bytes"]
@@ -69,7 +72,7 @@ def test_every_method_is_recorded_with_its_cost(record):
 def test_the_table_and_the_figures(record):
     table = benchmark.table(record)
     assert all(f"| {name} |" in table for name in METHODS)
-    assert {*LOOKS} == {"PPO", *METHODS}
+    assert {*LOOKS} == {"PPO", *benchmark.NAMES}
     points, curves, cooled, highest = lesson.figure_data(record)
     assert points.keys() == LOOKS.keys() and len(cooled) == 4 and highest == 12
     two = {name: places * 2 for name, places in points.items()}
@@ -87,7 +90,8 @@ def test_the_table_and_the_figures(record):
 
 def test_what_the_notebook_prints(record):
     text = lesson.comparison_table(record)
-    assert [line.split("  ")[0] for line in text.splitlines()[2:]] == ["PPO", *METHODS]
+    names = [line.split("  ")[0] for line in text.splitlines()[2:]]
+    assert names == ["PPO", lesson.AT_THE_END, *METHODS]
     result = ROW | {"gold_reward": 3.0}
     table = lesson.results_table({"a": ROW, "b": result})
     assert [line[0] for line in table.splitlines()[2:]] == ["b", "a"]
@@ -95,7 +99,7 @@ def test_what_the_notebook_prints(record):
 
 
 def test_an_unknown_method_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["x", "--methods", "RLOO,XPO"])
+    monkeypatch.setattr("sys.argv", ["x", "--methods", "RLOO", "XPO"])
     with pytest.raises(SystemExit):
         benchmark.main()
     assert "no method 'XPO': choose from rejection sampling" in capsys.readouterr().err
@@ -107,3 +111,14 @@ def test_it_needs_the_world_whose_reward_is_known():
     lesson.require_known_world(SimpleNamespace(source="embedded", track="tldr"))
     with pytest.raises(ValueError, match="this run is on sentiment with embedded rows"):
         lesson.require_known_world(SimpleNamespace(source="embedded", track="sentiment"))
+
+
+def test_paid_at_the_end_is_the_same_score(tokenizer):
+    torch.manual_seed(0)
+    model = RewardModel(GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 16)))
+    ids = torch.randint(2, 50, (2, 8))
+    mask = torch.arange(8) < torch.tensor([[8], [6]])
+    completion = mask & (torch.arange(8) >= 3)
+    by_token = lesson.PaidAtTheEnd(model).by_token(ids, mask, completion)
+    assert torch.allclose(by_token.sum(1), model.by_token(ids, mask, completion).sum(1))
+    assert by_token.count_nonzero() == 2 and (by_token[0, 7] != 0) and (by_token[1, 5] != 0)

@@ -10,6 +10,7 @@ from helpers.lesson.plots.core import BESIDE, BLUE, GREEN, GREY, ORANGE, PURPLE
 # A colour for each family: policy gradients, SFT on chosen responses, losses on pairs.
 LOOKS = {
     "PPO": (PURPLE, "*"),
+    "PPO, paid at the end": (PURPLE, "P"),
     "REINFORCE": (BLUE, "o"),
     "RLOO": (BLUE, "s"),
     "GRPO": (BLUE, "^"),
