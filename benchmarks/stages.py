@@ -8,10 +8,13 @@ from collections.abc import Callable
 from benchmarks.rounds import ROOT
 
 
-def seed_range(text: str) -> range:
-    """The seeds from the first to the last, such as "0-9"; "3" is a single one."""
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+def seed_range(text: str) -> list[int]:
+    """The seeds from the first to the last, such as "0-9"; "3" is a single one, "0-2,5" are four."""
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
 
 
 def run_stage(stage: str, options: dict, say: Callable = print) -> None:

@@ -80,9 +80,12 @@ def recorded() -> dict:
     return json.loads(RECORDED.read_text(encoding="utf-8"))
 
 
-def seeds_of(record: dict, name: str, key: str) -> torch.Tensor:
-    """A number of a method's runs, one a seed."""
-    return torch.tensor([run[key] for run in runs_of(record, name)])
+def differences(record: dict, name: str, other: str, key: str = "gold_reward") -> Tensor:
+    """A number of one method minus that of another, for each seed that has both."""
+    first, second = (
+        {run["seed"]: run[key] for run in runs_of(record, method)} for method in (name, other)
+    )
+    return torch.tensor([first[seed] - second[seed] for seed in first if seed in second])
 
 
 def require_known_world(course: Course) -> None:
@@ -153,18 +156,17 @@ def mean_curve(runs: list[dict]) -> dict[str, list[float]]:
 
 
 def comparison_table(record: dict) -> str:
-    """Each recorded method's gold reward, and PPO's minus it, seed by seed: mean and 95% interval
-    over the seeds.
+    """Each recorded method's gold reward and KL, and by how much PPO is above it: the mean of the
+    seeds' differences, with its 95% interval.
     """
-    ppo = seeds_of(record, "PPO", "gold_reward")
     rows = []
     for name in ("PPO", AT_THE_END, *METHODS):
-        gold = seeds_of(record, name, "gold_reward")
-        if not len(gold):
+        runs = runs_of(record, name)
+        if not runs:
             continue
-        behind = ppo[: len(gold)] - gold
-        low, high = bootstrap_ci95(behind)
-        difference = "" if name == "PPO" else f"{behind.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
-        kl = seeds_of(record, name, "kl").mean()
-        rows.append([name, str(len(gold)), f"{gold.mean():.2f}", f"{kl:.1f}", difference])
-    return aligned(["method", "seeds", "gold", "KL", "PPO's gold minus it"], rows)
+        gold, kl = (mean(run[key] for run in runs) for key in ("gold_reward", "kl"))
+        above = differences(record, "PPO", name)
+        low, high = bootstrap_ci95(above)
+        difference = "" if name == "PPO" else f"{above.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        rows.append([name, str(len(runs)), f"{gold:.2f}", f"{kl:.1f}", difference])
+    return aligned(["method", "seeds", "gold", "KL", "PPO is above it by"], rows)
