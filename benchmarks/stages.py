@@ -9,7 +9,7 @@ from benchmarks.rounds import ROOT
 
 
 def seed_range(text: str) -> list[int]:
-    """The seeds from the first to the last, such as "0-9"; "3" is a single one, "0-2,5" are four."""
+    """The seeds from the first to the last, such as "0-9"; "3" is a single one, "0-2,5" four."""
     seeds = []
     for part in text.split(","):
         first, _, last = part.partition("-")
