@@ -31,8 +31,8 @@ def shown(value: float) -> str:
 
 def at(log: Log, row: int) -> str:
     """Where in the log."""
-    steps = log.columns.get("step")
-    return f"{log.called('step')} {steps[row]:g}" if steps else f"row {row + 1}"
+    step = log.columns["step"][row] if "step" in log.columns else math.nan
+    return f"{log.called('step')} {step:.10g}" if math.isfinite(step) else f"row {row + 1}"
 
 
 # ---------------------------------------------------------------- what must hold exactly
@@ -72,7 +72,8 @@ def advantages_have_a_mean(log: Log) -> Finding | None:
     values = log.numbers("advantage")
     if not values or not log.has("explained_variance") or median(map(abs, values)) < 1e-3:
         return None
-    evidence = f"the mean advantage is {shown(values[0])} at {at(log, 0)}; whitened, it is 0"
+    first = log.places("advantage")[0]
+    evidence = f"the mean advantage is {shown(values[0])} at {at(log, first)}; whitened, it is 0"
     return Finding("mean added back", SURE, evidence)
 
 
@@ -112,8 +113,8 @@ def numbers_not_finite(log: Log) -> Finding | None:
     """NaN or infinity where there were numbers."""
     if not log.bad:
         return None
-    name, step = min(log.bad.items(), key=lambda item: item[1])
-    evidence = f"{log.called(name)} is no finite number at {log.called('step')} {step:g}"
+    name, row = min(log.bad.items(), key=lambda item: item[1])
+    evidence = f"{log.called(name)} is no finite number at {at(log, row)}"
     return Finding("numbers not finite", SURE, evidence)
 
 
@@ -289,7 +290,8 @@ def scores_are_large(log: Log) -> Finding | None:
         return None
     if not log.has("value_loss") and not log.has("explained_variance"):
         return None  # without a value model the advantages are normalised, not the scores
-    evidence = f"the scores' standard deviation is {shown(stds[0])} at {at(log, 0)}, not 1"
+    first = log.places("score_std")[0]
+    evidence = f"the scores' standard deviation is {shown(stds[0])} at {at(log, first)}, not 1"
     loss = log.numbers("value_loss")[:1]
     evidence += f"; the value loss is {shown(loss[0])}" if loss else ""
     return Finding("scores not normalised", SURE, evidence)
@@ -331,8 +333,9 @@ def gold_falls(log: Log) -> Finding | None:
     peak = max(range(len(gold)), key=gold.__getitem__)
     if gold[-1] > gold[peak] - 0.25 * (gold[peak] - gold[0]) - 0.1 or score[-1] < score[peak]:
         return None
+    middle = log.places("gold", "score")[peak + 1]
     evidence = (
-        f"the gold reward falls from {shown(gold[peak])} around {at(log, peak + 1)} to "
+        f"the gold reward falls from {shown(gold[peak])} around {at(log, middle)} to "
         f"{shown(gold[-1])}, while the score goes from {shown(score[peak])} to {shown(score[-1])}"
     )
     return Finding("over-optimisation", LIKELY, evidence)
