@@ -11,8 +11,9 @@ Names were read in these sources:
                   openrlhf/trainer/ray/ppo_actor.py (0.9)
     open-instruct open_instruct/grpo_fast.py, and its docs/algorithms (2025)
 
-A tracker may put "train/" before any of them. Left out: `objective/entropy` of TRL, the surprise
-summed over a response, which counts pads; `val/ratio_var`, over processes, not over tokens.
+A tracker may put "train/" before any of them, and an export of wandb "NAME OF THE RUN - ". Left
+out: `objective/entropy` of TRL, the surprise summed over a response, which counts pads;
+`val/ratio_var`, over processes, not over tokens.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,15 @@ class Column:
 COLUMNS = {  # by our own name
     "step": Column(
         "number of the step",
-        ("global_step", "training_step", "_step", "training/global_step", "episode", "iteration"),
+        (
+            "Step",  # exports of wandb and TensorBoard
+            "global_step",
+            "training_step",
+            "_step",
+            "training/global_step",
+            "episode",
+            "iteration",
+        ),
     ),
     "score": Column(
         "mean score of the reward model",
@@ -64,6 +73,7 @@ COLUMNS = {  # by our own name
         "tokens per response",
         (
             "completions/mean_length",  # TRL's RLOO and GRPO
+            "completion_length",  # the same until 0.16
             "response_length/mean",  # verl
             "response_length",  # OpenRLHF
             "val/sequence_lengths",  # open-instruct
@@ -89,6 +99,7 @@ COLUMNS = {  # by our own name
         (
             "policy/clipfrac_avg",  # TRL's PPO, open-instruct
             "clip_ratio/region_mean",  # TRL's GRPO
+            "clip_ratio",  # the same in 0.16
             "actor/pg_clipfrac",  # verl
             "policy_clip_ratio",  # OpenRLHF
             "ppo/policy/clipfrac",
@@ -109,24 +120,39 @@ COLUMNS = {  # by our own name
 }
 
 # In these libraries the bare name "kl" is a mean per token: TRL's GRPO has k3, OpenRLHF k1 or k3.
-PER_TOKEN_KL = {"completions/mean_length", "response_length", "num_actions"}
+OF_GRPO = {"completions/mean_length", "completion_length"}
+PER_TOKEN_KL = OF_GRPO | {"response_length", "num_actions"}
 
 # A log needs one of these. What a rule can read instead of another column is not missed.
 JUDGED = tuple(name for name in COLUMNS if name != "step")
 INSTEAD = {"kl_token", "kl_k3_token", "truncated", "ratio", "approx_kl", "penalty", "gold"}
 
 
+KNOWN = {name for ours, column in COLUMNS.items() for name in (ours, *column.aliases)}
+
+
+def bare(name: str) -> str:
+    """A column's name without what trackers put before it."""
+    return name.strip().rpartition(" - ")[2].removeprefix("train/")
+
+
+def runs(names: list[str]) -> list[str]:
+    """The runs whose columns an export of wandb has."""
+    known = [name.strip() for name in names if bare(name) in KNOWN]
+    return sorted({name.rpartition(" - ")[0] for name in known if " - " in name})
+
+
 def canonical(names: list[str]) -> dict[str, str]:
     """Which of a log's columns is which: {our name: name in the log}, the first match of each."""
-    bare = {}
+    full: dict[str, str] = {}
     for name in names:
-        bare.setdefault(name.strip().removeprefix("train/"), name)
+        full.setdefault(bare(name), name)
     matches = {}
     for ours, column in COLUMNS.items():
         for alias in (ours, *column.aliases):
-            if alias in bare:
-                matches.setdefault(ours, bare[alias])
-    if "kl" in bare and PER_TOKEN_KL & bare.keys():
-        matches["kl_k3_token" if "completions/mean_length" in bare else "kl_token"] = bare["kl"]
+            if alias in full:
+                matches.setdefault(ours, full[alias])
+    if "kl" in full and PER_TOKEN_KL & full.keys():
+        matches["kl_k3_token" if OF_GRPO & full.keys() else "kl_token"] = full["kl"]
         del matches["kl"]
     return matches

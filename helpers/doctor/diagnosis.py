@@ -26,7 +26,8 @@ def findings_of(log: Log) -> list[Finding]:
 
 def report(log: Log, findings: list[Finding]) -> str:
     """A diagnosis as text."""
-    known = [f"{name} ({theirs})" if name != theirs else name for name, theirs in log.names.items()]
+    theirs = {name: log.called(name) for name in log.names}
+    known = [f"{name} ({called})" if name != called else name for name, called in theirs.items()]
     lines = [f"{log.rows:,} rows; columns read: {', '.join(known)}", *log.notes]
     if not findings:
         lines += ["", "nothing suspicious"]
@@ -44,12 +45,17 @@ def report(log: Log, findings: list[Finding]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m helpers doctor LOG`: 0 if nothing is suspicious, else 1."""
-    parser = Parser(prog="python -m helpers doctor", description=__doc__.split(":")[0] + ".")
+    parser = Parser(
+        prog="python -m helpers doctor",
+        description="Say what is suspicious in the log of a PPO run, how sure that is, and what to "
+        "try first.",
+        epilog="exit status: 0 nothing is suspicious, 1 something is, 2 the log can't be read",
+    )
     parser.add_argument(
         "log",
         type=Path,
         help="a log of PPO: .jsonl, .csv or trainer_state.json, of this course, TRL, OpenRLHF, "
-        "verl or open-instruct",
+        "verl or open-instruct, or an export of wandb",
     )
     log = read_log(parser.parse_args(argv).log)
     findings = findings_of(log)

@@ -31,8 +31,13 @@ def shown(value: float) -> str:
 
 def at(log: Log, row: int) -> str:
     """Where in the log."""
-    steps = log.columns.get("step")
-    return f"{log.called('step')} {steps[row]:g}" if steps else f"row {row + 1}"
+    step = log.columns["step"][row] if "step" in log.columns else math.nan
+    return f"{log.called('step')} {step:.10g}" if math.isfinite(step) else f"row {row + 1}"
+
+
+def with_values(log: Log) -> bool:
+    """Whether a value model is trained: GRPO and RLOO have none."""
+    return log.has("value_loss") or log.has("explained_variance")
 
 
 # ---------------------------------------------------------------- what must hold exactly
@@ -72,7 +77,8 @@ def advantages_have_a_mean(log: Log) -> Finding | None:
     values = log.numbers("advantage")
     if not values or not log.has("explained_variance") or median(map(abs, values)) < 1e-3:
         return None
-    evidence = f"the mean advantage is {shown(values[0])} at {at(log, 0)}; whitened, it is 0"
+    first = log.places("advantage")[0]
+    evidence = f"the mean advantage is {shown(values[0])} at {at(log, first)}; whitened, it is 0"
     return Finding("mean added back", SURE, evidence)
 
 
@@ -112,8 +118,8 @@ def numbers_not_finite(log: Log) -> Finding | None:
     """NaN or infinity where there were numbers."""
     if not log.bad:
         return None
-    name, step = min(log.bad.items(), key=lambda item: item[1])
-    evidence = f"{log.called(name)} is no finite number at {log.called('step')} {step:g}"
+    name, row = min(log.bad.items(), key=lambda item: item[1])
+    evidence = f"{log.called(name)} is no finite number at {at(log, row)}"
     return Finding("numbers not finite", SURE, evidence)
 
 
@@ -240,29 +246,33 @@ def kl_never_falls(log: Log) -> Finding | None:
 
 def nothing_is_clipped(log: Log) -> Finding | None:
     """The first update of a rollout has ratio 1: nothing can be clipped. A few rows without a
-    clipped token may just be small steps.
+    clipped token may just be small steps. Without a value model, as in GRPO, one update is the
+    custom: TRL takes one unless `num_iterations` says otherwise.
     """
     values = log.numbers("clip_fraction")
-    if len(values) < 6 or max(values) > 0:
+    if len(values) < 6 or max(values) > 0 or not with_values(log):
         return None
     ratios, moved = log.numbers("ratio"), log.numbers("approx_kl")
     if any(abs(x - 1) > 1e-4 for x in ratios) or any(abs(x) > 1e-5 for x in moved):
         return None  # steps too small to be clipped, but more than one
     evidence = f"{log.called('clip_fraction')} is exactly 0 in all {len(values)} rows"
-    # Without a value model, as in GRPO, a single update is the custom.
-    with_values = log.has("value_loss") or log.has("explained_variance")
-    return Finding("one update per rollout", LIKELY if with_values else POSSIBLE, evidence)
+    return Finding("one update per rollout", LIKELY, evidence)
 
 
 def much_is_clipped(log: Log) -> Finding | None:
-    """A clip fraction of more than a few percent: the policy leaves its samples behind."""
+    """A clip fraction of more than a few percent: the policy leaves its samples behind. The ratio
+    of a whole response, as GSPO clips it, is outside its narrow limits far more often.
+    """
     values = log.numbers("clip_fraction")
     early = values[: max(1, len(values) // 2)]
     if len(values) < 2 or mean_of(early) < CLIPPED:
         return None
     evidence = f"{log.called('clip_fraction')} is {mean_of(early):.0%} in the first half"
     also = () if log.has("ratio_off") else ("dropout",)
-    return Finding("too many epochs", LIKELY, evidence, also)
+    if with_values(log):
+        return Finding("too many epochs", LIKELY, evidence, also)
+    evidence += "; if whole responses are clipped, as in GSPO, that is normal"
+    return Finding("too many epochs", POSSIBLE, evidence, also)
 
 
 def no_penalty(log: Log) -> Finding | None:
@@ -287,20 +297,25 @@ def scores_are_large(log: Log) -> Finding | None:
     stds = log.numbers("score_std")
     if not log.from_the_start() or not stds or stds[0] < LARGE_STD:
         return None
-    if not log.has("value_loss") and not log.has("explained_variance"):
+    if not with_values(log):
         return None  # without a value model the advantages are normalised, not the scores
-    evidence = f"the scores' standard deviation is {shown(stds[0])} at {at(log, 0)}, not 1"
+    first = log.places("score_std")[0]
+    evidence = f"the scores' standard deviation is {shown(stds[0])} at {at(log, first)}, not 1"
     loss = log.numbers("value_loss")[:1]
     evidence += f"; the value loss is {shown(loss[0])}" if loss else ""
     return Finding("scores not normalised", SURE, evidence)
 
 
 def values_diverge(log: Log) -> Finding | None:
-    """The value loss grows many times over, or the values are far worse than a constant."""
+    """The value loss grows many times over, or the values are far worse than a constant. A loss
+    also grows where a reward that was hardly ever earned is earned more often, but then the values
+    explain some of the returns.
+    """
     losses = log.numbers("value_loss")
     late = losses[len(losses) // 2 :]
     explained = log.numbers("explained_variance")[2:]
     grows = len(losses) > 3 and mean_of(late) > 5 * losses[0]
+    grows = grows and not (explained and median(explained) > 0)
     if not grows and not (explained and median(explained) < -1):
         return None
     evidence = []
@@ -308,7 +323,8 @@ def values_diverge(log: Log) -> Finding | None:
         evidence += [f"the value loss goes from {shown(losses[0])} to {shown(losses[-1])}"]
     if explained:
         evidence += [f"the explained variance is {shown(median(explained))} (median)"]
-    return Finding("value rate too high", LIKELY, "; ".join(evidence), ("scores not normalised",))
+    sure = LIKELY if explained else POSSIBLE
+    return Finding("value rate too high", sure, "; ".join(evidence), ("scores not normalised",))
 
 
 def values_explain_nothing(log: Log) -> Finding | None:
@@ -331,8 +347,9 @@ def gold_falls(log: Log) -> Finding | None:
     peak = max(range(len(gold)), key=gold.__getitem__)
     if gold[-1] > gold[peak] - 0.25 * (gold[peak] - gold[0]) - 0.1 or score[-1] < score[peak]:
         return None
+    middle = log.places("gold", "score")[peak + 1]
     evidence = (
-        f"the gold reward falls from {shown(gold[peak])} around {at(log, peak + 1)} to "
+        f"the gold reward falls from {shown(gold[peak])} around {at(log, middle)} to "
         f"{shown(gold[-1])}, while the score goes from {shown(score[peak])} to {shown(score[-1])}"
     )
     return Finding("over-optimisation", LIKELY, evidence)

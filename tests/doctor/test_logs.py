@@ -71,6 +71,58 @@ def test_the_names_of_other_libraries():
     assert instruct.columns["stop_rate"] == [0.5] and instruct.columns["length"] == [9]
 
 
+def wandb(*runs: str) -> str:
+    """An export of a chart of wandb."""
+    names = [f"{run} - train/objective/kl{end}" for run in runs for end in ("", "__MIN", "__MAX")]
+    header = ",".join(f'"{name}"' for name in ["Step", *names])
+    return "\n".join([header, *(f"{i}" + f",{i / 9}" * len(names) for i in range(9))])
+
+
+def test_an_export_of_wandb(tmp_path):
+    log = read_log(written(tmp_path, wandb("ppo - 1"), "chart.csv"))
+    assert log.columns["kl"][1] == 1 / 9 and log.columns["step"][1] == 1
+    assert log.called("kl") == "train/objective/kl"
+
+
+def test_the_file_of_verl(tmp_path):
+    rows = [{"step": i, "data": {"critic/score/mean": i / 2}} for i in (1, 2)]
+    log = read_log(written(tmp_path, "\n".join(map(json.dumps, rows))))
+    assert log.columns == {"step": [1, 2], "score": [0.5, 1.0]}
+
+
+def test_the_kl_of_an_older_grpo_is_per_token():
+    log = read_log([{"step": 5, "reward": 1.0, "kl": 0.01, "completion_length": 50.0}])
+    assert log.columns["kl_k3"] == [0.5] and "kl" not in log.columns
+
+
+def test_a_resumed_run_that_counts_episodes_is_not_from_the_start():
+    rows = [{"episode": 64 * i, "objective/kl": 9.0} for i in range(201, 211)]
+    assert not read_log(rows).from_the_start() and diagnose(rows) == []
+    assert read_log([{"episode": 64 * i, "objective/kl": 9.0} for i in (1, 2)]).from_the_start()
+
+
+def test_steps_that_go_back_are_noted():
+    rows = [{"step": step, "score": 0.1 * step} for step in (1, 2, 3, 2, 3)]
+    assert read_log(rows).notes == (
+        "the steps go back in row 4: one run after another, or resumed",
+    )
+
+
+def test_a_file_is_read_by_its_contents_where_its_name_says_something_else(tmp_path):
+    rows = [ROW, ROW | {"step": 2}]
+    lines = "\n".join(map(json.dumps, rows))
+    state = json.dumps({"log_history": rows}, indent=1)
+    for name, text in {"a.jsonl": state, "b.jsonl": json.dumps(rows), "c.json": lines}.items():
+        assert read_log(written(tmp_path, text, name)).columns == read_log(rows).columns
+    assert read_log(written(tmp_path, "step\tkl\n1\t0\n", "D.TSV")).columns["kl"] == [0]
+
+
+def test_a_csv_with_texts_blank_lines_and_the_line_of_excel(tmp_path):
+    text = '\nsep=;\nstep;kl;text;\n1;0.1;"a;\n""b""";\n\n2;0.2;c;\n'
+    log = read_log(written(tmp_path, text, "a.csv"))
+    assert log.columns["kl"] == [0.1, 0.2] and log.rows == 2
+
+
 BAD = {  # name and contents of a file, and words of the one line that it causes
     "empty": ("ppo.jsonl", "", "is empty"),
     "blank": ("ppo.jsonl", "\n\n", "is empty"),
@@ -86,6 +138,13 @@ BAD = {  # name and contents of a file, and words of the one line that it causes
     "header alone": ("ppo.csv", TRL, "has no rows"),
     "header twice": ("ppo.csv", "kl,score,kl\n1,2,3\n", "line 1: the column 'kl' is there twice"),
     "text in a csv": ("ppo.csv", "kl,score\n1,2\nx,2\n", "row 2, column 'kl': 'x' is no number"),
+    "two runs": ("a.csv", wandb("a", "b"), "has columns of 2 runs (a, b): export one run"),
+    "TensorBoard": ("a.csv", "Wall time,Step,Value\n1,2,3\n", "call its column Value by that name"),
+    "decimal comma": ("a.csv", "kl;score\n0,5;1\n", "'0,5' is no number; write it with a decimal"),
+    "more cells": ("a.csv", "kl,score\n0,5,1\n", "row 1: 3 cells, but the header names 2 columns"),
+    "gzip": ("ppo.jsonl", b"\x1f\x8b\x08\x00", "is compressed: unpack it first"),
+    "blank lines": ("ppo.jsonl", "\n\n" + json.dumps(ROW) + "\nx\n", "line 4: not JSON"),
+    "escapes": ("ppo.jsonl", json.dumps({"\x1b[31mx\n": 1}), r"(it has \x1b[31mx\n)"),
     "no history": ("trainer_state.json", "{}", "has no list `log_history`"),
     "broken state": ("trainer_state.json", "{", "is not JSON"),
 }
@@ -100,6 +159,7 @@ def test_a_log_that_cannot_be_read_is_one_line(case, tmp_path, capsys):
     assert front.main(["doctor", str(path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
+    assert "\x1b" not in printed.err and len(printed.err) < 600
     assert printed.err.startswith(f"python -m helpers doctor: {path}") and words in printed.err
 
 
@@ -109,6 +169,43 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path, capsys):
     written(tmp_path, json.dumps(ROW))
     assert front.main(["doctor", str(tmp_path)]) == 2
     assert f"such as {tmp_path / 'ppo.jsonl'}" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long(tmp_path, capsys):
+    assert front.main(["doctor", str(tmp_path / ("x" * 300))]) == 2
+    assert "can't be read (File name too long)" in capsys.readouterr().err
+
+
+def test_a_folder_names_the_log_of_ppo(tmp_path, capsys):
+    for name in ("sft.jsonl", "ppo.jsonl"):
+        (tmp_path / "run" / "logs").mkdir(parents=True, exist_ok=True)
+        written(tmp_path / "run" / "logs", json.dumps(ROW), name)
+    for folder in (tmp_path, tmp_path / "run"):
+        assert front.main(["doctor", str(folder)]) == 2
+        assert f"such as {tmp_path / 'run' / 'logs' / 'ppo.jsonl'}" in capsys.readouterr().err
+
+
+def test_nothing_is_printed_that_a_terminal_obeys(tmp_path, capsys):
+    rows = [{"\x1b]0;run\x07 - kl\x1f": -3 - 0.1 * i, "step": i} for i in range(6)]
+    assert front.main(["doctor", str(written(tmp_path, "\n".join(map(json.dumps, rows))))]) == 1
+    assert all(char.isprintable() or char == "\n" for char in capsys.readouterr().out)
+
+
+def test_numbers_of_any_size(tmp_path):
+    """Larger than float32 holds: infinite there."""
+    path = written(tmp_path, '{"kl": 0}\n{"kl": 1' + "0" * 400 + "}\n")
+    assert "kl is no finite number at row 2" in diagnose(path)[0].evidence
+    names = ("kl", "kl_k3", "entropy", "surprise", "explained_variance", "return_std", "score")
+    for size in (1e38, -1e38, 1e308):
+        assert diagnose([dict.fromkeys(names, size * (-1) ** i) for i in range(12)])
+
+
+def test_the_step_of_the_peak_is_that_of_the_row(tmp_path):
+    """Where the gold reward is measured in some of the rows only."""
+    rows = [{"step": i + 1, "score": 0.1 * i} for i in range(100)]
+    for i in range(0, 100, 5):
+        rows[i]["gold"] = min(i, 100 - i)
+    assert "around step 51 " in diagnose(rows)[0].evidence
 
 
 def test_no_rows():
@@ -148,4 +245,12 @@ def test_a_long_log_takes_seconds(tmp_path):
     log = read_log(path)
     assert log.rows == 100_000 and len(log.columns["kl"]) <= MOST
     assert "100,000 rows" in report(log, findings_of(log))
+    assert time.perf_counter() - start < 10  # seconds
+
+
+def test_a_wide_table_takes_seconds(tmp_path):
+    header = ",".join(["kl", *(f"column {i}" for i in range(10_000))])
+    path = written(tmp_path, f"{header}\n" + ",".join(["0"] * 10_001), "wide.csv")
+    start = time.perf_counter()
+    assert diagnose(path) == []
     assert time.perf_counter() - start < 10  # seconds

@@ -116,21 +116,35 @@ def test_a_reward_that_is_never_earned_is_not_called_z_scored():
     assert diagnose(run(score=0.0, score_std=None, gold=None)) == []
 
 
-def test_a_run_without_a_value_model_is_judged_as_such():
-    """As GRPO logs it: rewards of any size, and one update for each rollout."""
-    rows = [
+def of_grpo(clipped: float) -> list[dict]:
+    """A log as GRPO writes it: rewards of any size, and no value model."""
+    return [
         {
             "step": step,
             "reward": 8.0 + step,
             "reward_std": 5.0,
             "kl": 0.001 * step,
-            "clip_ratio/region_mean": 0.0,
+            "clip_ratio/region_mean": clipped,
             "completions/mean_length": 100.0 + step,
             "completions/clipped_ratio": 0.1,
         }
         for step in range(1, 11)
     ]
-    assert [(f.ailment, f.sure) for f in diagnose(rows)] == [("one update per rollout", "possible")]
+
+
+def test_a_run_without_a_value_model_is_judged_as_such():
+    """One update for each rollout is what TRL does by itself, and GSPO clips many responses."""
+    assert diagnose(of_grpo(0.0)) == []
+    (finding,) = diagnose(of_grpo(0.2))
+    assert (finding.ailment, finding.sure) == ("too many epochs", "possible")
+    assert "GSPO" in finding.evidence
+
+
+def test_a_value_loss_that_grows_with_a_rare_reward_is_no_divergence():
+    loss = lambda i: 0.005 if i < 3 else 0.12  # noqa: E731
+    assert diagnose(run(value_loss=loss)) == []  # the values explain half of the returns
+    (finding,) = diagnose(run(value_loss=loss, explained_variance=None))
+    assert (finding.ailment, finding.sure) == ("value rate too high", "possible")
 
 
 def test_a_single_negative_kl_is_noise():
