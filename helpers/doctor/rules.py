@@ -175,7 +175,7 @@ def more_surprise_than_entropy(log: Log) -> Finding | None:
     )
     names = ["repetition penalty", "positions count the pads", "minimum length"]
     lengths = log.pairs("length", "length_std")
-    if lengths and max(std / length for length, std in lengths) < CROWDED:
+    if lengths and all(std < CROWDED * length for length, std in lengths):
         evidence += f"; the lengths crowd around {shown(lengths[0][0])}"
         names.reverse()
     elif errors < 4:
@@ -208,9 +208,9 @@ def length_never_changes(log: Log) -> Finding | None:
         return None
     if max(log.numbers("length_std")) > 0:
         return None
-    length = log.numbers("length")[:1]
+    length = [f"{x:g}" for x in log.numbers("length")[:1]] or ["the same number of"]
     evidence = (
-        f"every response has {length[0] if length else 'the same number of':g} tokens, although "
+        f"every response has {length[0]} tokens, although "
         f"{mean_of(log.numbers('stop_rate')):.0%} of them have an EOS"
     )
     return Finding("tokens after the EOS", SURE, evidence)

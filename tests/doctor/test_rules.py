@@ -111,6 +111,17 @@ def test_the_negative_kl_of_a_misread_policy_is_told_from_it():
     assert "objective/kl is -4 at episode 64" in first.evidence
 
 
+def test_lengths_that_never_change_are_found_without_their_mean():
+    (finding,) = diagnose(run(length=None, length_std=0.0))
+    assert finding.ailment == "tokens after the EOS"
+    assert "has the same number of tokens" in finding.evidence
+
+
+def test_responses_may_be_empty():
+    rows = run(length=0.0, length_std=0.0, surprise=lambda i: 1.8 - 0.05 * i + 0.02 * (i % 2))
+    assert diagnose(rows)[0].ailment == "tokens after the EOS"
+
+
 def test_a_reward_that_is_never_earned_is_not_called_z_scored():
     assert diagnose(run(score=0.0, score_std=0.0, gold=None)) == []
     assert diagnose(run(score=0.0, score_std=None, gold=None)) == []
