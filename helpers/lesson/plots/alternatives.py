@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.lesson.plots.core import BESIDE, BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -65,29 +66,40 @@ def methods_figure(
     cooled: Sequence[tuple[float, float]],
     highest: float,
 ) -> Figure:
-    """Gold reward against KL for all methods.
+    """Gold reward against KL for all methods, and once more the upper end alone.
 
     points: {name: (kl, gold) of each seed}; the mean is drawn large, with its 95% interval over the
     seeds where there are several. curves: {name: best of n, "kl" and "gold"}. cooled: (kl, gold) of
     SFT at each temperature. highest: the highest gold reward that is possible.
     """
-    fig, ax = plt.subplots(figsize=(8.4, 4.6))
-    ax.axhline(highest, color="#999", ls=":", lw=1, label="highest possible")
-    for (name, curve), style in zip(curves.items(), ("k.-", "k.:")):
-        ax.plot(curve["kl"], curve["gold"], style, lw=1, ms=3, label=name)
-    ax.plot(*zip(*cooled), "x--", color=GREY, lw=0.8, ms=5, label="SFT, cooled")
-    for name, places in points.items():
-        colour, marker = LOOKS[name]
-        kl, gold = zip(*places)
-        if len(places) > 1:
-            ax.plot(kl, gold, marker, color=colour, ms=3, alpha=0.35, mew=0)
-        middle = mean(kl), mean(gold)
-        error = half_interval(gold) if len(places) > 1 else None
-        style = {"color": colour, "marker": marker, "ms": 8, "mec": "white", "capsize": 2}
-        ax.errorbar(*middle, yerr=error, ls="", label=name, **style)
-    ax.set(xlabel="KL from the SFT model, nats per response", ylabel="gold reward")
-    ax.legend(fontsize=7.5, **BESIDE)
+    fig, (whole, near) = plt.subplots(1, 2, figsize=(10.2, 4.2))
+    for ax in (whole, near):
+        ax.axhline(highest, color="#999", ls=":", lw=1, label="highest possible")
+        for (name, curve), style in zip(curves.items(), ("k.-", "k.:")):
+            ax.plot(curve["kl"], curve["gold"], style, lw=1, ms=3, label=name)
+        ax.plot(*zip(*cooled), "x--", color=GREY, lw=0.8, ms=5, label="SFT, cooled")
+        for name, places in points.items():
+            draw_method(ax, name, places)
+        ax.set_xlabel("KL from the SFT model, nats per response")
+    centres = [tuple(map(mean, zip(*places))) for places in points.values()]
+    kls, golds = zip(*[centre for centre in centres if centre[1] > 0.6 * highest] or centres)
+    near.set(xlim=(min(kls) - 1.5, max(kls) + 1.5), ylim=(min(golds) - 0.7, highest + 0.2))
+    near.set_title("the upper end", fontsize=9)
+    whole.set_ylabel("gold reward")
+    near.legend(fontsize=7.5, **BESIDE)
     return fig
+
+
+def draw_method(ax: Axes, name: str, places: Sequence[tuple[float, float]]) -> None:
+    """A method's seeds, small, and their mean with its 95% interval."""
+    colour, marker = LOOKS[name]
+    kl, gold = zip(*places)
+    if len(places) > 1:
+        ax.plot(kl, gold, marker, color=colour, ms=3, alpha=0.35, mew=0)
+    error = half_interval(gold) if len(places) > 1 else None
+    size = 13 if marker == "*" else 8
+    style = {"color": colour, "marker": marker, "ms": size, "mec": "white", "capsize": 2}
+    ax.errorbar(mean(kl), mean(gold), yerr=error, ls="", label=name, **style)
 
 
 def mean(values: Sequence[float]) -> float:
