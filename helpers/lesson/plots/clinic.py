@@ -36,13 +36,13 @@ def signature_figure(
     healthy: Sequence[Mapping[str, float]], ill: Sequence[Mapping[str, float]], names: Sequence[str]
 ) -> Figure:
     """Some columns of a log (orange) beside those of a healthy run (grey)."""
-    fig, axes = plt.subplots(1, len(names), figsize=(2.7 * len(names), 1.9), squeeze=False)
+    fig, axes = plt.subplots(1, len(names), figsize=(2.3 * len(names), 1.55), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         for history, colour in ((healthy, GREY), (ill, ORANGE)):
             steps = [row["step"] for row in history]
             ax.plot(steps, column(history, name), ".-", color=colour, lw=1.2, ms=4)
-        ax.set_title(TITLES[name], fontsize=8.5)
-        ax.set_xlabel("iteration", fontsize=8)
+        ax.set_title(TITLES[name], fontsize=8)
+        ax.set_xlabel("iteration", fontsize=7)
         ax.tick_params(labelsize=7)
     return fig
 
