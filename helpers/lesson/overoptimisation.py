@@ -107,9 +107,10 @@ def fit(kls: Sequence[float], gains: Sequence[float], best_of_n: bool) -> Fit:
     alpha, beta = torch.linalg.lstsq(columns, gain[:, None]).solution[:, 0].tolist()
     left = gain - columns @ torch.tensor([alpha, beta], dtype=torch.float64)
     explained = 1 - (left.square().sum() / (gain - gain.mean()).square().sum()).item()
+    # A beta of nearly 0, as of a curve that only rises, has its peak beyond all numbers.
     peak = math.inf
     if beta > 0:
-        peak = alpha / (2 * beta) if best_of_n else math.exp(alpha / beta - 1)
+        peak = alpha / (2 * beta) if best_of_n else math.exp(min(alpha / beta - 1, 700.0))
     return Fit(alpha, beta, explained, peak)
 
 
