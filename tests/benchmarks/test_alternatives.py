@@ -14,7 +14,7 @@ from helpers.lesson.plots.alternatives import LOOKS, methods_figure, runs_figure
 from helpers.lesson.widgets.core import png
 from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.run import presets
-from tests.support.saved import save
+from tests.support.saved import save_random_course
 
 TINY = {
     "reward": {"comparisons": 16, "response_tokens": 8},
@@ -31,10 +31,7 @@ POLICIES = ("SFT", "SFT, T = 0.7", "SFT, T = 0.5", "SFT, greedy", "PPO", "oracle
 def record(tmp_path_factory, tokenizer):
     """What the benchmark writes."""
     out = tmp_path_factory.mktemp("alternatives")
-    torch.manual_seed(0)
-    gpt = GPT(GPTConfig(tokenizer.vocab_size, 192, 1, 2, 16))
-    save(out / "tldr-0" / "checkpoints" / "sft", gpt, tokenizer)
-    save(out / "tldr-0" / "checkpoints" / "reward", RewardModel(gpt), tokenizer, stage="reward")
+    save_random_course(out / "tldr-0", tokenizer)
     (out / "tldr-0" / "metrics").mkdir()
     metrics = {"table": dict.fromkeys(POLICIES, ROW), "frontier": CURVE}
     (out / "tldr-0" / "metrics" / "ppo.json").write_text(json.dumps(metrics))

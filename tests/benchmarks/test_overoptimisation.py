@@ -3,13 +3,11 @@
 import json
 
 import pytest
-import torch
 
 from benchmarks import overoptimisation as benchmark
 from helpers.lesson import overoptimisation as lesson
-from helpers.model import GPT, GPTConfig, RewardModel
 from helpers.run import presets
-from tests.support.saved import save
+from tests.support.saved import save_random_course
 
 TINY = {
     "reward": {"comparisons": 16, "response_tokens": 8},
@@ -21,10 +19,7 @@ TINY = {
 def rows(tmp_path_factory, tokenizer):
     """What the benchmark writes."""
     out = tmp_path_factory.mktemp("overoptimisation")
-    torch.manual_seed(0)
-    gpt = GPT(GPTConfig(tokenizer.vocab_size, 192, 1, 2, 16))
-    save(out / "tldr-0" / "checkpoints" / "sft", gpt, tokenizer)
-    save(out / "tldr-0" / "checkpoints" / "reward", RewardModel(gpt), tokenizer, stage="reward")
+    save_random_course(out / "tldr-0", tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presets, "SMOKE", TINY)
         patch.setattr(lesson, "SIZES", (32, 2_000))

@@ -3,18 +3,17 @@
 import json
 
 import pytest
-import torch
 
 from benchmarks import penalty as benchmark
 from helpers.config import PPOConfig
 from helpers.lesson import penalty
 from helpers.lesson.plots.penalty import SMOOTHED, penalty_figure, smooth
 from helpers.lesson.widgets.ppo import explore_penalty
-from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.model import GPT, GPTConfig
 from helpers.run import presets
 from tests.support.courses import course_in
 from tests.support.explorers import controls, shown
-from tests.support.saved import save
+from tests.support.saved import save_random_course
 
 TINY = {
     "reward": {"comparisons": 40, "response_tokens": 8},
@@ -26,11 +25,7 @@ TINY = {
 def record(tmp_path_factory, tokenizer):
     """What the benchmark writes, with random models of one layer and very small settings."""
     out = tmp_path_factory.mktemp("penalty")
-    torch.manual_seed(0)
-    gpt = GPT(GPTConfig(tokenizer.vocab_size, 192, 1, 2, 16))
-    save(out / "tldr-0" / "checkpoints" / "sft", gpt, tokenizer)
-    reward = RewardModel(gpt)
-    save(out / "tldr-0" / "checkpoints" / "reward", reward, tokenizer, stage="reward")
+    save_random_course(out / "tldr-0", tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presets, "SMOKE", TINY)
         patch.setattr(benchmark, "POSTS", 4)
