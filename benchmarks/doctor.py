@@ -12,6 +12,7 @@ benchmarks/doctor.json and the table between the marks of docs/results.md.
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.page import write_table
@@ -26,6 +27,9 @@ from helpers.run.setup import setup
 RECORD = ROOT / "benchmarks" / "doctor.json"
 HEALTHY = "(healthy)"
 NOTHING = "nothing"
+# What the PPOTrainer of TRL logs, under our names; its `val/ratio` is our `ratio`.
+TRL = {"step", "score", "kl", "penalty", "entropy", "clip_fraction", "ratio", "approx_kl"}
+TRL |= {"value_loss"}
 
 
 def history_of(seed: int, ailment: str, runs: Path, kept: Path) -> list[dict]:
@@ -44,12 +48,14 @@ def judged(seed: int, ailment: str, history: list[dict]) -> dict:
     """What the doctor says about a history."""
     findings = diagnose(history)
     first = findings[0] if findings else None
+    with_trl = diagnose([{key: row[key] for key in row if key in TRL} for row in history])
     return {
         "seed": seed,
         "ailment": ailment,
         "first": first.ailment if first else NOTHING,
         "sure": first.sure if first else "",
         "named": ranked(findings),
+        "named_with_trl": ranked(with_trl),
         "evidence": [finding.evidence for finding in findings],
     }
 
@@ -60,14 +66,20 @@ def healthy_logs(runs: Path) -> list[dict]:
     return [{"log": f"{log.parts[-3]} {log.stem}", "named": ranked(diagnose(log))} for log in logs]
 
 
-def share(rows: list[dict], right) -> str:
+def share(rows: list[dict], right: Callable[[dict], bool]) -> str:
     """How many of the rows are right."""
     return f"{sum(map(right, rows))} of {len(rows)}"
 
 
+def among_three(key: str) -> Callable[[dict], bool]:
+    """Whether the ailment of a row is one of the first three in a list of it."""
+    return lambda row: row["ailment"] in row[key][:3]
+
+
 def table(rows: list[dict], healthy: list[dict]) -> str:
     """Markdown: a row for each ailment; what the doctor named first, and how often."""
-    lines = ["| ailment | named first | right | among the first three |", "|---|---|---|---|"]
+    heads = "| ailment | named first | right | among the first three | with TRL's columns alone |"
+    lines = [heads, "|---" * 5 + "|"]
     for ailment in (HEALTHY, *AILMENTS):
         some = [row for row in rows if row["ailment"] == ailment]
         if not some:
@@ -76,12 +88,15 @@ def table(rows: list[dict], healthy: list[dict]) -> str:
         named = ", ".join(f"{name} {count}" for name, count in firsts)
         wanted = NOTHING if ailment == HEALTHY else ailment
         first = share(some, lambda row, wanted=wanted: row["first"] == wanted)
-        three = share(some, lambda row, wanted=wanted: wanted in row["named"][:3])
-        lines.append(f"| {ailment} | {named} | {first} | {'' if wanted == NOTHING else three} |")
+        three = share(some, among_three("named"))
+        trl = share(some, among_three("named_with_trl"))
+        if wanted == NOTHING:
+            three, trl = "", share(some, lambda row: not row["named_with_trl"])
+        lines.append(f"| {ailment} | {named} | {first} | {three} | {trl} |")
     ill = [row for row in rows if row["ailment"] != HEALTHY]
     first = share(ill, lambda row: row["first"] == row["ailment"])
-    three = share(ill, lambda row: row["ailment"] in row["named"][:3])
-    lines.append(f"| all ailments | | {first} | {three} |")
+    three, trl = (share(ill, among_three(key)) for key in ("named", "named_with_trl"))
+    lines.append(f"| all ailments | | {first} | {three} | {trl} |")
     seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
     silent = share(healthy, lambda log: not log["named"])
     lines += ["", f"Seeds {seeds}. Silent about {silent} healthy logs. {cpu_name()}."]

@@ -13,8 +13,8 @@ from helpers.engine.parser import Parser
 def diagnose(source: str | Path | Sequence[dict]) -> list[Finding]:
     """The ailments that a log shows, the surest first; none if nothing is suspicious.
 
-    source: a .jsonl or .csv log, a `trainer_state.json`, or rows as `Loop.history` has them. Raises
-    SettingsError for a log that can't be read.
+    source: a .jsonl or .csv log, a `trainer_state.json`, what TRL or verl printed, or rows as
+    `Loop.history` has them. Raises SettingsError for a log that can't be read.
     """
     return findings_of(read_log(source))
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "log",
         type=Path,
         help="a log of PPO: .jsonl, .csv or trainer_state.json, of this course, TRL, OpenRLHF, "
-        "verl or open-instruct, or an export of wandb",
+        "verl or open-instruct, an export of wandb, or a text with what TRL or verl printed",
     )
     log = read_log(parser.parse_args(argv).log)
     findings = findings_of(log)

@@ -1,4 +1,6 @@
-"""Reading a training log: .jsonl, .csv, or the `trainer_state.json` of transformers."""
+"""Reading a training log: .jsonl, .csv, the `trainer_state.json` of transformers, or what TRL and
+verl print.
+"""
 
 import csv
 import io
@@ -12,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from helpers.doctor.columns import COLUMNS, INSTEAD, JUDGED, canonical, runs
+from helpers.doctor.console import printed_rows
 from helpers.engine.parser import SettingsError, user_path
 
 FIRST = 1_000  # rows at the start of a long log that are all read
@@ -131,7 +134,20 @@ def rows_of(text: str, path: Path) -> tuple[Rows, int]:
         return thinned(list(enumerate(rows, 1))), len(rows)
     lines = text.split("\n")
     filled = [i for i, line in enumerate(lines) if line.strip()]
+    if not is_json(lines[filled[0]]) and (printed := printed_rows(lines)):
+        return thinned(printed), len(printed)
+    if len(filled) > 1 and not text.endswith("\n") and not is_json(lines[filled[-1]]):
+        filled.pop()  # a run is writing it just now
     return list(json_rows(((i + 1, lines[i]) for i in thinned(filled)), path)), len(filled)
+
+
+def is_json(line: str) -> bool:
+    """Whether a line is JSON."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def thinned(rows: list) -> list:

@@ -192,7 +192,7 @@ def kl_below_zero(log: Log) -> Finding | None:
     below = [x for x in values if x < 0]
     late = values[len(values) // 2 :]
     noise = stdev(late) / math.sqrt(len(late)) if len(late) > 1 else math.inf
-    if len(below) < len(values) / 2 or not mean_of(late) < -2 * noise:
+    if len(below) < len(values) / 2 or not mean_of(late) < -3 * noise:
         return None
     evidence = (
         f"{log.called(name)} is below 0 in {len(below)} of {len(values)} rows, "

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from helpers import __main__ as front
+from helpers.doctor.console import printed_rows
 from helpers.doctor.diagnosis import diagnose, findings_of, report
 from helpers.doctor.logs import MOST, read_log
 from helpers.engine.parser import SettingsError
@@ -90,6 +91,39 @@ def test_the_file_of_verl(tmp_path):
     assert log.columns == {"step": [1, 2], "score": [0.5, 1.0]}
 
 
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    log = read_log(written(tmp_path, json.dumps(ROW) + '\n{"step": 2, "kl"'))
+    assert log.rows == 1 and log.columns["kl"] == [0.0]
+
+
+PRINTED = {  # by a run, with what else it prints
+    "TRL": """Some weights were not initialised: {'lm_head'}
+  0%|          | 0/2 [00:00<?, ?it/s]
+{'eps': 3, 'objective/kl': 0.0, 'objective/scores': '-1.5e-01', 'val/ratio': nan, 'episode': 64}
+ 50%|#####     | 1/2 [00:03<00:03]\r{'objective/kl': -2.25, 'objective/scores': 1, 'episode': 128}
+""",
+    "verl": """(Runner pid=7) Training from scratch\x1b[0m
+\x1b[36m(Runner pid=7)\x1b[0m step:1 - actor/reward_kl_penalty:0.0 - response_length/mean:10.0 - \
+critic/score/mean:np.float64(-0.15)
+(Runner pid=7) step:2 - actor/reward_kl_penalty:-2.25e-1 - response_length/mean:10 - \
+critic/score/mean:1.0 \r
+""",
+}
+
+
+@pytest.mark.parametrize("library", PRINTED)
+def test_what_a_run_has_printed(library, tmp_path):
+    log = read_log(written(tmp_path, PRINTED[library], "train.log"))
+    assert log.columns["kl"] == [0.0, -2.25] and log.columns["score"] == [-0.15, 1.0]
+    assert log.rows == 2 and len(log.columns["step"]) == 2
+    assert log.bad == ({"ratio": 0} if library == "TRL" else {})
+
+
+def test_a_text_in_what_a_run_has_printed_is_passed_over():
+    assert printed_rows(["{'kl': 'high', 'text': 'a, b', 'x': 1e-05}"]) == [(1, {"x": "1e-05"})]
+    assert printed_rows(["step: 1", "a step:1", "{}", "it's 1", "x:1 - y:2"]) == []
+
+
 def test_the_kl_of_an_older_grpo_is_per_token():
     log = read_log([{"step": 5, "reward": 1.0, "kl": 0.01, "completion_length": 50.0}])
     assert log.columns["kl_k3"] == [0.5] and "kl" not in log.columns
@@ -127,7 +161,7 @@ BAD = {  # name and contents of a file, and words of the one line that it causes
     "empty": ("ppo.jsonl", "", "is empty"),
     "blank": ("ppo.jsonl", "\n\n", "is empty"),
     "prose": ("ppo.jsonl", "hello\n", "line 1: not JSON"),
-    "half a line": ("ppo.jsonl", json.dumps(ROW) + '\n{"step": 2, "kl"', "line 2: not JSON"),
+    "half a line": ("ppo.jsonl", json.dumps(ROW) + '\n{"step": 2, "kl"\n', "line 2: not JSON"),
     "no object": ("ppo.jsonl", "[1, 2]\n", "line 1: '[1, 2]' is no object"),
     "deep": ("ppo.jsonl", "[" * 100_000, "line 1: not JSON"),
     "unknown columns": ("ppo.jsonl", '{"loss": 1, "rate": 2}', "has no column that the doctor"),
