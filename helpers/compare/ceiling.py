@@ -57,21 +57,22 @@ def best_by_gold(samples: Responses, n_max: int) -> dict[str, list]:
 
 
 def best_of_each_n(samples: Responses, scores: Tensor, n_max: int) -> dict[str, list]:
-    """The gold reward of the best of n by some scores, n = 1, 2, 4, ... n_max, for samples with
-    n_max responses to each prompt in a row.
+    """Score and gold reward of the best of n by some scores, n = 1, 2, 4, ... n_max, for samples
+    with n_max responses to each prompt in a row.
 
-    Returns {"n", "kl" (its upper bound, nats), "gold", "gold_ci95"}, a list each. The mean is over
-    every group of n of a prompt's samples.
+    Returns {"n", "kl" (its upper bound, nats), "score", "gold", "gold_ci95"}, a list each. The mean
+    is over every group of n of a prompt's samples.
     """
-    order = scores.cpu().view(-1, n_max).argsort(dim=1)
+    scores, order = scores.cpu().view(-1, n_max).sort(dim=1)
     gold = samples.gold.view(-1, n_max).gather(1, order).double()  # (prompts, n_max)
-    curve: dict[str, list] = {"n": [], "kl": [], "gold": [], "gold_ci95": []}
+    curve: dict[str, list] = {"n": [], "kl": [], "score": [], "gold": [], "gold_ci95": []}
     n = 1
     while n <= n_max:
         # the i-th in the order is the best of C(i, n - 1) of the C(n_max, n) groups
         weights = [math.comb(i, n - 1) / math.comb(n_max, n) for i in range(n_max)]
-        best = gold @ torch.tensor(weights, dtype=torch.float64)  # (prompts,)
-        found = n, kl_best_of_n(n), best.mean().item(), bootstrap_ci95(best)
+        share = torch.tensor(weights, dtype=torch.float64)
+        score, best = scores.double() @ share, gold @ share  # (prompts,) each
+        found = n, kl_best_of_n(n), score.mean().item(), best.mean().item(), bootstrap_ci95(best)
         for column, value in zip(curve.values(), found, strict=True):
             column.append(value)
         n *= 2

@@ -54,6 +54,8 @@ def test_every_reward_model_and_every_cure_is_recorded(rows):
         assert {len(curve) for curve in row["curves"].values()} == {2}
         assert abs(row["curves"]["kl"][0]) < 1e-4 and 0 <= row["accuracy"] <= 1
         assert row["best_of_n"]["n"] == [1, 2]
+        first, best = row["best_of_n"]["score"]
+        assert best > first
 
 
 def test_the_table_has_a_row_for_each(rows):

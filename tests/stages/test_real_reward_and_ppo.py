@@ -88,14 +88,18 @@ def check_reward(track: str, names: dict, metrics: dict, read_from: str) -> None
         assert not {c.prompt for c in names["for_judge"]} & {c.prompt for c in items}
 
 
-def test_both_notebooks_run_to_the_end(run, root):
+# each cell a second time, as a learner may
+@pytest.mark.parametrize(
+    "twice", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "twice"]
+)
+def test_both_notebooks_run_to_the_end(run, twice, root):
     track, out = run
-    names = run_cells(root / "2-RM-Training.ipynb", twice=track == "tldr")
+    names = run_cells(root / "2-RM-Training.ipynb", twice)
     metrics = json.loads((out / "metrics/reward.json").read_text())
     info = read_info(out / "checkpoints/reward", "reward")
     check_reward(track, names, metrics, info["data_fingerprint"])
 
-    run_cells(root / "3-PPO.ipynb", twice=track == "tldr")
+    run_cells(root / "3-PPO.ipynb", twice)
     metrics = json.loads((out / "metrics/ppo.json").read_text())
     table = metrics["table"]
     assert "gold_reward" not in metrics
