@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.batching import left_pad, right_pad
-from helpers.compare.ceiling import GoldReward, best_by_gold
+from helpers.compare.ceiling import GoldReward, best_by_gold, best_of_each_n
 from helpers.evaluation import Responses
 from helpers.losses import kl_best_of_n
 from helpers.rows.embedded import load_rows
@@ -52,3 +52,13 @@ def test_the_frontier_is_the_mean_over_all_groups(tokenizer):
         ]
         assert gold == pytest.approx(sum(groups) / len(groups), abs=1e-6)
         assert low <= gold <= high
+
+
+def test_the_best_by_some_scores(tokenizer):
+    written, scores = samples(tokenizer, each=3), torch.tensor([0.5, 2.0, -1.0, 0.0, -3.0, 1.0])
+    curve = best_of_each_n(written, scores, 3)
+    pairs = list(zip(scores.tolist(), written.gold.tolist()))
+    for n, score, gold in zip(curve["n"], curve["score"], curve["gold"]):
+        best = [max(g) for row in (pairs[:3], pairs[3:]) for g in itertools.combinations(row, n)]
+        assert score == pytest.approx(sum(score for score, _ in best) / len(best), abs=1e-6)
+        assert gold == pytest.approx(sum(gold for _, gold in best) / len(best), abs=1e-6)
