@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -117,3 +118,33 @@ def fit(kls: Sequence[float], gains: Sequence[float], best_of_n: bool) -> Fit:
 def recorded() -> dict:
     """What `python -m benchmarks.overoptimisation` has recorded."""
     return json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+def runs_of(record: dict, surprise: bool, size: int, cure: str = "") -> list[dict]:
+    """The recorded runs against one kind of reward model, one a seed."""
+    asked = {"surprise": surprise, "size": size, "cure": cure}
+    return [run for run in record["runs"] if asked.items() <= run.items()]
+
+
+def mean_path(runs: Sequence[dict]) -> dict[str, list[float]]:
+    """The mean over seeds of what PPO's log has, for each iteration; gold and score as means of
+    three iterations, as each has few responses.
+    """
+    means = {
+        key: [mean(values) for values in zip(*(run["curves"][key] for run in runs), strict=True)]
+        for key in runs[0]["curves"]
+    }
+    return means | {key: of_three(means[key]) for key in ("gold", "score")}
+
+
+def of_three(values: Sequence[float]) -> list[float]:
+    """The mean of each value and its two neighbours."""
+    return [mean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
+
+
+def mean_best_of_n(runs: Sequence[dict]) -> dict[str, list[float]]:
+    """The mean over seeds of the best of each n."""
+    return {
+        key: [mean(values) for values in zip(*(run["best_of_n"][key] for run in runs), strict=True)]
+        for key in ("n", "kl", "score", "gold")
+    }

@@ -38,11 +38,11 @@ def test_every_ailment_has_signs_that_are_columns():
 
 def test_signatures_and_controllers_draw():
     some = visits.HEALTHY, visits.SIGNS["dropout"], visits.SIGNS["pad is EOS"]
-    figures = [plots.signature_figure(log(), log(score=0.0)[:3], signs) for signs in some]
+    figures = [plots.signature_figure(log(), signs, log(score=0.0)[:3]) for signs in some]
     figures.append(plots.controller_figure({"a": [0.0, 1.0], "b": [1.0, 0.5]}, 0.5))
     for figure in figures:
         assert figure.axes and png(figure).startswith(b"\x89PNG")
-    ax = plots.signature_figure(log(), log(surprise=0.7), [visits.GAP]).axes[0]
+    ax = plots.signature_figure(log(), [visits.GAP], log(surprise=0.7)).axes[0]
     assert [line.get_ydata()[0] for line in ax.lines] == pytest.approx([0.0, 0.2])
 
 

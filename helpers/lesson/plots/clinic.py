@@ -33,9 +33,11 @@ def column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
 
 
 def signature_figure(
-    healthy: Sequence[Mapping[str, float]], ill: Sequence[Mapping[str, float]], names: Sequence[str]
+    healthy: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    ill: Sequence[Mapping[str, float]] = (),
 ) -> Figure:
-    """Some columns of a log (orange) beside those of a healthy run (grey)."""
+    """Some columns of a healthy run's log (grey), and of an ill one's (orange)."""
     fig, axes = plt.subplots(1, len(names), figsize=(2.3 * len(names), 1.55), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         for history, colour in ((healthy, GREY), (ill, ORANGE)):
@@ -54,5 +56,50 @@ def controller_figure(curves: Mapping[str, Sequence[float]], target: float) -> F
     for (name, kls), colour in zip(curves.items(), (ORANGE, BLUE, GREEN, PURPLE)):
         ax.plot(kls, color=colour, lw=1.2, label=name)
     ax.set(xlabel="rollout", ylabel="KL, nats")
+    ax.legend(fontsize=8)
+    return fig
+
+
+SIZE_COLOURS = (BLUE, GREEN, PURPLE)
+
+
+def overoptimisation_figure(
+    paths: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]],
+    fits: Mapping[str, Mapping[int, tuple[Sequence[float], Sequence[float]]]],
+) -> Figure:
+    """Score and gold reward over the square root of the KL, a column for each panel.
+
+    paths: {panel: {comparisons: {"kl", "score", "gold"}}}, a list each. fits: {panel: {comparisons:
+    (square roots of KL, gold)}}, drawn thin; the highest gold reward of a path has a ring.
+    """
+    fig, axes = plt.subplots(
+        2, len(paths), figsize=(3.3 * len(paths), 4.4), sharex="col", sharey="row", squeeze=False
+    )
+    for column, (panel, of_size) in zip(axes.T, paths.items(), strict=True):
+        for (size, path), colour in zip(of_size.items(), SIZE_COLOURS):
+            distance = [kl**0.5 for kl in path["kl"]]
+            for ax, key in zip(column, ("score", "gold"), strict=True):
+                ax.plot(distance, path[key], ".", color=colour, ms=4, label=f"{size:,} comparisons")
+                top = max(range(len(distance)), key=path[key].__getitem__)
+                ring = {"mfc": "none", "mec": colour, "ms": 9, "ls": ""}
+                ax.plot(distance[top], path[key][top], "o", **ring)
+            if size in fits[panel]:
+                column[1].plot(*fits[panel][size], color=colour, lw=1)
+        column[0].set_title(panel, fontsize=9)
+        column[1].set_xlabel(r"$\sqrt{\mathrm{KL}}$, nats", fontsize=8)
+    for ax, label in zip(axes[:, 0], ("score", "gold reward"), strict=True):
+        ax.set_ylabel(label)
+    axes[0, 0].legend(fontsize=7)
+    return fig
+
+
+def accuracy_figure(points: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Gold reward of PPO's policies against the accuracy of their reward models: {kind:
+    (accuracy, gold) of each run}.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 2.8))
+    for (kind, places), colour, marker in zip(points.items(), (ORANGE, BLUE), "os"):
+        ax.plot(*zip(*places), marker, color=colour, ms=5, alpha=0.8, label=kind)
+    ax.set(xlabel="accuracy of the reward model", ylabel="gold reward of PPO")
     ax.legend(fontsize=8)
     return fig
