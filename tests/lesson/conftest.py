@@ -1,4 +1,4 @@
-"""What tests of the lesson share: no windows, the tokenizer, a rollout, some rows."""
+"""What tests of the lesson share: no windows, the tokenizer, a model, a rollout, some rows."""
 
 import matplotlib
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from helpers import rollouts
 from helpers.losses import gae
+from helpers.model import GPT, GPTConfig
 from helpers.rows.embedded import load_rows, load_tokenizer
 
 matplotlib.use("Agg")
@@ -29,6 +30,18 @@ def comparisons():
 @pytest.fixture(scope="session")
 def demonstration():
     return load_rows("demonstrations", "heldout", limit=1)[0]
+
+
+@pytest.fixture
+def model(tokenizer):
+    """A small model. A fresh one's attention is nearly even: its heads are made to differ to the
+    eye.
+    """
+    model = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8.0)
+    return model
 
 
 @pytest.fixture

@@ -5,19 +5,9 @@ import torch
 
 from helpers.evaluation import Responses
 from helpers.lesson.widgets import talk
-from helpers.model import GPT, GPTConfig, RewardModel
+from helpers.model import RewardModel
 from helpers.records import Prompt
 from tests.support.explorers import controls, shown
-
-
-@pytest.fixture
-def model(tokenizer):
-    model = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16))
-    # a fresh model's attention is nearly even: make the heads differ to the eye
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0)
-    return model
 
 
 def test_a_prompt_is_answered_by_every_model(model, tokenizer):

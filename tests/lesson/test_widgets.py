@@ -40,16 +40,6 @@ def test_a_figure_in_kept_margins_is_the_same_picture():
 
 
 @pytest.fixture
-def model(tokenizer):
-    model = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=2, heads=2, channels=16))
-    # a fresh model's attention is nearly even: make the heads differ to the eye
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0)
-    return model
-
-
-@pytest.fixture
 def reward_model(tokenizer):
     return RewardModel(GPT(GPTConfig(tokenizer.vocab_size, 256, 1, 2, 16)))
 
