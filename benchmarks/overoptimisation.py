@@ -29,6 +29,7 @@ from helpers.engine.files import plain, write_text
 from helpers.engine.loop import Loop
 from helpers.evaluation import respond
 from helpers.lesson import overoptimisation as lesson
+from helpers.lesson.peaks import RECORDED
 from helpers.lesson.penalty import fast_settings
 from helpers.model import GPT, RewardModel
 from helpers.ppo import train
@@ -148,13 +149,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9", help="first and last")
     parser.add_argument("--preset", default="cpu", choices=("cpu", "smoke"))
     parser.add_argument("--at-once", type=int, default=1, help="seeds side by side")
-    parser.add_argument("--out", type=Path, default=lesson.RECORDED)
+    parser.add_argument("--out", type=Path, default=RECORDED)
     args = parser.parse_args()
     jobs = [(seed, args.runs, args.preset) for seed in seed_range(args.seeds)]
     with ProcessPoolExecutor(args.at_once) as pool:
         rows = [row for part in pool.map(run_seed, *zip(*jobs)) for row in part]
     write_text(args.out, json.dumps({"cpu": cpu_name(), "runs": rows}) + "\n")
-    if args.out == lesson.RECORDED:
+    if args.out == RECORDED:
         write_table("overoptimisation", table(rows))
     print(table(rows))
 

@@ -25,7 +25,7 @@ NAMES = {  # in the order of each notebook
     "3-PPO": "truncate token_logprobs total_reward token_rewards logit_gradient reinforce_loss gae "
     "whiten clipped_gradient policy_loss ppo_loop k3 explained_variance",
     "4-Alternatives": "leave_one_out group_weight dpo_start dpo_loss pass_at_k",
-    "5-Clinic": "surprise_gap forced_token first_eos_mask k1_loss_gradient",
+    "5-Clinic": "surprise_gap forced_token first_eos_mask k1_loss_gradient peak_distance",
 }
 EXERCISES = {notebook: names.split() for notebook, names in NAMES.items()}
 SOLVED: set[str] = set()  # in this session

@@ -1,15 +1,11 @@
-"""What 5-Clinic shows: signatures, the doctor's words, logged and true KL, over-optimisation."""
-
-import math
+"""What 5-Clinic shows: signatures, the doctor's words, logged and true KL."""
 
 import pytest
-import torch
-from torch import nn
 
 from helpers.doctor.columns import COLUMNS
 from helpers.doctor.diagnosis import diagnose
 from helpers.doctor.findings import Finding
-from helpers.lesson import overoptimisation as over, visits
+from helpers.lesson import visits
 from helpers.lesson.clinic import AILMENTS
 from helpers.lesson.plots import clinic as plots
 from helpers.lesson.widgets.core import png
@@ -67,55 +63,3 @@ def test_a_log_as_trl_writes_it_is_read():
     rows = visits.as_trl(log())
     assert {"objective/kl", "policy/clipfrac_avg", "episode"} <= rows[0].keys()
     assert diagnose(rows) == []
-
-
-# ---------------------------------------------------------------- over-optimisation
-
-
-@pytest.mark.parametrize("best_of_n", [False, True])
-def test_the_fit_finds_the_curve_that_made_the_points(best_of_n):
-    kls = [0.0, 0.5, 1.0, 4.0, 9.0, 16.0, 50.0]
-    gains = []
-    for kl in kls:
-        d = math.sqrt(kl)
-        gains.append(d * (3 - 0.8 * (d if best_of_n else math.log(d))) if kl else 0.0)
-    fit = over.fit(kls, gains, best_of_n)
-    assert (fit.alpha, fit.beta, fit.explained) == pytest.approx((3, 0.8, 1))
-    near = [fit.peak + step for step in (-0.01, 0.0, 0.01)]
-    values = [d * (3 - 0.8 * (d if best_of_n else math.log(d))) for d in near]
-    assert values[1] > max(values[0], values[2])
-    for bend in (0.0, 1e-12, -1e-12):  # rounding decides on which side of 0 beta is
-        rising = [
-            d * (1 - bend * (d if best_of_n else math.log(d or 1))) for d in map(math.sqrt, kls)
-        ]
-        assert over.fit(kls, rising, best_of_n).peak > 100
-
-
-class Fixed(nn.Module):
-    """Adds these numbers, whatever it reads."""
-
-    def __init__(self, numbers):
-        super().__init__()
-        self.numbers = torch.tensor(numbers)
-
-    def by_token(self, ids, attention_mask, completion_mask):
-        return self.numbers * completion_mask
-
-
-def test_the_worst_of_several_is_chosen_for_each_response():
-    ones = torch.ones(2, 3, dtype=torch.bool)
-    models = [Fixed([[1.0, 1, 1], [0, 0, 5]]), Fixed([[9.0, 0, -9], [3, 3, 3]])]
-    worst = over.Worst(models).by_token(ones.long(), ones, ones)
-    assert worst.tolist() == [[9, 0, -9], [0, 0, 5]]
-
-
-def test_without_length_the_score_has_no_slope():
-    lengths = torch.tensor([2, 3, 5, 9])
-    mask = torch.arange(9) < lengths[:, None]
-    model = Fixed([[0.5] * 9] * 4)
-    scores = model.by_token(None, mask, mask).sum(1)
-    slope = over.slope_of(scores, lengths)
-    assert slope == pytest.approx(0.5)
-    left = over.WithoutLength(model, slope).by_token(None, mask, mask).sum(1)
-    assert over.slope_of(left, lengths) == pytest.approx(0, abs=1e-6)
-    assert over.slope_of(scores, torch.full((4,), 3)) == 0

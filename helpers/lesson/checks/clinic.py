@@ -1,4 +1,6 @@
-"""Exercises of 5-Clinic: surprise and entropy, a forced token, the first EOS, k1 as a loss."""
+"""Exercises of 5-Clinic: surprise and entropy, a forced token, the first EOS, k1 as a loss, where
+over-optimisation begins.
+"""
 
 import math
 
@@ -110,5 +112,28 @@ check_k1_loss_gradient = Prediction(
     mistakes={
         "that holds for no logit: over its samples, the gradient of log pi has mean 0.": 1.0,
         "the sign doesn't matter: over its samples, the gradient of log pi has mean 0.": -1.0,
+    },
+)
+
+check_peak_distance = Exercise(
+    "peak_distance",
+    lambda alpha, beta: math.exp(alpha / beta - 1),
+    cases={"alpha 4, beta 1.5": (4.0, 1.5), "alpha 1, beta 2": (1.0, 2.0)},
+    mistakes={
+        "the gain is 0 again there. Where is its derivative 0?": (
+            lambda alpha, beta: math.exp(alpha / beta)
+        ),
+        "that is the peak for best of n, whose gain is d (alpha - beta d).": (
+            lambda alpha, beta: alpha / (2 * beta)
+        ),
+        "that is the highest gain. Return the distance where it is reached.": (
+            lambda alpha, beta: beta * math.exp(alpha / beta - 1)
+        ),
+        "that is the KL. The distance is its square root.": (
+            lambda alpha, beta: math.exp(2 * (alpha / beta - 1))
+        ),
+        "a sign. The derivative is alpha - beta ln d - beta.": (
+            lambda alpha, beta: math.exp((alpha + beta) / beta)
+        ),
     },
 )

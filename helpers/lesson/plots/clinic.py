@@ -89,17 +89,20 @@ def overoptimisation_figure(
         column[1].set_xlabel(r"$\sqrt{\mathrm{KL}}$, nats", fontsize=8)
     for ax, label in zip(axes[:, 0], ("score", "gold reward"), strict=True):
         ax.set_ylabel(label)
-    axes[0, 0].legend(fontsize=7)
+    axes[0, -1].legend(fontsize=7, loc="upper left")
     return fig
 
 
-def accuracy_figure(points: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Gold reward of PPO's policies against the accuracy of their reward models: {kind:
-    (accuracy, gold) of each run}.
+def accuracy_figure(points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Gold reward against the accuracy of the reward model, a panel for each way to use one:
+    {panel: {kind: (accuracy, gold) of each reward model}}.
     """
-    fig, ax = plt.subplots(figsize=(6.4, 2.8))
-    for (kind, places), colour, marker in zip(points.items(), (ORANGE, BLUE), "os"):
-        ax.plot(*zip(*places), marker, color=colour, ms=5, alpha=0.8, label=kind)
-    ax.set(xlabel="accuracy of the reward model", ylabel="gold reward of PPO")
-    ax.legend(fontsize=8)
+    fig, axes = plt.subplots(1, len(points), figsize=(7.6, 2.8), sharey=True, squeeze=False)
+    for ax, (panel, of_kind) in zip(axes[0], points.items(), strict=True):
+        for (kind, places), colour, marker in zip(of_kind.items(), (ORANGE, BLUE), "os"):
+            ax.plot(*zip(*places), marker, color=colour, ms=5, alpha=0.8, label=kind)
+        ax.set_title(panel, fontsize=9)
+        ax.set_xlabel("accuracy of the reward model")
+    axes[0, 0].set_ylabel("gold reward")
+    axes[0, -1].legend(fontsize=8)
     return fig
