@@ -53,11 +53,16 @@ def run_ppo(course: Course, sft: GPT, reward, value: RewardModel, kl_coef: float
     config = fast_settings(course.config, kl_coef, smoke=course.preset == "smoke")
     prompts = course.rows("prompts", "train")
     history = train(models, prompts, config, course.tokenizer, Loop("PPO", lines=1))
+    curves = {key: [row[key] for row in history] for key in KEPT}
+    return {"curves": curves, **measured(course, policy, sft)}
+
+
+def measured(course: Course, policy: GPT, sft: GPT) -> dict:
+    """A policy on held-out posts."""
     posts = course.rows("prompts", "heldout", POSTS)
-    sampling = {"max_new_tokens": config.response_tokens, "seed": course.seed + 1}
+    sampling = {"max_new_tokens": course.config.response_tokens, "seed": course.seed + 1}
     responses = respond(policy, course.tokenizer, posts, **sampling)
     return {
-        "curves": {key: [row[key] for row in history] for key in KEPT},
         "gold": responses.gold.mean().item(),
         "kl": mean_kl(policy, sft, course.tokenizer, responses),
         "words": responses.words,
@@ -74,7 +79,7 @@ def train_seed(course: Course) -> list[dict]:
     samples = Sampler(Models(sft, sft, None, None), course.tokenizer, posts, course.config).sample(
         sft, N_MAX
     )
-    lengths = torch.tensor([len(ids) for ids in samples.ids])
+    lengths, start = torch.tensor([len(ids) for ids in samples.ids]), measured(course, sft, sft)
     rows, heads = [], {}
     for surprise in (True, False):
         for size in lesson.SIZES:
@@ -99,7 +104,7 @@ def train_seed(course: Course) -> list[dict]:
     }
     for cure, (reward, kl_coef) in cures.items():
         rows.append(about | {"cure": cure} | run_ppo(course, sft, reward, model, kl_coef))
-    return [{"seed": course.seed, **row} for row in rows]
+    return [{"seed": course.seed, "sft": start, **row} for row in rows]
 
 
 def run_seed(seed: int, folder: Path, preset: str) -> list[dict]:
@@ -114,27 +119,29 @@ def run_seed(seed: int, folder: Path, preset: str) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each reward model and cure, means over the seeds."""
-    heads = (
-        "| reward model | comparisons | against it | accuracy | gold of PPO | highest on the way"
-    )
-    lines = [heads + " | KL at the end | words |", "|---" * 8 + "|"]
-    kinds = dict.fromkeys((row["surprise"], row["size"], row["cure"]) for row in rows)
-    for surprise, size, cure in kinds:
-        some = [r for r in rows if (r["surprise"], r["size"], r["cure"]) == (surprise, size, cure)]
+    """Markdown: a row for each reward model and remedy, means over the seeds."""
+    heads = "| reward model | comparisons | remedy | accuracy | gold reward | KL | words |"
+    lines = [heads, "|---" * 7 + "|"]
+    starts = list({run["seed"]: run["sft"] for run in rows}.values())
+    lines.append(f"| (SFT) | | | | {spread(starts, 'gold')} | 0 | {average(starts, 'words')} |")
+    for surprise, size, cure in dict.fromkeys(map(kind_of, rows)):
+        some = [run for run in rows if kind_of(run) == (surprise, size, cure)]
         name = "with the surprise weight" if surprise else "scalar head"
-        tops = mean(max(smooth(run["curves"]["gold"])) for run in some)
-        numbers = [f"{mean(run['accuracy'] for run in some):.3f}", spread(some, "gold")]
-        numbers += [f"{tops:.2f}", f"{mean(run['kl'] for run in some):.0f}"]
-        numbers += [f"{mean(run['words'] for run in some):.0f}"]
+        accuracy = "" if cure else f"{mean(run['accuracy'] for run in some):.3f}"
+        numbers = [accuracy, spread(some, "gold"), average(some, "kl"), average(some, "words")]
         lines.append(f"| {name} | {size:,} | {cure} | {' | '.join(numbers)} |")
     seeds = sorted({row["seed"] for row in rows})
     return "\n".join([*lines, "", f"Seeds {', '.join(map(str, seeds))}. {cpu_name()}."])
 
 
-def smooth(values: list[float]) -> list[float]:
-    """Means of three in a row."""
-    return [mean(values[max(0, i - 2) : i + 1]) for i in range(len(values))]
+def kind_of(run: dict) -> tuple[bool, int, str]:
+    """What a run was against: with the surprise weight, comparisons, remedy."""
+    return run["surprise"], run["size"], run["cure"]
+
+
+def average(some: list[dict], key: str) -> str:
+    """The mean, rounded."""
+    return f"{mean(run[key] for run in some):.0f}"
 
 
 def spread(some: list[dict], key: str) -> str:

@@ -20,6 +20,7 @@ PANELS = (  # of the figure: title, with the surprise weight, best of n
     ("PPO, with the surprise weight", True, False),
     ("best of n, scalar head", False, True),
 )
+Path = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,11 @@ def runs_of(record: dict, surprise: bool, size: int, cure: str = "") -> list[dic
     return [run for run in record["runs"] if asked.items() <= run.items()]
 
 
-def mean_path(runs: Sequence[dict]) -> dict[str, list[float]]:
-    """The mean over seeds of what PPO's log has, for each iteration; gold and score as means of
-    three iterations, as each has few responses.
+def path_of(run: dict) -> Path:
+    """PPO's log, {"kl", "score", "gold", ...}: means of three iterations, as each has few
+    responses.
     """
-    means = {
-        key: [mean(values) for values in zip(*(run["curves"][key] for run in runs), strict=True)]
-        for key in runs[0]["curves"]
-    }
-    return means | {key: of_three(means[key]) for key in ("gold", "score")}
+    return {key: of_three(values) for key, values in run["curves"].items()}
 
 
 def of_three(values: Sequence[float]) -> list[float]:
@@ -77,11 +74,11 @@ def of_three(values: Sequence[float]) -> list[float]:
     return [mean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
 
 
-def mean_best_of_n(runs: Sequence[dict]) -> dict[str, list[float]]:
-    """The mean over seeds of the best of each n."""
+def mean_path(paths: Sequence[Path]) -> Path:
+    """The mean of several paths, point by point."""
     return {
-        key: [mean(values) for values in zip(*(run["best_of_n"][key] for run in runs), strict=True)]
-        for key in ("n", "kl", "score", "gold")
+        key: [mean(values) for values in zip(*(path[key] for path in paths), strict=True)]
+        for key in ("kl", "score", "gold")
     }
 
 
@@ -94,12 +91,20 @@ def panels(record: dict) -> tuple[dict, dict]:
         paths[panel], fits[panel] = {}, {}
         for size in sizes(record):
             runs = runs_of(record, surprise, size)
-            paths[panel][size] = mean_best_of_n(runs) if best_of_n else mean_path(runs)
-            found, start = fit_of(runs, best_of_n), mean_best_of_n(runs)["gold"][0]
-            far = max(paths[panel][size]["kl"]) ** 0.5
+            paths[panel][size] = [run["best_of_n"] if best_of_n else path_of(run) for run in runs]
+            if surprise:
+                continue  # no fall to describe
+            mean_of_runs = mean_path(points_of(runs, best_of_n))
+            found, far = fit_of(runs, best_of_n), max(mean_of_runs["kl"]) ** 0.5
             places = [far * i / 50 for i in range(1, 51)]
-            fits[panel][size] = places, [start + gain_at(d, found, best_of_n) for d in places]
+            golds = [mean_of_runs["gold"][0] + gain_at(d, found, best_of_n) for d in places]
+            fits[panel][size] = places, golds
     return paths, fits
+
+
+def points_of(runs: Sequence[dict], best_of_n: bool) -> list[Path]:
+    """What is fitted, of each run: the best of each n, or PPO's iterations as they are."""
+    return [run["best_of_n" if best_of_n else "curves"] for run in runs]
 
 
 def sizes(record: dict) -> list[int]:
@@ -108,16 +113,11 @@ def sizes(record: dict) -> list[int]:
 
 
 def fit_of(runs: Sequence[dict], best_of_n: bool) -> Fit:
-    """The fit of the gold gains of best of n, or of PPO's iterations, mean over the seeds. The SFT
-    model's gold reward is that of n = 1.
+    """The fit of the mean gold reward over the seeds, as a gain over its first point, where the KL
+    is 0.
     """
-    best = mean_best_of_n(runs)
-    if best_of_n:
-        path = best
-    else:
-        curves = [run["curves"] for run in runs]
-        path = {key: [mean(at) for at in zip(*(c[key] for c in curves))] for key in ("kl", "gold")}
-    return fit(path["kl"], [gold - best["gold"][0] for gold in path["gold"]], best_of_n)
+    path = mean_path(points_of(runs, best_of_n))
+    return fit(path["kl"], [gold - path["gold"][0] for gold in path["gold"]], best_of_n)
 
 
 def gain_at(d: float, found: Fit, best_of_n: bool) -> float:
@@ -126,22 +126,24 @@ def gain_at(d: float, found: Fit, best_of_n: bool) -> float:
 
 
 def peaks_table(record: dict) -> str:
-    """Each reward model: how good it is, where PPO's gold reward and score were highest, and the
-    fit; means over the seeds.
+    """Each reward model: how good it is, where PPO's gold reward and score were highest (mean over
+    the seeds), how each seed ended on held-out posts, and the fit.
     """
     heads = ["reward model", "comparisons", "accuracy", "highest gold", "at KL", "iteration"]
-    heads += ["highest score", "gold at the end", "alpha", "beta", "peak of the fit"]
+    heads += ["highest score", "gold at the end", "alpha", "beta", "R^2", "peak at KL"]
     rows = []
-    for surprise in (False, True):
+    for surprise in KINDS:
         for size in sizes(record):
             runs = runs_of(record, surprise, size)
-            path, found = mean_path(runs), fit_of(runs, best_of_n=False)
+            path = mean_path([path_of(run) for run in runs])
             top = argmax(path["gold"])
             row = [KINDS[surprise], f"{size:,}", f"{mean(run['accuracy'] for run in runs):.3f}"]
             row += [f"{path['gold'][top]:.1f}", f"{path['kl'][top]:.0f}", str(top + 1)]
             row += [f"iteration {argmax(path['score']) + 1}"]
-            row += [f"{path['gold'][-1]:.1f}", f"{found.alpha:.1f}", f"{found.beta:.1f}"]
-            rows.append([*row, f"{found.peak:.1f}" if found.peak < 99 else "none"])
+            row += [" ".join(f"{run['gold']:.1f}" for run in runs)]
+            found = fit_of(runs, best_of_n=False)
+            fitted = [f"{x:.1f}" for x in (found.alpha, found.beta)] + [f"{found.explained:.2f}"]
+            rows.append(row + (["", "", "", ""] if surprise else [*fitted, f"{found.peak**2:.0f}"]))
     return aligned(heads, rows)
 
 
@@ -151,23 +153,26 @@ def argmax(values: Sequence[float]) -> int:
 
 
 def cures_table(record: dict) -> str:
-    """What was done against over-optimisation of the scalar head from 2,000 comparisons."""
-    heads = ["against it", "seeds", "gold", "KL", "score", "tokens", "gold above none"]
+    """Remedies for the over-optimisation of the scalar head from 2,000 comparisons, after all
+    iterations.
+    """
     bare = runs_of(record, False, 2_000)
     rows = []
     for cure in dict.fromkeys(run["cure"] for run in record["runs"]):
         runs = runs_of(record, False, 2_000, cure)
-        gold, kl = (mean(run[key] for run in runs) for key in ("gold", "kl"))
-        last = [mean(run["curves"][key][-1] for run in runs) for key in ("score", "length")]
-        more = [f"{run['gold'] - other['gold']:+.1f}" for run, other in zip(runs, bare)]
-        row = [cure or "nothing", str(len(runs)), f"{gold:.1f}", f"{kl:.0f}"]
-        rows.append([*row, f"{last[0]:.1f}", f"{last[1]:.0f}", " ".join(more) if cure else ""])
-    return aligned(heads, rows)
+        gold, kl, words = (mean(run[key] for run in runs) for key in ("gold", "kl", "words"))
+        mixed_up = mean(run["flaws"]["hallucination"] for run in runs)
+        pairs = zip(runs, bare, strict=True)
+        more = " ".join(f"{run['gold'] - other['gold']:+.1f}" for run, other in pairs)
+        row = [cure or "none", f"{gold:.1f}", more if cure else "", f"{kl:.0f}", f"{words:.0f}"]
+        rows.append([*row, f"{mixed_up:.0%}"])
+    return aligned(["remedy", "gold", "seed by seed", "KL", "words", "mixes up a fact"], rows)
 
 
-def bought(record: dict) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The arguments of `plots.accuracy_figure`: (accuracy, gold reward) of each reward model and
-    seed, for the best of the largest n and for PPO without a penalty.
+def bought(record: dict) -> tuple[dict, float]:
+    """The arguments of `plots.accuracy_figure`: (accuracy, gold reward, comparisons) of each reward
+    model and seed, for the best of the largest n and for PPO without a penalty; the gold reward of
+    SFT.
     """
     n = record["runs"][0]["best_of_n"]["n"][-1]
     panels: dict = {f"best of {n}": {}, "PPO without a penalty": {}}
@@ -175,8 +180,8 @@ def bought(record: dict) -> dict[str, dict[str, list[tuple[float, float]]]]:
         runs = [run for size in sizes(record) for run in runs_of(record, surprise, size)]
         ends = [[run["best_of_n"]["gold"][-1] for run in runs], [run["gold"] for run in runs]]
         for panel, golds in zip(panels.values(), ends, strict=True):
-            panel[kind] = [(run["accuracy"], gold) for run, gold in zip(runs, golds, strict=True)]
-    return panels
+            panel[kind] = [(run["accuracy"], gold, run["size"]) for run, gold in zip(runs, golds)]
+    return panels, mean(run["sft"]["gold"] for run in record["runs"])
 
 
 def slopes_table(record: dict) -> str:

@@ -53,13 +53,13 @@ def test_every_reward_model_and_every_cure_is_recorded(rows):
     for row in rows:
         assert {len(curve) for curve in row["curves"].values()} == {2}
         assert abs(row["curves"]["kl"][0]) < 1e-4 and 0 <= row["accuracy"] <= 1
-        assert row["best_of_n"]["n"] == [1, 2]
+        assert row["best_of_n"]["n"] == [1, 2] and row["sft"]["kl"] == pytest.approx(0, abs=1e-5)
         first, best = row["best_of_n"]["score"]
         assert best > first
 
 
 def test_the_table_has_a_row_for_each(rows):
     lines = benchmark.table(rows).splitlines()
-    assert len([line for line in lines if line.startswith("| ")]) == 1 + len(rows)
-    assert "| scalar head | 2,000 | worst of three |" in benchmark.table(rows)
-    assert benchmark.smooth([0.0, 3.0, 6.0, 9.0]) == [0.0, 1.5, 3.0, 6.0]
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(rows)
+    assert lines[2].startswith(f"| (SFT) | | | | {rows[0]['sft']['gold']:.2f} (")
+    assert "| scalar head | 2,000 | worst of three |  | " in benchmark.table(rows)

@@ -60,7 +60,7 @@ def test_without_length_the_score_has_no_slope():
     assert over.slope_of(scores, torch.full((4,), 3)) == 0
 
 
-def path_of(alpha: float, beta: float) -> dict:
+def curves_of(alpha: float, beta: float) -> dict:
     """Curves of PPO whose gold reward begins at 2 and follows Gao's form."""
     distances = [0.5 * i for i in range(20)]
     gains = [d * (alpha - beta * math.log(d)) if d else 0.0 for d in distances]
@@ -74,25 +74,18 @@ def path_of(alpha: float, beta: float) -> dict:
 
 @pytest.fixture
 def record() -> dict:
-    """A record, made up: two seeds that differ by a constant."""
+    """A record, made up: two seeds that differ by a constant in how they end."""
     best = {"n": [1, 2, 4], "kl": [0.0, 0.2, 0.6], "score": [0, 1, 2], "gold": [2.0, 3.0, 3.5]}
+    kinds = [(surprise, size, "") for surprise in (True, False) for size in (500, 2_000)]
     rows = []
     for seed in (0, 1):
-        for surprise, size, cure in [
-            *[(surprise, size, "") for surprise in (True, False) for size in (500, 2_000)],
-            (False, 2_000, "worst of three"),
-        ]:
-            curves = path_of(4.0 if surprise else 2.0, 1.0 if size == 500 else 0.5)
-            gold = curves["gold"][-1] + seed + 3 * bool(cure)
-            about = {
-                "surprise": surprise,
-                "size": size,
-                "cure": cure,
-                "accuracy": 0.7,
-                "slope": 0.1,
-            }
-            rows.append({"seed": seed, **about, "best_of_n": best, "curves": curves})
-            rows[-1] |= {"gold": gold, "kl": 90.0, "words": 20.0}
+        for surprise, size, cure in [*kinds, (False, 2_000, "worst of three")]:
+            curves = curves_of(4.0 if surprise else 2.0, 1.0 if size == 500 else 0.5)
+            about = {"surprise": surprise, "size": size, "cure": cure, "accuracy": 0.7}
+            about |= {"slope": 0.1, "best_of_n": best, "curves": curves}
+            ended = {"gold": 4.0 + seed + 3 * bool(cure), "kl": 90.0, "words": 20.0}
+            ended["flaws"] = {"hallucination": 0.5}
+            rows.append({"seed": seed, "sft": {"gold": 2.3}, **about, **ended})
     return {"runs": rows}
 
 
@@ -106,19 +99,26 @@ def test_the_fit_of_a_record_has_its_peak(record):
 
 def test_the_figures_draw(record):
     figures = [plots.overoptimisation_figure(*peaks.panels(record))]
-    figures.append(plots.accuracy_figure(peaks.bought(record)))
+    figures.append(plots.accuracy_figure(*peaks.bought(record)))
     assert all(png(figure).startswith(b"\x89PNG") for figure in figures)
-    score, gold = figures[0].axes[0], figures[0].axes[3]
-    starts = [line.get_ydata()[0] for line in gold.lines if line.get_marker() == "."]
-    assert starts == pytest.approx([2.673, 2.587], abs=1e-3)  # the mean of two iterations
-    assert len(score.lines) == 4 and len(gold.lines) == 6
+    scores, golds = figures[0].axes[:3], figures[0].axes[3:]
+    assert [len(ax.lines) for ax in golds] == [6, 4, 6]  # two sizes of two seeds, and the fits
+    thin, bold = golds[0].lines[0], golds[0].lines[2]
+    starts = [line.get_ydata()[0] for line in (thin, bold)]
+    assert starts == pytest.approx([2.673, 2.696], abs=1e-3) and bold.get_linewidth() == 2
+    assert [text.get_text() for text in scores[2].get_legend().texts][1] == "2,000 comparisons"
+    left, right = figures[1].axes
+    assert {line.get_ydata()[0] for line in right.lines if len(line.get_ydata()) == 1} == {4, 5}
+    assert {line.get_ydata()[0] for line in left.lines if len(line.get_ydata()) == 1} == {3.5}
 
 
 def test_the_tables(record):
     lines = peaks.peaks_table(record).splitlines()
     assert len(lines) == 6 and lines[2].split()[:4] == ["scalar", "head", "500", "0.700"]
-    assert lines[2].split()[-3:] == ["2.0", "1.0", "2.7"]
+    assert lines[2].split()[-6:] == ["4.0", "5.0", "2.0", "1.0", "1.00", "7"]
+    assert lines[4].split()[-2:] == ["4.0", "5.0"]  # no fit with the surprise weight
     lines = peaks.cures_table(record).splitlines()
-    assert [line.split()[-1] for line in lines[3:]] == ["+3.0"] and "worst of three" in lines[3]
+    assert lines[2].split() == ["none", "4.5", "90", "20", "50%"]
+    assert lines[3].split() == "worst of three 7.5 +3.0 +3.0 90 20 50%".split()
     lines = peaks.slopes_table(record).splitlines()
     assert len(lines) == 6 and lines[5].split()[-4:] == ["2,000", "+0.100", "+0.100", "+0.100"]

@@ -64,45 +64,55 @@ SIZE_COLOURS = (BLUE, GREEN, PURPLE)
 
 
 def overoptimisation_figure(
-    paths: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]],
+    paths: Mapping[str, Mapping[int, Sequence[Mapping[str, Sequence[float]]]]],
     fits: Mapping[str, Mapping[int, tuple[Sequence[float], Sequence[float]]]],
 ) -> Figure:
     """Score and gold reward over the square root of the KL, a column for each panel.
 
-    paths: {panel: {comparisons: {"kl", "score", "gold"}}}, a list each. fits: {panel: {comparisons:
-    (square roots of KL, gold)}}, drawn thin; the highest gold reward of a path has a ring.
+    paths: {panel: {comparisons: [{"kl", "score", "gold"} of each seed]}}, drawn thin. fits: {panel:
+    {comparisons: (square roots of KL, gold)}}, drawn bold.
     """
     fig, axes = plt.subplots(
         2, len(paths), figsize=(3.3 * len(paths), 4.4), sharex="col", sharey="row", squeeze=False
     )
     for column, (panel, of_size) in zip(axes.T, paths.items(), strict=True):
-        for (size, path), colour in zip(of_size.items(), SIZE_COLOURS):
-            distance = [kl**0.5 for kl in path["kl"]]
-            for ax, key in zip(column, ("score", "gold"), strict=True):
-                ax.plot(distance, path[key], ".", color=colour, ms=4, label=f"{size:,} comparisons")
-                top = max(range(len(distance)), key=path[key].__getitem__)
-                ring = {"mfc": "none", "mec": colour, "ms": 9, "ls": ""}
-                ax.plot(distance[top], path[key][top], "o", **ring)
+        for (size, of_seed), colour in zip(of_size.items(), SIZE_COLOURS):
+            thin = {"color": colour, "lw": 0.9, "alpha": 0.6}
+            for path in of_seed:
+                distance = [kl**0.5 for kl in path["kl"]]
+                for ax, key in zip(column, ("score", "gold"), strict=True):
+                    ax.plot(distance, path[key], **thin)
             if size in fits[panel]:
-                column[1].plot(*fits[panel][size], color=colour, lw=1)
+                column[1].plot(*fits[panel][size], color=colour, lw=2)
+            column[0].plot([], [], color=colour, label=f"{size:,} comparisons")
         column[0].set_title(panel, fontsize=9)
-        column[1].set_xlabel(r"$\sqrt{\mathrm{KL}}$, nats", fontsize=8)
+        column[1].set_xlabel(r"$\sqrt{\mathrm{KL}}$", fontsize=9)
     for ax, label in zip(axes[:, 0], ("score", "gold reward"), strict=True):
         ax.set_ylabel(label)
     axes[0, -1].legend(fontsize=7, loc="upper left")
     return fig
 
 
-def accuracy_figure(points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+def accuracy_figure(
+    points: Mapping[str, Mapping[str, Sequence[tuple[float, float, int]]]], sft: float
+) -> Figure:
     """Gold reward against the accuracy of the reward model, a panel for each way to use one:
-    {panel: {kind: (accuracy, gold) of each reward model}}.
+    {panel: {kind: (accuracy, gold, comparisons) of each reward model}}; a larger mark for more
+    comparisons. sft: the gold reward of the SFT model.
     """
     fig, axes = plt.subplots(1, len(points), figsize=(7.6, 2.8), sharey=True, squeeze=False)
+    sizes = sorted(
+        {size for kinds in points.values() for some in kinds.values() for *_, size in some}
+    )
     for ax, (panel, of_kind) in zip(axes[0], points.items(), strict=True):
+        ax.axhline(sft, color=GREY, ls=":", lw=1, label="SFT")
         for (kind, places), colour, marker in zip(of_kind.items(), (ORANGE, BLUE), "os"):
-            ax.plot(*zip(*places), marker, color=colour, ms=5, alpha=0.8, label=kind)
+            for accuracy, gold, size in places:
+                ms = 4 + 2 * sizes.index(size)
+                ax.plot(accuracy, gold, marker, color=colour, ms=ms, alpha=0.7, mec="white")
+            ax.plot([], [], marker, color=colour, label=kind)
         ax.set_title(panel, fontsize=9)
         ax.set_xlabel("accuracy of the reward model")
     axes[0, 0].set_ylabel("gold reward")
-    axes[0, -1].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8, loc="lower right")
     return fig
