@@ -11,6 +11,7 @@ benchmarks/doctor.json and the table between the marks of docs/results.md.
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ RECORD = ROOT / "benchmarks" / "doctor.json"
 HEALTHY = "(healthy)"
 NOTHING = "nothing"
 # What the PPOTrainer of TRL logs, under our names; its `val/ratio` is our `ratio`.
-TRL = {"step", "score", "kl", "penalty", "entropy", "clip_fraction", "ratio", "approx_kl"}
+TRL = {"step", "score", "kl", "entropy", "clip_fraction", "ratio", "approx_kl"}
 TRL |= {"value_loss"}
 
 
@@ -44,11 +45,19 @@ def history_of(seed: int, ailment: str, runs: Path, kept: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def as_trl(row: dict) -> dict:
+    """What TRL logs of a row; it has the penalty instead of the coefficient."""
+    return {
+        **{key: row[key] for key in row if key in TRL},
+        "penalty": -row.get("kl_coef", math.nan) * row["kl"],
+    }
+
+
 def judged(seed: int, ailment: str, history: list[dict]) -> dict:
     """What the doctor says about a history."""
     findings = diagnose(history)
     first = findings[0] if findings else None
-    with_trl = diagnose([{key: row[key] for key in row if key in TRL} for row in history])
+    with_trl = diagnose([as_trl(row) for row in history])
     return {
         "seed": seed,
         "ailment": ailment,

@@ -9,7 +9,7 @@ from benchmarks import doctor
 
 HISTORIES = {
     "": {"kl_coef": 0.05, "clip_fraction": 0.02},
-    "no KL penalty": {"penalty": 0.0, "clip_fraction": 0.02},
+    "no KL penalty": {"kl_coef": 0.0, "clip_fraction": 0.02},
     "log-softmax in 16 bits": {"ratio_off": 0.5, "clip_fraction": 0.02},
     "too many epochs": {"clip_fraction": 0.01},
 }
