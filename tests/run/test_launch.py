@@ -240,6 +240,7 @@ def test_one_process_takes_over_what_two_have_trained(run_folder, monkeypatch, c
     assert course.metrics()["first_loss"] == together[0]["loss"] and course.folder().exists()
 
 
+@pytest.mark.slow  # 0-Pretrain does the same in the notebooks' chain
 def test_a_cell_gets_the_history_of_two_processes(run_folder, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     course = setup("0-Pretrain")

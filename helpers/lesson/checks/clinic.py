@@ -120,7 +120,7 @@ check_peak_distance = Exercise(
     lambda alpha, beta: math.exp(alpha / beta - 1),
     cases={"alpha 4, beta 1.5": (4.0, 1.5), "alpha 1, beta 2": (1.0, 2.0)},
     mistakes={
-        "the gain is 0 again there. Where is its derivative 0?": (
+        "the gain is 0 again there. At its peak the derivative is 0.": (
             lambda alpha, beta: math.exp(alpha / beta)
         ),
         "that is the peak for best of n, whose gain is d (alpha - beta d).": (
